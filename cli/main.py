@@ -1,0 +1,80 @@
+"""Entry point of ``qkd-deploy``: runs the command, and turns mistakes of the user into one line and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from qkd_deploy import __version__
+from qkd_deploy.errors import UserError
+
+# One line of help per command; the module qkd_deploy.cli.<name> defines it as `command` and is imported only to run it.
+COMMANDS = {
+    "train": "Train a quantized student, with or without a teacher.",
+    "export": "Write a trained model as an integer ONNX file.",
+    "verify": "Prove that an ONNX file computes what was trained.",
+    "inspect": "Show the layers of a model: bits, scales, kernels, size.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"qkd_deploy.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            advice = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command {name!r}; {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="qkd-deploy", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Train, export and verify integer models for edge CPUs."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line on ``args`` (default: those of the process) and return its exit code.
+
+    0: success; 1: a check ran and failed; 2: bad usage or input, with one line on stderr; 130: interrupted.
+    A command signals 1 by returning it or with ``ctx.exit(1)``.
+    """
+    try:
+        result = cli.main(args, prog_name="qkd-deploy", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except UserError as error:
+        return _complain(str(error))
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return 2

@@ -1,0 +1,317 @@
+"""Frozen model -> QDQ ONNX, node by node, in the form that ONNX Runtime fuses into integer kernels.
+
+Activations are uint8 with rank-0 scale and zero point: ``QuantizeLinear -> [Clip on uint8] -> DequantizeLinear``.
+Activation functions never appear: they are the ranges of the codes. Weights are int8 (or packed) behind a per-channel
+``DequantizeLinear`` with explicit zero points, biases int32 behind one of scale ``s_x * s_w``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from torch import nn
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.float_islands import emit_island
+from qkd_deploy.export.graph_builder import GraphBuilder
+from qkd_deploy.export.metadata import LayerRecord, TensorRecord
+from qkd_deploy.export.packing import emit_weight_codes
+from qkd_deploy.graph.frozen import POOL_CODE, FrozenModel, Grid, IntegerLayer, pool_weight_scale
+from qkd_deploy.graph.ir import Node, Ref, references
+
+BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """An ONNX model without metadata, and the tables that describe its tensors and layers."""
+
+    model: onnx.ModelProto
+    tensors: tuple[TensorRecord, ...]
+    layers: tuple[LayerRecord, ...]
+
+
+def emit(frozen: FrozenModel, *, weights: str = "int8", input_type: str = "float32") -> Emitted:
+    """Write a frozen model as ONNX.
+
+    Args:
+        frozen: the integer model.
+        weights: "int8" or "packed" (INT4 or INT2 where the bits allow it).
+        input_type: "float32", or "uint8" for inputs that are the codes themselves.
+
+    Raises:
+        UserError: an operation that ONNX cannot express.
+    """
+    return _Emitter(frozen, weights, input_type).run()
+
+
+class _Emitter:
+    def __init__(self, frozen: FrozenModel, weights: str, input_type: str) -> None:
+        self.frozen, self.weights, self.input_type = frozen, weights, input_type
+        self.builder = GraphBuilder()
+        self.values: dict[str, ir.Value] = {}  # tensor name -> its float (dequantized) value
+        self.grids: dict[str, tuple[Node, Grid]] = {}  # tensor name -> whose grid its codes are on
+        self.inputs: list[ir.Value] = []
+        self.tensors: list[TensorRecord] = []
+        self.layers: list[LayerRecord] = []
+        self.handlers: dict[str, Callable[[Node], ir.Value]] = {
+            "input": self._input,
+            "layer": self._layer,
+            "add": lambda node: self._simple(node, "Add"),
+            "concat": lambda node: self._simple(node, "Concat", axis=node.kwargs["dim"]),
+            "max_pool": self._max_pool,
+            "avg_pool": self._avg_pool,
+            "global_avg_pool": lambda node: self._simple(node, "GlobalAveragePool"),
+            "requantize": self._requantize,
+            "clip": self._requantize,
+            "reshape": self._reshape,
+            "transpose": lambda node: self._simple(node, "Transpose", perm=list(node.kwargs["dims"])),
+            "dropout": lambda node: self.values[node.inputs[0]],
+            "constant": self._constant,
+            "batch_norm": self._island,
+            "float": self._island,
+        }
+
+    def run(self) -> Emitted:
+        for node in self.frozen.graph.nodes:
+            if node.kind == "python":
+                continue
+            value = self.handlers[node.kind](node)
+            first = node.inputs[0] if node.inputs else ""
+            if node.quantizer is not None:
+                grid = self.frozen.grid(node.quantizer)
+                self.grids[node.name] = (node, grid)
+                value = self._quantize(node, grid, value)
+            else:
+                value = self._float_clip(node, value)
+                if node.kind in ("max_pool", "reshape", "transpose", "dropout") and first in self.grids:
+                    self.grids[node.name] = self.grids[first]
+            self.values[node.name] = value
+        model = self.builder.model(self.inputs, self._outputs())
+        return Emitted(model, tuple(self.tensors), tuple(self.layers))
+
+    # -- quantizers -------------------------------------------------------------------------------------------------------
+
+    def _quantize(self, node: Node, grid: Grid, value: ir.Value) -> ir.Value:
+        """Q -> [Clip] -> DQ behind a value; a uint8 input already is the codes."""
+        name, b = node.name, self.builder
+        scale, zero_point = self._grid_constants(node, grid)
+        lo, hi = grid.lo + grid.zero_point, grid.hi + grid.zero_point
+        if value.name == name and value.type == ir.TensorType(ir.DataType.UINT8):
+            codes = value
+        else:
+            codes = b.add("QuantizeLinear", [value, scale, zero_point], f"{name}.quantized", node=name)
+            if not self._saturates(node, lo, hi):
+                limits = [b.scalar(f"{name}.lo", lo, np.uint8), b.scalar(f"{name}.hi", hi, np.uint8)]
+                codes = b.add("Clip", [codes, *limits], f"{name}.codes", node=name)
+        record = TensorRecord(
+            name, str(codes.name), node.module, grid.bits, float(grid.scale), grid.zero_point, lo, hi
+        )
+        self.tensors.append(record)
+        return b.add("DequantizeLinear", [codes, scale, zero_point], f"{name}.dequantized", node=name)
+
+    def _grid_constants(self, node: Node, grid: Grid) -> tuple[ir.Value, ir.Value]:
+        b = self.builder
+        scale = b.scalar(f"{node.name}.scale", float(grid.scale), np.float32)
+        return scale, b.scalar(f"{node.name}.zero_point", grid.zero_point, np.uint8)
+
+    def _saturates(self, node: Node, lo: int, hi: int) -> bool:
+        """Whether uint8 saturation alone keeps the codes in range."""
+        if lo > 0:  # codes at the top of uint8 (TensorSpec.saturating): their operand is never negative
+            source = self.grids.get(node.inputs[0]) if node.kind == "requantize" else None
+            return hi == 255 and source is not None and source[1].lo == 0
+        return hi == 255
+
+    def _float_clip(self, node: Node, value: ir.Value) -> ir.Value:
+        """The activation function of a tensor that stays in float."""
+        if node.clip is None:
+            return value
+        low, high = node.clip
+        if (low, high) == (0.0, float("inf")):
+            return self.builder.add("Relu", [value], f"{node.name}.clipped", node=node.name)
+        limits = [
+            self.builder.scalar(f"{node.name}.{end}", limit, np.float32) if np.isfinite(limit) else None
+            for end, limit in (("min", low), ("max", high))
+        ]
+        return self.builder.add("Clip", [value, *limits], f"{node.name}.clipped", node=node.name)
+
+    # -- nodes --------------------------------------------------------------------------------------------------------------
+
+    def _input(self, node: Node) -> ir.Value:
+        raw = self.input_type == "uint8" and node.quantizer is not None
+        dtype = ir.DataType.UINT8 if raw else ir.DataType.FLOAT
+        shape = [BATCH if i in (node.batch_dims or (0,)) else size for i, size in enumerate(node.shape or ())]
+        value = ir.Value(name=node.name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        self.inputs.append(value)
+        return value
+
+    def _simple(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
+        operands = [self.values[name] for name in node.inputs]
+        return self.builder.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
+
+    def _max_pool(self, node: Node) -> ir.Value:
+        options = node.kwargs
+        return self._simple(
+            node,
+            "MaxPool",
+            kernel_shape=list(options["kernel_size"]),
+            strides=list(options["stride"]),
+            pads=list(options["padding"]) * 2,
+            dilations=list(options["dilation"]),
+            ceil_mode=int(options["ceil_mode"]),
+        )
+
+    def _avg_pool(self, node: Node) -> ir.Value:
+        """A depthwise convolution with equal weights: exact, and several times faster than the runtime's pool."""
+        kernel, b, name = node.kwargs["kernel_size"], self.builder, node.name
+        strides, pads = list(node.kwargs["stride"]), list(node.kwargs["padding"]) * 2
+        if node.quantizer is None:
+            options = {"kernel_shape": list(kernel), "strides": strides, "pads": pads, "count_include_pad": 1}
+            return self._simple(node, "AveragePool", **options)
+        channels = (node.shape or ())[1]
+        codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
+        scale = np.full(channels, pool_weight_scale(kernel), np.float32)
+        weight = self._dequantize_weight(name, codes, scale)
+        attributes = {"kernel_shape": list(kernel), "strides": strides, "pads": pads, "group": channels}
+        return b.add("Conv", [self.values[node.inputs[0]], weight], f"{name}.float", node=name, attributes=attributes)
+
+    def _requantize(self, node: Node) -> ir.Value:
+        """Codes on another grid: an integer addition of zero, which unlike Q behind DQ is never merged away."""
+        operand, b = node.inputs[0], self.builder
+        if operand not in self.grids:
+            return self.values[operand]
+        holder, grid = self.grids[operand]
+        scale, zero_point = self._grid_constants(holder, grid)
+        code = b.scalar(f"{node.name}.zero", grid.zero_point, np.uint8)
+        zero = b.add("DequantizeLinear", [code, scale, zero_point], f"{node.name}.zero.dequantized", node=f"{node.name}.zero")
+        return b.add("Add", [self.values[operand], zero], f"{node.name}.float", node=node.name)
+
+    def _reshape(self, node: Node) -> ir.Value:
+        if len(node.batch_dims) > 1:
+            raise UserError(f"{node.name} spreads the batch over several dimensions; reshape one sample at a time")
+        shape = [-1 if i in node.batch_dims else size for i, size in enumerate(node.shape or ())]
+        target = self.builder.constant(f"{node.name}.shape", np.array(shape, np.int64))
+        operands = [self.values[node.inputs[0]], target]
+        return self.builder.add("Reshape", operands, f"{node.name}.float", node=node.name)
+
+    def _constant(self, node: Node) -> ir.Value:
+        value: Any = self.frozen.network
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        return self.builder.constant(node.name, value.detach().cpu().numpy())
+
+    def _island(self, node: Node) -> ir.Value:
+        if len(list(references((node.args, node.kwargs)))) != len([n for n in node.inputs if n in self.values]):
+            raise UserError(f"{node.name} computes sizes at run time outside a reshape, which cannot be exported")
+        return emit_island(self.builder, self.frozen, node, self.values)
+
+    # -- layers ---------------------------------------------------------------------------------------------------------------
+
+    def _layer(self, node: Node) -> ir.Value:
+        name, b, layer = node.name, self.builder, self.frozen.layer(node)
+        module = self.frozen.network.get_submodule(str(node.target))
+        codes = emit_weight_codes(b, name, layer, self.weights)
+        weight = self._dequantize_weight(name, codes, layer.scale.cpu().numpy())
+        bias = self._bias(node, layer)
+        operator = "Gemm" if isinstance(module, nn.Linear) else "Conv"
+        integer = node.source is not None and (node.quantizer is not None or operator == "Gemm")
+        source_bits = self.frozen.grid(node.source).bits if node.source is not None else 32
+        kernel = {"Gemm": "QGemm", "Conv": "QLinearConv"}[operator] if integer else f"{operator} (float)"
+        self.layers.append(
+            LayerRecord(name, str(node.target), operator, layer.weight_bits, source_bits, layer.upscale, kernel)
+        )
+        operand = self.values[node.inputs[0]]
+        if operator == "Conv":
+            return b.add("Conv", [operand, weight, bias], f"{name}.float", node=name, attributes=_conv_attributes(module))
+        return self._gemm(node, operand, weight, bias)
+
+    def _gemm(self, node: Node, operand: ir.Value, weight: ir.Value, bias: ir.Value) -> ir.Value:
+        """Gemm takes matrices: other ranks are reshaped around it."""
+        name, b, shape = node.name, self.builder, list(node.shape or ())
+        matrix = operand
+        if len(shape) != 2:
+            features = self.frozen.layer(node).codes.shape[1]
+            target = b.constant(f"{name}.rows", np.array([-1, features], np.int64))
+            matrix = b.add("Reshape", [operand, target], f"{name}.matrix", node=f"{name}.rows")
+        result = b.add("Gemm", [matrix, weight, bias], f"{name}.float", node=name, attributes={"transB": 1})
+        if len(shape) != 2:
+            back = [-1 if i in node.batch_dims else size for i, size in enumerate(shape)]
+            target = b.constant(f"{name}.shape", np.array(back, np.int64))
+            result = b.add("Reshape", [result, target], f"{name}.reshaped", node=f"{name}.columns")
+        return result
+
+    def _dequantize_weight(self, name: str, codes: ir.Value, scale: np.ndarray) -> ir.Value:
+        b = self.builder
+        constants = [
+            b.constant(f"{name}.weight_scale", scale),
+            b.constant(f"{name}.weight_zero_point", np.zeros(len(scale), np.int8)),
+        ]
+        output = f"{name}.weight_dequantized"
+        return b.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.weight", attributes={"axis": 0})
+
+    def _bias(self, node: Node, layer: IntegerLayer) -> ir.Value:
+        """int32 on the grid ``f32(s_x * s_w)``; float where the input is float."""
+        name, b = node.name, self.builder
+        values = layer.bias.cpu().numpy()
+        codes = b.constant(f"{name}.bias", values)
+        if node.source is None:
+            return codes
+        scale = self.frozen.grid(node.source).scale.cpu().numpy() * layer.scale.cpu().numpy()
+        constants = [
+            b.constant(f"{name}.bias_scale", scale.astype(np.float32)),
+            b.constant(f"{name}.bias_zero_point", np.zeros(len(values), np.int32)),
+        ]
+        output = f"{name}.bias_dequantized"
+        return b.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.bias", attributes={"axis": 0})
+
+    # -- outputs --------------------------------------------------------------------------------------------------------------
+
+    def _outputs(self) -> list[ir.Value]:
+        names = _output_names(self.frozen.graph.output)
+        outputs: list[ir.Value] = []
+        for name, tensor in zip(names, self.frozen.graph.outputs(), strict=True):
+            outputs.append(self.builder.add("Identity", [self.values[tensor]], name, node=name))
+        return [self._without_identity(value) for value in outputs]
+
+    def _without_identity(self, value: ir.Value) -> ir.Value:
+        """Let the producing node write the output itself where nobody else reads or returns its value."""
+        identity = value.producer()
+        assert identity is not None
+        (source,) = identity.inputs
+        assert source is not None
+        if source.producer() is None or len(source.uses()) != 1 or source.name in self.builder.initializers:
+            return value
+        self.builder.nodes.remove(identity)
+        identity.replace_input_with(0, None)
+        source.name = value.name
+        return source
+
+
+def _output_names(output: Any) -> list[str]:
+    if isinstance(output, Ref):
+        return ["output"]
+    if isinstance(output, dict) and all(isinstance(value, Ref) for value in output.values()):
+        return [str(key) for key in output]
+    return [f"output_{i}" for i in range(len(list(references(output))))]
+
+
+def _conv_attributes(conv: nn.Module) -> dict[str, Any]:
+    assert isinstance(conv, (nn.Conv1d, nn.Conv2d))
+    kernel, dilation = conv.kernel_size, conv.dilation
+    if conv.padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        pads = [t // 2 for t in total] + [t - t // 2 for t in total]
+    else:
+        pads = [0] * (2 * len(kernel)) if conv.padding == "valid" else [int(p) for p in conv.padding] * 2
+    return {
+        "kernel_shape": list(kernel),
+        "strides": list(conv.stride),
+        "pads": pads,
+        "dilations": list(dilation),
+        "group": conv.groups,
+    }

@@ -1,0 +1,91 @@
+"""A thin layer over onnx_ir: named constants and nodes of one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from qkd_deploy.errors import UserError
+
+OPSET = 21
+PACKED_OPSETS = {4: 21, 2: 25}
+"""First operator set that knows INT4 and INT2."""
+PACKED_RUNTIME = "1.24"
+"""First ONNX Runtime that loads packed weights."""
+
+
+class GraphBuilder:
+    """Collects initializers and nodes; every value has a name, every name is used once."""
+
+    def __init__(self) -> None:
+        """Start an empty graph."""
+        self.nodes: list[ir.Node] = []
+        self.initializers: dict[str, ir.Value] = {}
+        self.opset = OPSET
+
+    def constant(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+        """An initializer; the same name gives the same value. ``dtype`` names packed types that numpy lacks."""
+        if name not in self.initializers:
+            tensor = ir.tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
+            self.initializers[name] = ir.Value(
+                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+        return self.initializers[name]
+
+    def scalar(self, name: str, value: float, dtype: Any) -> ir.Value:
+        """A rank-0 initializer."""
+        return self.constant(name, np.array(value, dtype=dtype))
+
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        output: str,
+        *,
+        node: str,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> ir.Value:
+        """Append a node with one output called ``output``; the node is called ``{node}/{operator}``."""
+        taken = {existing.name for existing in self.nodes}
+        name, count = f"{node}/{operator}", 1
+        while name in taken:
+            count += 1
+            name = f"{node}/{operator}_{count}"
+        value = ir.Value(name=output)
+        self.nodes.append(ir.node(operator, inputs, attributes or {}, outputs=[value], name=name))
+        return value
+
+    def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> onnx.ModelProto:
+        """The finished model, with inferred shapes.
+
+        Raises:
+            UserError: the graph is not valid ONNX (full check, strict shape inference).
+        """
+        graph = ir.Graph(
+            inputs,
+            outputs,
+            nodes=self.nodes,
+            initializers=list(self.initializers.values()),
+            opset_imports={"": self.opset},
+            name="qkd_deploy",
+        )
+        ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", self.opset)])
+        proto = ir.to_proto(ir.Model(graph, ir_version=ir_version, producer_name="qkd-deploy"))
+        try:
+            inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+            _adopt_output_shapes(proto, inferred)
+            onnx.checker.check_model(proto, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"the exported graph is not valid ONNX ({first}); please report this network") from error
+        return proto
+
+
+def _adopt_output_shapes(proto: onnx.ModelProto, inferred: onnx.ModelProto) -> None:
+    """Give graph outputs their inferred types and shapes, and leave inner values without, to keep the file small."""
+    for output, known in zip(proto.graph.output, inferred.graph.output, strict=True):
+        output.CopyFrom(known)

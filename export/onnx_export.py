@@ -1,0 +1,197 @@
+"""``export_onnx``: freeze, emit, describe, run, and only then write the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+import qkd_deploy
+from qkd_deploy.atomic import atomic_write
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.emit import Emitted, emit
+from qkd_deploy.export.graph_builder import OPSET, PACKED_RUNTIME
+from qkd_deploy.export.metadata import Golden, LayerRecord, Metadata, TensorRecord, array_digest, write_metadata
+from qkd_deploy.graph.freeze import freeze
+from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.prepare import PreparedModel
+
+WEIGHTS = ("int8", "packed")
+INPUTS = ("float32", "uint8")
+_GOLDEN_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        size: its bytes.
+        layers: weight layers, in graph order.
+        tensors: quantized activations, in graph order.
+        codes_used: for every layer, how many distinct weight codes occur.
+        requires: the oldest ONNX Runtime that loads it, or "".
+    """
+
+    path: Path
+    size: int
+    layers: tuple[LayerRecord, ...]
+    tensors: tuple[TensorRecord, ...]
+    codes_used: dict[str, int]
+    requires: str
+
+
+def export_onnx(
+    model: PreparedModel | FrozenModel,
+    path: Path | str,
+    *,
+    weights: str = "int8",
+    input: str = "float32",  # noqa: A002 - the name of the command's option
+    metadata: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write a QDQ ONNX file with a dynamic batch dimension, after running it in ONNX Runtime.
+
+    Args:
+        model: a prepared model (frozen first) or a frozen one.
+        path: the file to write; replaced only when everything succeeded.
+        weights: "int8", or "packed" (INT4/INT2, smaller; needs ONNX Runtime 1.24 or newer).
+        input: "float32", or "uint8" for models whose 8-bit input codes are the raw pixels.
+        metadata: fields of ``Metadata`` to store (normalization, classes, checkpoint_sha256, accuracy, bits, placement).
+
+    Raises:
+        UserError: an unknown option, an operation that ONNX cannot express, or a path that cannot be written.
+    """
+    proto, emitted = build_model(model, weights=weights, input=input, metadata=metadata)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    frozen = emitted.frozen
+    used = {
+        node.name: int(torch.unique(frozen.layer(node).codes).numel())
+        for node in frozen.graph.nodes
+        if node.kind == "layer"
+    }
+    opset = proto.opset_import[0].version
+    requires = PACKED_RUNTIME if weights == "packed" or opset > OPSET else ""
+    target = Path(path)
+    return ExportReport(target, target.stat().st_size, emitted.layers, emitted.tensors, used, requires)
+
+
+@dataclass(frozen=True)
+class Built(Emitted):
+    """An emitted model together with the frozen one that it came from."""
+
+    frozen: FrozenModel
+
+
+def build_model(
+    model: PreparedModel | FrozenModel,
+    *,
+    weights: str = "int8",
+    input: str = "float32",  # noqa: A002 - the name of the command's option
+    metadata: Mapping[str, Any] | None = None,
+) -> tuple[onnx.ModelProto, Built]:
+    """The complete ONNX model in memory; same arguments and errors as ``export_onnx``.
+
+    The same model, arguments and metadata give the same bytes, so ``verify`` compares a file with a fresh build.
+    """
+    for name, value, allowed in (("weights", weights, WEIGHTS), ("input", input, INPUTS)):
+        if value not in allowed:
+            raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+    bits, placement = "", ""
+    if isinstance(model, PreparedModel):
+        bits, placement = str(model.settings.bits), model.settings.placement
+    frozen = (freeze(model) if isinstance(model, PreparedModel) else model).cpu()
+    described = {"bits": bits, "placement": placement, **(metadata or {})}
+    if input == "uint8":
+        _require_raw_pixels(frozen, described.get("normalization"))
+    emitted = emit(frozen, weights=weights, input_type=input)
+    golden = _golden(frozen, input)
+    full = Metadata(
+        version=qkd_deploy.__version__,
+        weights=weights,
+        input=input,
+        tensors=emitted.tensors,
+        layers=emitted.layers,
+        golden=golden,
+        **described,
+    )
+    write_metadata(emitted.model, full)
+    _run_once(emitted.model, golden)
+    return emitted.model, Built(emitted.model, emitted.tensors, emitted.layers, frozen)
+
+
+def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | None) -> None:
+    """Refuse uint8 inputs unless a pixel is its own code."""
+    node = frozen.graph.node(frozen.graph.inputs[0])
+    grid = frozen.grid(node.quantizer) if node.quantizer is not None else None
+    pixels = (
+        grid is not None
+        and normalization is not None
+        and isinstance(normalization.get("mean"), (int, float))
+        and isinstance(normalization.get("std"), (int, float))
+        and grid.zero_point == normalization["mean"]
+        and float(grid.scale) * float(normalization["std"]) == 1.0
+    )
+    if not pixels or len(frozen.graph.inputs) != 1:
+        raise UserError(
+            "--input uint8 needs a model whose 8-bit input codes are the raw pixels: one mean and one power-of-two "
+            "deviation for all channels, as in (pixel - 128) / 64; export with --input float32"
+        )
+
+
+def _golden(frozen: FrozenModel, input_type: str) -> Golden:
+    """Codes and outputs of two images of seeded noise."""
+    generator = np.random.default_rng(0)
+    floats: list[np.ndarray] = []
+    feeds: list[np.ndarray] = []
+    for name in frozen.graph.inputs:
+        node = frozen.graph.node(name)
+        shape = [_GOLDEN_IMAGES if i in (node.batch_dims or (0,)) else size for i, size in enumerate(node.shape or ())]
+        if node.quantizer is None:
+            floats.append(generator.standard_normal(shape, dtype=np.float32))
+            feeds.append(floats[-1])
+            continue
+        grid = frozen.grid(node.quantizer)
+        codes = generator.integers(grid.lo, grid.hi + 1, shape)
+        floats.append(codes.astype(np.float32) * grid.scale.cpu().numpy())
+        feeds.append((codes + grid.zero_point).astype(np.uint8) if input_type == "uint8" else floats[-1])
+    tensors = [torch.from_numpy(array) for array in floats]
+    codes_of = {name: array_digest(array) for name, array in frozen.codes(*tensors).items()}
+    outputs = tuple(array.cpu().numpy() for array in flat_tensors(frozen(*tensors)))
+    return Golden(tuple(feeds), codes_of, outputs)
+
+
+def flat_tensors(output: Any) -> list[torch.Tensor]:
+    """The tensors of a nested output, in the order of the ONNX outputs."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    items = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    return [tensor for item in items for tensor in flat_tensors(item)]
+
+
+def _run_once(model: onnx.ModelProto, golden: Golden) -> None:
+    """Run the finished file on its golden inputs before anybody is told that it is done."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feeds = {value.name: array for value, array in zip(session.get_inputs(), golden.inputs, strict=True)}
+        outputs = session.run(None, feeds)
+    except Exception as error:  # onnxruntime raises its own kinds
+        raise UserError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run the exported graph "
+            f"({str(error).splitlines()[0]}); nothing was written"
+        ) from error
+    for expected, got in zip(golden.outputs, outputs, strict=True):
+        if expected.shape != np.asarray(got).shape:
+            raise UserError("the exported graph gives outputs of another shape than the network; nothing was written")
+
+

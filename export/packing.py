@@ -1,0 +1,52 @@
+"""Weight codes as initializers: plain int8, or packed INT4 / INT2 that the runtime unpacks while loading.
+
+A packed initializer holds the codes before upscaling; ``Cast(INT8)`` and an int8 ``Mul`` by the upscale give the int8
+codes back. ONNX Runtime folds both while loading, so kernels, results and speed stay the same.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.graph_builder import PACKED_OPSETS, GraphBuilder
+from qkd_deploy.graph.frozen import IntegerLayer
+
+_TYPES = {2: (ir.DataType.INT2, ml_dtypes.int2), 4: (ir.DataType.INT4, ml_dtypes.int4)}
+
+
+def container_bits(weight_bits: int, weights: str) -> int:
+    """Bits that one stored weight takes: 8, or the packed type's."""
+    if weights != "packed" or weight_bits > 4:
+        return 8
+    return 2 if weight_bits == 2 else 4
+
+
+def emit_weight_codes(builder: GraphBuilder, name: str, layer: IntegerLayer, weights: str) -> ir.Value:
+    """The int8 weight codes of a layer as a value.
+
+    Raises:
+        UserError: full-range codes whose sign a batch norm flipped do not fit the packed type.
+    """
+    codes = layer.codes.cpu().numpy()
+    bits = container_bits(layer.weight_bits, weights)
+    if bits == 8:
+        return builder.constant(f"{name}.weight", codes)
+    base = codes // layer.upscale
+    if base.max(initial=0) >= 2 ** (bits - 1):
+        raise UserError(
+            f"{name} has codes beyond its packed type, because a negative gamma flipped the sign of full-range weights; "
+            "train with --weight-range narrow or export with --weights int8"
+        )
+    dtype, numpy_type = _TYPES[bits]
+    builder.opset = max(builder.opset, PACKED_OPSETS[bits])
+    packed = builder.constant(f"{name}.weight_packed", base.astype(numpy_type), dtype)
+    unpacked = builder.add(
+        "Cast", [packed], f"{name}.weight_unpacked", node=f"{name}.weight", attributes={"to": int(ir.DataType.INT8)}
+    )
+    if layer.upscale == 1:
+        return unpacked
+    factor = builder.constant(f"{name}.weight_upscale", np.array(layer.upscale, np.int8))
+    return builder.add("Mul", [unpacked, factor], f"{name}.weight_int8", node=f"{name}.weight")

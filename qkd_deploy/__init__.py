@@ -1,0 +1,62 @@
+"""Train, export and verify integer models: the accuracy reported is that of the model that runs, bit for bit.
+
+The names below are the public API. They are imported on first use, so that ``import qkd_deploy`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from qkd_deploy.errors import UserError
+
+if TYPE_CHECKING:
+    from qkd_deploy.data.registry import load_dataset
+    from qkd_deploy.export.onnx_export import export_onnx
+    from qkd_deploy.graph.freeze import freeze
+    from qkd_deploy.graph.prepare import initialize, prepare
+    from qkd_deploy.models.registry import create_model
+    from qkd_deploy.training.config import TrainConfig
+    from qkd_deploy.training.run import train
+    from qkd_deploy.verification.verify import verify_onnx
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TrainConfig",
+    "UserError",
+    "__version__",
+    "create_model",
+    "export_onnx",
+    "freeze",
+    "initialize",
+    "load_dataset",
+    "prepare",
+    "train",
+    "verify_onnx",
+]
+
+_HOME = {
+    "TrainConfig": "qkd_deploy.training.config",
+    "create_model": "qkd_deploy.models.registry",
+    "export_onnx": "qkd_deploy.export.onnx_export",
+    "freeze": "qkd_deploy.graph.freeze",
+    "initialize": "qkd_deploy.graph.prepare",
+    "load_dataset": "qkd_deploy.data.registry",
+    "prepare": "qkd_deploy.graph.prepare",
+    "train": "qkd_deploy.training.run",
+    "verify_onnx": "qkd_deploy.verification.verify",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,115 @@
+"""Bit widths of weights and activations, and the integer grids that they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from qkd_deploy.errors import UserError
+
+FLOAT_BITS = 32
+_PATTERN = re.compile(r"w(\d+)a(\d+)")
+
+
+@dataclass(frozen=True)
+class BitWidths:
+    """Bits of the weights and of the input activations of a layer; 32 activation bits mean float (weights only)."""
+
+    weight: int
+    activation: int
+
+    @classmethod
+    def parse(cls, text: str | BitWidths) -> BitWidths:
+        """Read ``"w4a4"``: 2 to 8 bits each, or ``a32`` for float activations.
+
+        Raises:
+            UserError: anything else, with the nearest spelling that is allowed.
+        """
+        if isinstance(text, BitWidths):
+            return text
+        match = _PATTERN.fullmatch(text.strip().lower())
+        if match is None:
+            digits = re.findall(r"\d+", text)
+            guess = f"w{digits[0]}a{digits[-1]}" if digits else "w4a4"
+            raise UserError(f"bits {text!r} are not of the form wXaY; did you mean {_nearest(guess)!r}?")
+        weight, activation = int(match[1]), int(match[2])
+        if not 2 <= weight <= 8 or not (2 <= activation <= 8 or activation == FLOAT_BITS):
+            raise UserError(
+                f"bits {text!r} are out of range: weights take 2 to 8 bits, activations 2 to 8 or 32 (float); "
+                f"did you mean {_nearest(match[0])!r}?"
+            )
+        return cls(weight, activation)
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether the activations stay in float."""
+        return self.activation == FLOAT_BITS
+
+    def __str__(self) -> str:
+        return f"w{self.weight}a{self.activation}"
+
+
+def _nearest(text: str) -> str:
+    """The allowed spelling nearest to a ``wXaY`` text."""
+    weight, activation = (int(digits) for digits in re.findall(r"\d+", text))
+    near_activation = FLOAT_BITS if activation >= 24 else min(max(activation, 2), 8)
+    return f"w{min(max(weight, 2), 8)}a{near_activation}"
+
+
+def bits_for(path: str, overrides: Mapping[str, BitWidths]) -> BitWidths | None:
+    """The override of the last pattern (shell style, ``layer4.*``) that matches a module path, or None."""
+    found = None
+    for pattern, bits in overrides.items():
+        if fnmatchcase(path, pattern):
+            found = bits
+    return found
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The integer grid of a tensor, in centered codes: ``value = code * scale``, ``lo <= code <= hi``.
+
+    ``zero_point`` is what is added to a code when it is stored as uint8 (activations) or int8 (weights, always 0).
+    """
+
+    bits: int
+    signed: bool
+    zero_point: int
+    lo: int
+    hi: int
+
+    @classmethod
+    def activation(cls, bits: int, *, signed: bool) -> TensorSpec:
+        """Activation codes, stored as uint8: zero point 0, or ``2^(bits-1)`` for signed tensors."""
+        half = 2 ** (bits - 1)
+        return cls(bits, True, half, -half, half - 1) if signed else cls(bits, False, 0, 0, 2 * half - 1)
+
+    @classmethod
+    def saturating(cls, bits: int) -> TensorSpec:
+        """Codes of a tensor that is never negative, stored at the top of uint8, where saturation does the clipping."""
+        levels = 2**bits
+        return cls(bits, False, 256 - levels, 0, levels - 1)
+
+    @classmethod
+    def weight(cls, bits: int, weight_range: str = "narrow") -> TensorSpec:
+        """Weight codes, stored as int8.
+
+        ``narrow`` is symmetric, so that the sign of a batch norm's gamma can move onto the codes; at 8 bits it stays
+        within +-63, because pairs of u8 x s8 products saturate in int16 on x86 CPUs without VNNI. ``full`` uses
+        ``-2^(bits-1)`` as well, and +-127 at 8 bits.
+        """
+        half = 2 ** (bits - 1)
+        if weight_range == "full":
+            return cls(bits, True, 0, -127 if bits == 8 else -half, half - 1)
+        hi = 63 if bits == 8 else half - 1
+        return cls(bits, True, 0, -hi, hi)
+
+    @property
+    def upscale(self) -> int:
+        """The power of two that spreads weight codes over the int8 container (``|code| <= 64``), exact and free.
+
+        It divides the scale, so that the int32 bias grid becomes that much finer.
+        """
+        return 2 ** max(0, 7 - self.bits)

@@ -1,0 +1,32 @@
+"""Which copy of a data set this is."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+# What a fingerprint is called in results, each measured from the files themselves. "cifar10-jpeg" is a copy that was
+# stored as JPEG of quality 75, decoded by Pillow 13; another decoder may round pixels otherwise and is another copy.
+KNOWN_COPIES = {
+    "241d04744a06125e": "digits",
+    "67276235a1e1ad85": "cifar10-jpeg",
+}
+# Names that promise certain data; any other data under these names must be recognisable as a copy.
+PUBLISHED_NAMES = frozenset({"digits", "cifar10", "cifar100", *KNOWN_COPIES.values()})
+
+
+def fingerprint_of(*tensors: torch.Tensor) -> str:
+    """First 16 hex digits of a SHA-256 over the tensors: type, shape and values of each, in the given order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def known_name(name: str, fingerprint: str) -> str:
+    """The name for results: that of a known copy, "cifar10 (copy 0123...)" for an unknown one, else ``name``."""
+    if fingerprint in KNOWN_COPIES:
+        return KNOWN_COPIES[fingerprint]
+    return f"{name} (copy {fingerprint})" if name in PUBLISHED_NAMES else name

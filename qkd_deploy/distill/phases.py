@@ -1,0 +1,78 @@
+"""What a distillation method is made of: phases, each with the networks that learn and their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+Role = Literal["student", "teacher"]
+LossTerms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the networks said about one batch.
+
+    ``labels`` is int64 [N]; ``logits`` holds float32 [N, classes] for every network of the phase.
+    """
+
+    labels: Tensor
+    logits: Mapping[Role, Tensor]
+
+
+Loss = Callable[[Outputs], LossTerms]
+"""Maps one batch's outputs to named scalar terms; their sum is minimised and each is reported."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with fixed rules.
+
+    Attributes:
+        name: shown to the user and written to the metrics.
+        epochs: length; at least 1.
+        losses: the networks that learn, with the loss each minimises; gradients must not cross between networks.
+        frozen: networks that see the batches but do not learn: evaluation mode, no gradients.
+        learning_rate_factors: multiplies the run's learning rate for a network (1 when absent).
+    """
+
+    name: str
+    epochs: int
+    losses: Mapping[Role, Loss]
+    frozen: tuple[Role, ...] = ()
+    learning_rate_factors: Mapping[Role, float] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> tuple[Role, ...]:
+        """All networks that see the batches."""
+        return (*self.losses, *self.frozen)
+
+    def learning_rate_factor(self, role: Role) -> float:
+        """The factor on the run's learning rate for ``role``; 0 when it does not learn in this phase."""
+        return self.learning_rate_factors.get(role, 1.0) if role in self.losses else 0.0
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """The choices that the methods share.
+
+    Attributes:
+        temperature: softens the distributions in the distillation term.
+        teacher_learning_rate_ratio: teacher's over student's learning rate where both learn.
+    """
+
+    temperature: float = 2.0
+    teacher_learning_rate_ratio: float = 0.1
+
+
+def split_epochs(total: int, ratio: Sequence[int]) -> tuple[int, ...]:
+    """Split ``total`` epochs in the given ratio (largest remainder); the parts add up to ``total``."""
+    whole = sum(ratio)
+    parts = [total * share // whole for share in ratio]
+    by_remainder = sorted(range(len(ratio)), key=lambda i: total * ratio[i] % whole, reverse=True)
+    for index in by_remainder[: total - sum(parts)]:
+        parts[index] += 1
+    return tuple(parts)

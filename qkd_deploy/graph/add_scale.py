@@ -1,0 +1,120 @@
+"""An output scale for an integer addition on which all CPUs agree.
+
+ONNX Runtime computes ``rint(a*rA + b*rB + F)`` with fused multiply-adds on some CPUs and without on others, and the ONNX
+definition dequantizes, adds and divides. They differ only where the result is a rounding tie or nearly one. Both
+operands have at most 256 codes, so all pairs can be tried: the scale is moved by as few units in the last place as it
+takes until every form gives the same code for every pair. That is a proof for this model on every CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qkd_deploy.errors import UserError
+
+_MAX_NUDGE = 4096  # units in the last place: 5 parts in 10^4
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CodeRange:
+    """The codes that a tensor can hold: scale, zero point, and least and largest centered code."""
+
+    scale: float
+    zero_point: int
+    lo: int
+    hi: int
+
+
+def agreed_add_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) -> float:
+    """The float32 output scale nearest to ``out.scale`` on which all forms of ``a + b`` agree, for every pair of codes.
+
+    Raises:
+        UserError: no such scale nearby (not seen in practice).
+    """
+    for nudge in _nudges():
+        bits = np.float32(out.scale).view(np.int32) + np.int32(nudge)
+        scale = np.int32(bits).view(np.float32)
+        if _forms_agree(a, b, CodeRange(float(scale), out.zero_point, out.lo, out.hi)):
+            return float(scale)
+    raise UserError(f"{name} has no output scale on which all CPUs agree; train it further or initialise it anew")
+
+
+def _nudges() -> list[int]:
+    """0, 1, -1, 2, -2, ..., then in growing strides."""
+    sizes = [*range(1, 65), *range(68, 257, 4), *range(272, _MAX_NUDGE, 16)]
+    return [0, *(sign * size for size in sizes for sign in (1, -1))]
+
+
+def _forms_agree(a: CodeRange, b: CodeRange, out: CodeRange) -> bool:
+    codes_a, codes_b = _near_ties(a, b, out)
+    if codes_a.size == 0:
+        return True
+    expected = _definition(codes_a, codes_b, a, b, out)
+    return all(np.array_equal(form, expected) for form in _runtime_forms(codes_a, codes_b, a, b, out))
+
+
+def _near_ties(a: CodeRange, b: CodeRange, out: CodeRange) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pairs of centered codes whose sum is so near to a tie that float32 rounding could decide; others cannot differ."""
+    codes_a, codes_b = np.arange(a.lo, a.hi + 1), np.arange(b.lo, b.hi + 1)
+    part_a: Doubles = codes_a * (a.scale / out.scale)
+    part_b: Doubles = codes_b * (b.scale / out.scale)
+    exact = part_a[:, None] + part_b[None, :]
+    magnitude = np.abs(part_a).max() + np.abs(part_b).max() + 512.0
+    offsets = a.zero_point * a.scale / out.scale + b.zero_point * b.scale / out.scale
+    margin = 2.0**-20 * (magnitude + offsets)
+    near = np.abs(np.abs(exact - np.rint(exact)) - 0.5) < margin
+    near &= (exact > out.lo - 1 - margin) & (exact < out.hi + 1 + margin)
+    rows, columns = np.nonzero(near)
+    return codes_a[rows], codes_b[columns]
+
+
+def _definition(
+    codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
+) -> npt.NDArray[np.int64]:
+    """The ONNX definition: dequantize, add, quantize, all in float32."""
+    total: Floats = np.float32(codes_a) * np.float32(a.scale) + np.float32(codes_b) * np.float32(b.scale)
+    return _clip(np.rint(total / np.float32(out.scale)), out)
+
+
+def _runtime_forms(
+    codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
+) -> list[npt.NDArray[np.int64]]:
+    """What ONNX Runtime computes from stored codes, with and without fused multiply-adds."""
+    stored_a, stored_b = np.float32(codes_a + a.zero_point), np.float32(codes_b + b.zero_point)
+    ratio_a, ratio_b = np.float32(a.scale) / np.float32(out.scale), np.float32(b.scale) / np.float32(out.scale)
+    zero_a, zero_b, zero_out = np.float32(a.zero_point), np.float32(b.zero_point), np.float32(out.zero_point)
+    separate = np.float32(zero_out - (ratio_a * zero_a + ratio_b * zero_b))
+    fused = np.float32(zero_out - fma(np.atleast_1d(ratio_a), zero_a, np.atleast_1d(ratio_b * zero_b))[0])
+    results = []
+    for offset in (separate, fused):
+        with_fma = fma(stored_a, ratio_a, fma(stored_b, ratio_b, np.full_like(stored_b, offset)))
+        without = stored_a * ratio_a + (stored_b * ratio_b + offset)
+        results += [_clip(np.rint(form) - zero_out, out) for form in (with_fma, without)]
+    return results
+
+
+def fma(x: Floats, y: np.float32 | Floats, z: Floats) -> Floats:
+    """``x * y + z`` with a single rounding to float32.
+
+    The product is exact in float64. The sum is rounded to odd in float64 (its error is known exactly), so that the
+    second rounding, to float32, gives what one rounding would.
+    """
+    product = np.float64(x) * np.float64(y)
+    addend = np.float64(z)
+    total = product + addend
+    carried = total - product
+    error = (product - (total - carried)) + (addend - carried)
+    even = (total.view(np.int64) & 1) == 0
+    toward = np.where(error > 0, np.inf, -np.inf)
+    result: Floats = np.where((error != 0) & even, np.nextafter(total, toward), total).astype(np.float32)
+    return result
+
+
+def _clip(values: Floats, out: CodeRange) -> npt.NDArray[np.int64]:
+    return np.clip(values, out.lo, out.hi).astype(np.int64)

@@ -1,0 +1,114 @@
+"""What ONNX Runtime's CPU provider runs in integers, as data.
+
+``OPERATORS`` says for every kind of node which integer kernel is expected and what its operands need.
+``SPELLINGS`` maps the ways in which PyTorch users write an operation (module class, function, tensor method) to its
+kind. Whatever is not listed stays in float, between quantized borders, with ``FLOAT_REASONS`` or a general sentence.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How a kind of node behaves in an integer graph.
+
+    Attributes:
+        kernel: the ONNX Runtime kernel that computes it, "" for nodes that make no kernel.
+        operand_bits: "layer" (the layer's activation bits), "wide" (8 bits, or the residual setting), "pool" (8 bits),
+            "codes" (acts on codes: passes on what its readers need), "float" (reads floats), "none" (no tensors).
+        own_grid: whether its output is quantized on a grid of its own.
+    """
+
+    kernel: str
+    operand_bits: str
+    own_grid: bool
+
+
+OPERATORS: dict[str, Operator] = {
+    "input": Operator("QuantizeLinear", "none", True),
+    "layer": Operator("QLinearConv or QGemm", "layer", True),
+    "add": Operator("QLinearAdd", "wide", True),
+    "concat": Operator("QLinearConcat", "wide", True),
+    "avg_pool": Operator("QLinearConv", "wide", True),
+    "global_avg_pool": Operator("QLinearGlobalAveragePool", "pool", True),
+    "requantize": Operator("QLinearAdd", "codes", True),
+    "clip": Operator("QLinearAdd", "wide", True),
+    "max_pool": Operator("MaxPool", "codes", False),
+    "reshape": Operator("Reshape", "codes", False),
+    "transpose": Operator("Transpose", "codes", False),
+    "dropout": Operator("", "codes", False),
+    "batch_norm": Operator("BatchNormalization", "float", False),
+    "float": Operator("", "float", False),
+    "constant": Operator("", "none", False),
+    "python": Operator("", "none", False),
+}
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+SPELLINGS: dict[Any, str] = {
+    **dict.fromkeys(LAYERS, "layer"),
+    **dict.fromkeys(BATCH_NORMS, "batch_norm"),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), "add"),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concat"),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d), "max_pool"),
+    **dict.fromkeys((nn.AvgPool2d, F.avg_pool2d), "avg_pool"),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d), "adaptive_avg_pool"),
+    **dict.fromkeys((nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d), "adaptive_max_pool"),
+    **dict.fromkeys((torch.mean, "mean"), "mean"),
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Hardtanh, F.relu, F.relu_, F.relu6, F.hardtanh, F.hardtanh_), "clip"),
+    **dict.fromkeys((torch.relu, torch.relu_, "relu", "relu_", torch.clamp, torch.clip, "clamp", "clamp_", "clip"), "clip"),
+    **dict.fromkeys((nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), "reshape"),
+    **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), "reshape"),
+    **dict.fromkeys((torch.permute, torch.transpose, "permute", "transpose"), "transpose"),
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout), "dropout"),
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout), "dropout"),
+    **dict.fromkeys((nn.Identity, "contiguous", torch.Tensor.contiguous, "float"), "identity"),
+}
+"""Ways to write an operation -> its kind. "identity" and the adaptive pools are resolved while tracing."""
+
+CLIP_RANGES: dict[Any, tuple[float, float]] = {
+    **dict.fromkeys((nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), (0.0, float("inf"))),
+    **dict.fromkeys((nn.ReLU6, F.relu6), (0.0, 6.0)),
+}
+"""Ranges of the activation functions that take no bounds as arguments."""
+
+IN_PLACE = {operator.iadd, "add_", "relu_", "clamp_", F.relu_, torch.relu_, F.hardtanh_}
+"""Operations that overwrite their first operand."""
+
+NONNEGATIVE: set[Any] = {nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", nn.Softmax, F.softmax, "softmax", torch.softmax, nn.Hardsigmoid, F.hardsigmoid}
+"""Float operations whose results are never negative."""
+
+FLOAT_REASONS: dict[Any, str] = {
+    **dict.fromkeys((nn.GELU, F.gelu), "ONNX Runtime has no integer Gelu"),
+    **dict.fromkeys((nn.LayerNorm, F.layer_norm), "ONNX Runtime has no integer LayerNormalization"),
+    **dict.fromkeys((nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid), "ONNX Runtime has no integer HardSwish or HardSigmoid"),
+    **dict.fromkeys((nn.SiLU, F.silu), "SiLU is computed in float here"),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d), "ONNX Runtime has no integer ConvTranspose"),
+    **dict.fromkeys((nn.Conv3d,), "three-dimensional convolutions have no integer kernel here"),
+    **dict.fromkeys((nn.PReLU, F.prelu), "ONNX Runtime has no integer PRelu"),
+    **dict.fromkeys((F.pad,), "ONNX Runtime pads quantized tensors in float"),
+    **dict.fromkeys((operator.sub, torch.sub, "sub"), "ONNX Runtime has no integer Sub"),
+    **dict.fromkeys((operator.truediv, torch.div, "div"), "ONNX Runtime has no integer Div"),
+    **dict.fromkeys(BATCH_NORMS, "a batch norm that follows no convolution or linear layer of its own stays in float"),
+}
+GENERAL_REASON = "there is no integer kernel for it in the contract table"
+
+
+def spelling(target: Callable[..., Any] | nn.Module | str) -> Any:
+    """The key of a module instance, function or method name in the tables."""
+    return type(target) if isinstance(target, nn.Module) else target
+
+
+def float_reason(target: Any) -> str:
+    """Why an operation stays in float."""
+    return FLOAT_REASONS.get(spelling(target), GENERAL_REASON)

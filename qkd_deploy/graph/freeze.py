@@ -1,0 +1,74 @@
+"""From learned steps to integers: every constant of the deployed model, computed once."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
+from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.errors import UserError
+
+
+@torch.no_grad()
+def freeze(prepared: PreparedModel) -> FrozenModel:
+    """The integer model of a prepared one, which stays as it is; takes milliseconds.
+
+    Batch norms are folded in their running statistics, activation functions become ranges of codes, and the output
+    scales of additions are moved by parts in a million until every CPU agrees on every sum (``add_scale``).
+
+    Raises:
+        UserError: weights or steps that are not finite, or a layer whose accumulator could overflow; names the layer.
+    """
+    frozen_graph = copy.deepcopy(prepared.graph)
+    grids: dict[str, Grid] = {}
+    layers: dict[str, IntegerLayer] = {}
+    holder: dict[str, str | None] = {}
+    for node in frozen_graph.nodes:
+        first = node.inputs[0] if node.inputs else ""
+        holder[node.name] = node.quantizer or holder.get(first)
+        if node.kind == "layer":
+            source = grids[node.source] if node.source is not None else None
+            folded = prepared.folded(node, (source.scale, source.extent) if source is not None else None)
+            layers[node.name.replace(".", "/")] = IntegerLayer(folded, prepared.layer_bits[node.name].weight)
+        if node.quantizer is not None:
+            operands = [grids[key] for name in node.inputs if (key := holder.get(name)) is not None]
+            grids[node.quantizer] = _grid(prepared, node, operands)
+    network = copy.deepcopy(prepared.network)
+    device = next(prepared.parameters()).device
+    return FrozenModel(network, frozen_graph, grids, layers).to(device)
+
+
+def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:
+    """The grid of a node's output, narrowed to the range of its activation function."""
+    assert node.quantizer is not None
+    quantizer = prepared.activation(node.quantizer)
+    spec, scale = quantizer.spec, float(quantizer.scale())
+    if not np.isfinite(scale):
+        raise UserError(f"the step of {node.name} is not finite; restore an earlier checkpoint")
+    lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
+    if operands and node.kind in ("add", "requantize", "clip"):
+        a = _code_range(operands[0])
+        # a requantization is an addition of zero; x + x has one operand twice
+        zero = CodeRange(a.scale, a.zero_point, 0, 0)
+        b = _code_range(operands[-1]) if node.kind == "add" else zero
+        scale = agreed_add_scale(a, b, CodeRange(scale, spec.zero_point, lo, hi), node.name)
+        lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
+    return Grid(scale, spec.bits, spec.zero_point, lo, hi)
+
+
+def _clipped(scale: float, lo: int, hi: int, clip: tuple[float, float] | None) -> tuple[int, int]:
+    """A float clip as an integer one: rounding is monotone, so ``round(clip(x)/s) = clip(round(x/s))``."""
+    low, high = clip or (-np.inf, np.inf)
+    ends = np.rint(np.float32([low, high]) / np.float32(scale))
+    return int(max(lo, ends[0])), int(min(hi, ends[1]))
+
+
+def _code_range(grid: Grid) -> CodeRange:
+    return CodeRange(float(grid.scale), grid.zero_point, grid.lo, grid.hi)
+
+

@@ -1,0 +1,249 @@
+"""The integer model: codes, scales, and the exact arithmetic of ONNX Runtime's kernels in PyTorch.
+
+Codes travel as float32 tensors of centered integers (code minus zero point), which every device computes exactly and
+fast. All roundings are those of the runtime: float32, half to even, in its order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qkd_deploy.graph import operations
+from qkd_deploy.graph.fold import FoldedLayer
+from qkd_deploy.graph.ir import Graph, Node
+
+POOL_CODE = 64
+"""Weight code of average pools written as convolutions: the largest that is safe on every x86 CPU."""
+_EXACT_FLOAT32 = 2**24
+
+
+class Grid(nn.Module):
+    """The integer grid of a tensor: ``value = code * scale``, stored as ``code + zero_point`` in uint8."""
+
+    scale: Tensor
+
+    def __init__(self, scale: float, bits: int, zero_point: int, lo: int, hi: int) -> None:
+        """``lo`` and ``hi`` are centered codes; ``scale`` is rounded to float32."""
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.bits, self.zero_point, self.lo, self.hi = bits, zero_point, lo, hi
+
+    @property
+    def extent(self) -> int:
+        """Largest magnitude of a centered code."""
+        return max(-self.lo, self.hi)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Centered codes of float values."""
+        return torch.round(x / self.scale).clamp_(self.lo, self.hi)
+
+    def extra_repr(self) -> str:
+        """Scale and range for ``print``."""
+        return f"scale {self.scale.item():.6g}, zero point {self.zero_point}, codes {self.lo}..{self.hi}"
+
+
+class Codes(NamedTuple):
+    """A quantized tensor: centered codes (float32 integers) and their grid."""
+
+    codes: Tensor
+    grid: Grid
+
+    def real(self) -> Tensor:
+        """DequantizeLinear: ``code * scale``."""
+        return self.codes * self.grid.scale
+
+
+class IntegerLayer(nn.Module):
+    """A convolution or linear layer with integer weights.
+
+    With codes in, it computes QLinearConv, QGemm or (no output grid, linear only) QGemm with float output; with floats
+    in, an ordinary float layer with the same weights.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, folded: FoldedLayer, weight_bits: int) -> None:
+        """Keep the constants of ``fold_layer``."""
+        super().__init__()
+        self.register_buffer("codes", folded.codes)
+        self.register_buffer("scale", folded.scale)
+        self.register_buffer("bias", folded.bias)
+        self.upscale, self.weight_bits, self.accumulator = folded.upscale, weight_bits, folded.accumulator
+        # the codes before upscaling keep more sums below 2^24, where float32 is exact
+        self._exact_product = self.accumulator // self.upscale < _EXACT_FLOAT32
+        largest_bias = int(folded.bias.abs().max()) if folded.bias_scale is not None else 0
+        self._exact_sum = self.accumulator + largest_bias < _EXACT_FLOAT32
+
+    def accumulate(self, layer: nn.Module, x: Codes) -> Tensor:
+        """``f32(acc + bias)``: the int32 accumulator with the bias, rounded once to float32; channels in dim 1 or last."""
+        exact = self._exact_product and not x.codes.is_cuda  # CUDA may choose TF32 or Winograd for float32
+        dtype = torch.float32 if exact else torch.float64
+        weight = self.codes.to(dtype).div_(self.upscale)
+        total = operations.layer_forward(layer, x.codes.to(dtype), weight, None)
+        if not (exact and self._exact_sum):
+            total = total.double()
+        return total.mul_(self.upscale).add_(self._channels(layer, self.bias, total)).float()
+
+    def multiplier(self, layer: nn.Module, x: Codes, like: Tensor) -> Tensor:
+        """``f32(s_x * s_w)`` per channel, shaped to broadcast."""
+        return self._channels(layer, x.grid.scale * self.scale, like)
+
+    @staticmethod
+    def _channels(layer: nn.Module, values: Tensor, like: Tensor) -> Tensor:
+        values = values if values.is_floating_point() else values.to(like.dtype)
+        return values if isinstance(layer, nn.Linear) else values.view(-1, *[1] * (like.dim() - 2))
+
+    def real_weight(self) -> Tensor:
+        """DequantizeLinear of the weights."""
+        return self.codes.float() * self.scale.view(-1, *[1] * (self.codes.dim() - 1))
+
+
+class FrozenModel(nn.Module):
+    """The integer model that ``freeze`` makes; equal to ONNX Runtime in every code. Inference only."""
+
+    def __init__(self, network: nn.Module, graph: Graph, grids: dict[str, Grid], layers: dict[str, IntegerLayer]) -> None:
+        """``network`` holds the user's modules (float parts, layer geometry); keys are those of the graph's nodes."""
+        super().__init__()
+        self.network = network
+        self.graph = graph
+        self.grids = nn.ModuleDict(grids)
+        self.layers = nn.ModuleDict(layers)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenModel:
+        """A frozen model stays in eval mode."""
+        return super().train(False)
+
+    def grid(self, key: str) -> Grid:
+        """The grid of that quantizer key."""
+        grid = self.grids[key]
+        assert isinstance(grid, Grid)
+        return grid
+
+    def layer(self, node: Node) -> IntegerLayer:
+        """The constants of a layer node."""
+        layer = self.layers[node.name.replace(".", "/")]
+        assert isinstance(layer, IntegerLayer)
+        return layer
+
+    @torch.inference_mode()
+    def forward(self, *inputs: Any) -> Any:
+        """Float inputs (or ready ``Codes``) in, the user's output structure out, in floats."""
+        with torch.autocast(self._device_type(), enabled=False):
+            output = self.graph.run(inputs, self.evaluate)
+        return _real(output)
+
+    @torch.inference_mode()
+    def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
+        """Stored codes of every quantized tensor, by tensor name."""
+        found: dict[str, npt.NDArray[np.uint8]] = {}
+
+        def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            value = self.evaluate(node, args, kwargs)
+            if node.quantizer is not None:
+                found[node.name] = (value.codes + value.grid.zero_point).to(torch.uint8).cpu().numpy()
+            return value
+
+        self.graph.run(inputs, evaluate)
+        return found
+
+    def _device_type(self) -> str:
+        return next((b.device.type for b in self.buffers()), "cpu")
+
+    def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One node on codes where its operands are codes, on floats elsewhere."""
+        grid = self.grid(node.quantizer) if node.quantizer is not None else None
+        if node.kind == "layer":
+            return self._layer(node, args[0], grid)
+        if grid is not None and node.kind in _INTEGER:
+            return Codes(_INTEGER[node.kind](grid, *args, **kwargs), grid)
+        if node.kind in _ON_CODES and isinstance(args[0], Codes):
+            moved = operations.apply(self.network, node, (args[0].codes, *args[1:]), kwargs, training=False)
+            return Codes(moved, args[0].grid) if isinstance(moved, Tensor) else moved
+        value = operations.apply(self.network, node, _real(args), _real(kwargs), training=False)
+        if node.clip is not None:
+            value = value.clamp(*node.clip)
+        return value if grid is None else Codes(grid.quantize(value), grid)
+
+    def _layer(self, node: Node, x: Any, grid: Grid | None) -> Any:
+        layer, module = self.layer(node), self.network.get_submodule(str(node.target))
+        if not isinstance(x, Codes) or (grid is None and not isinstance(module, nn.Linear)):
+            bias = layer.bias.double() * (x.grid.scale * layer.scale).double() if isinstance(x, Codes) else layer.bias
+            value = operations.layer_forward(module, _real(x), layer.real_weight(), bias.float())
+            if node.clip is not None:
+                value = value.clamp(*node.clip)
+            return value if grid is None else Codes(grid.quantize(value), grid)
+        total = layer.accumulate(module, x)
+        multiplier = layer.multiplier(module, x, total)
+        if grid is None:
+            total.mul_(multiplier)
+            return total if node.clip is None else total.clamp(*node.clip)
+        return Codes(total.mul_(multiplier / grid.scale).clamp_(grid.lo, grid.hi).round_(), grid)
+
+
+def _real(value: Any) -> Any:
+    """Nested values with every ``Codes`` dequantized."""
+    if isinstance(value, Codes):
+        return value.real()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_real(item) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_real(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _real(item) for key, item in value.items()}
+    return value
+
+
+def _input(grid: Grid, x: Any) -> Tensor:
+    return x.codes if isinstance(x, Codes) else grid.quantize(x.float())
+
+
+def _add(grid: Grid, a: Codes, b: Codes) -> Tensor:
+    return grid.quantize(a.real() + b.real())
+
+
+def _concat(grid: Grid, parts: list[Codes], dim: int) -> Tensor:
+    return torch.cat([grid.quantize(part.real()) for part in parts], dim)
+
+
+def _requantize(grid: Grid, x: Any) -> Tensor:
+    return grid.quantize(_real(x))
+
+
+def _global_avg_pool(grid: Grid, x: Codes) -> Tensor:
+    dims = tuple(range(2, x.codes.dim()))
+    count = x.codes[0, 0].numel()
+    total = x.codes.double().sum(dims, keepdim=True).float()
+    return torch.round(total * (x.grid.scale / (grid.scale * float(count)))).clamp_(grid.lo, grid.hi)
+
+
+def _avg_pool(grid: Grid, x: Codes, **options: Any) -> Tensor:
+    """A depthwise convolution with weight codes 64, which ONNX Runtime computes faster and exactly, unlike its pool."""
+    total = F.avg_pool2d(x.codes.double(), divisor_override=1, **options).mul_(POOL_CODE).float()
+    weight_scale = torch.tensor(pool_weight_scale(options["kernel_size"]), device=total.device)
+    return torch.round((total * (x.grid.scale * weight_scale / grid.scale)).clamp_(grid.lo, grid.hi))
+
+
+def pool_weight_scale(kernel_size: tuple[int, ...]) -> float:
+    """Scale of the weights of an average pool written as a convolution with codes ``POOL_CODE``."""
+    return float(np.float32(1 / (POOL_CODE * np.prod(kernel_size))))
+
+
+_INTEGER = {
+    "input": _input,
+    "add": _add,
+    "concat": _concat,
+    "requantize": _requantize,
+    "clip": _requantize,
+    "global_avg_pool": _global_avg_pool,
+    "avg_pool": _avg_pool,
+}
+_ON_CODES = ("max_pool", "reshape", "transpose", "dropout", "python")

@@ -1,0 +1,169 @@
+"""The one graph that the prepared model, the frozen model and the exporter walk.
+
+A list of nodes in execution order. A node's name is the name of the tensor that it makes; its arguments are literals
+and ``Ref``s to other nodes, nested in tuples, lists and dicts as the user wrote them. Everything in it is plain data
+or importable functions, so that graphs copy and pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value that the node called ``name`` makes."""
+
+    name: str
+
+
+@dataclass
+class Node:
+    """One step of the network.
+
+    Attributes:
+        name: unique; the tensor's name in reports and in the ONNX file.
+        kind: what it does, a key of ``contract.OPERATORS``.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        label: what the tensor is called after the user's modules; names are labels made unique.
+        module: path of the user's module that it comes from, "" for the network itself.
+        target: the module path (layers, float modules) or function that computes it; None where ``kind`` says all.
+        method: whether ``target`` is a tensor method's name.
+        batch_norm: path of the batch norm fused behind a layer.
+        clip: the float range of the activation function fused behind it; None where there is none.
+        quantizer: key of the activation quantizer on its output; None leaves it as it is.
+        source: key of the quantizer that made the grid of the first input, for layers with integer inputs.
+        shape: output shape for the example inputs; None for values that are no tensors.
+        batch_dims: its dimensions that follow the batch.
+        reason: why the node stays in float, as a sentence.
+    """
+
+    name: str
+    kind: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    module: str = ""
+    target: str | Callable[..., Any] | None = None
+    method: bool = False
+    batch_norm: str | None = None
+    clip: tuple[float, float] | None = None
+    quantizer: str | None = None
+    source: str | None = None
+    shape: tuple[int, ...] | None = None
+    batch_dims: tuple[int, ...] = ()
+    reason: str = ""
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of all nodes that the arguments refer to, in order."""
+        return [ref.name for ref in references((self.args, self.kwargs))]
+
+
+@dataclass
+class Graph:
+    """Nodes in execution order, the names of the input nodes, and the nested output structure (with ``Ref``s)."""
+
+    nodes: list[Node]
+    inputs: list[str]
+    output: Any
+
+    def __post_init__(self) -> None:
+        self._last_use: dict[str, list[str]] | None = None
+
+    def node(self, name: str) -> Node:
+        """The node of that name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """For every node's name, the nodes that read it."""
+        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                found[name].append(node)
+        return found
+
+    def outputs(self) -> list[str]:
+        """Names of the nodes that the network returns."""
+        return [ref.name for ref in references(self.output)]
+
+    def replace(self, old: str, new: str, *, only: set[str] | None = None) -> None:
+        """Let readers of ``old`` (all, or the nodes named in ``only``) read ``new``."""
+
+        def rename(ref: Ref) -> Ref:
+            return Ref(new) if ref.name == old else ref
+
+        for node in self.nodes:
+            if node.name != new and (only is None or node.name in only):
+                node.args, node.kwargs = substitute((node.args, node.kwargs), rename)
+        if only is None:
+            self.output = substitute(self.output, rename)
+
+    def run(self, inputs: tuple[Any, ...], evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+        """Evaluate all nodes in order; values are dropped after their last use.
+
+        Raises:
+            TypeError: another number of inputs than the network has.
+        """
+        if len(inputs) != len(self.inputs):
+            raise TypeError(f"the network takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(inputs)}")
+        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
+        release = self._releases()
+
+        def value(ref: Ref) -> Any:
+            return values[ref.name]
+
+        for node in self.nodes:
+            if node.kind == "input":
+                values[node.name] = evaluate(node, (values[node.name],), {})
+            else:
+                args, kwargs = substitute((node.args, node.kwargs), value)
+                values[node.name] = evaluate(node, args, kwargs)
+            for name in release[node.name]:
+                del values[name]
+        return substitute(self.output, value)
+
+    def _releases(self) -> dict[str, list[str]]:
+        """For every node, the values that nobody reads after it."""
+        if self._last_use is None:
+            last = {node.name: node.name for node in self.nodes}
+            for node in self.nodes:
+                last.update(dict.fromkeys(node.inputs, node.name))
+            releases: dict[str, list[str]] = {node.name: [] for node in self.nodes}
+            for name, reader in last.items():
+                if name not in self.outputs():
+                    releases[reader].append(name)
+            self._last_use = releases
+        return self._last_use
+
+
+def references(value: Any) -> Iterator[Ref]:
+    """All ``Ref``s nested in a value."""
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from references(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, slice):
+        yield from references((value.start, value.stop, value.step))
+
+
+def substitute(value: Any, replace: Callable[[Ref], Any]) -> Any:
+    """The value with every nested ``Ref`` replaced."""
+    if isinstance(value, Ref):
+        return replace(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(substitute(item, replace) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(substitute(item, replace) for item in value)
+    if isinstance(value, dict):
+        return {key: substitute(item, replace) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*(substitute(item, replace) for item in (value.start, value.stop, value.step)))
+    return value

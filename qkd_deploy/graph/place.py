@@ -1,0 +1,271 @@
+"""Where quantizers go, and how wide they are.
+
+Every tensor that an integer kernel makes gets one activation quantizer, shared by its readers, as wide as the widest
+of them needs. A reader that needs fewer bits gets a second quantizer behind the first ("requantize"), which is exact in
+integers. Widths come from the readers: a layer needs its activation bits; additions, concatenations and poolings need 8
+(or, with ``residual="shared"``, the network's low bits); max-pools and data movement pass on what their readers need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from torch import nn
+
+from qkd_deploy.bits import BitWidths, TensorSpec, bits_for
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.contract import NONNEGATIVE, OPERATORS
+from qkd_deploy.graph.ir import Graph, Node, Ref
+
+PLACEMENTS = ("integer", "paper")
+RESIDUALS = ("wide", "shared")
+WEIGHT_RANGES = ("narrow", "full")
+WIDE_BITS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose; see ``prepare`` for the meaning of each."""
+
+    bits: BitWidths
+    overrides: Mapping[str, BitWidths] = field(default_factory=dict)
+    placement: str = "integer"
+    residual: str = "wide"
+    first_last_bits: int = 8
+    weight_range: str = "narrow"
+    input_quantization: tuple[float, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("placement", self.placement, PLACEMENTS),
+            ("residual", self.residual, RESIDUALS),
+            ("weight_range", self.weight_range, WEIGHT_RANGES),
+        ):
+            if value not in allowed:
+                close = get_close_matches(str(value), allowed, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(allowed)}"
+                raise UserError(f"unknown {name} {value!r}; {hint}")
+        if not 2 <= self.first_last_bits <= 8:
+            raise UserError(f"first_last_bits must be 2 to 8, got {self.first_last_bits}")
+        if any(bits.weights_only != self.bits.weights_only for bits in self.overrides.values()):
+            raise UserError("float activations (a32) are for the whole network; give all bits a32 or none")
+
+
+@dataclass
+class Placed:
+    """The graph with its quantizers.
+
+    Attributes:
+        graph: nodes name their quantizers by key.
+        layer_bits: bits of every layer, by tensor name.
+        activations: grid of every activation quantizer, by key.
+    """
+
+    graph: Graph
+    layer_bits: dict[str, BitWidths]
+    activations: dict[str, TensorSpec]
+
+
+def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[str, float]) -> Placed:
+    """Give nodes their quantizers; ``smallest`` holds the least value of every float input (by input name).
+
+    Raises:
+        UserError: an override that matches no layer.
+    """
+    layer_bits = _layer_bits(graph, settings)
+    placer = _Placer(model, graph, settings, layer_bits, smallest)
+    if not settings.bits.weights_only:
+        placer.place_paper() if settings.placement == "paper" else placer.place_integer()
+    return Placed(graph, layer_bits, placer.activations)
+
+
+def _layer_bits(graph: Graph, settings: Settings) -> dict[str, BitWidths]:
+    """Overrides win; then the first and last layers' bits; then the network's."""
+    layers = [node for node in graph.nodes if node.kind == "layer"]
+    if not layers:
+        raise UserError("the network has no convolution or linear layer to quantize")
+    for pattern in settings.overrides:
+        if not any(bits_for(str(node.target), {pattern: settings.bits}) for node in layers):
+            close = get_close_matches(pattern, [str(node.target) for node in layers], n=1, cutoff=0.3)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"the pattern {pattern!r} matches no layer of the network{hint}")
+    wide = settings.first_last_bits
+    edge_bits = BitWidths(wide, settings.bits.activation if settings.bits.weights_only else wide)
+    edges = _edge_layers(graph)
+    chosen = {
+        node.name: bits_for(str(node.target), settings.overrides)
+        or (edge_bits if node.name in edges else settings.bits)
+        for node in layers
+    }
+    for node in layers:  # a layer that is called twice has one set of weights: the widest of its places decides
+        calls = [chosen[other.name].weight for other in layers if other.target == node.target]
+        chosen[node.name] = BitWidths(max(calls), chosen[node.name].activation)
+    return chosen
+
+
+def _edge_layers(graph: Graph) -> set[str]:
+    """Layers with no other layer between them and an input, or between them and an output."""
+    kinds = {node.name: node.kind for node in graph.nodes}
+    first: set[str] = set()
+    seen_layer: dict[str, bool] = {}
+    for node in graph.nodes:
+        behind = any(seen_layer[name] or kinds[name] == "layer" for name in node.inputs)
+        seen_layer[node.name] = behind
+        if node.kind == "layer" and not behind:
+            first.add(node.name)
+    last: set[str] = set()
+    reach = set(graph.outputs())
+    for node in reversed(graph.nodes):
+        if node.name in reach:
+            if node.kind == "layer":
+                last.add(node.name)
+            else:
+                reach.update(node.inputs)
+    return first | last
+
+
+class _Placer:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        settings: Settings,
+        layer_bits: dict[str, BitWidths],
+        smallest: Mapping[str, float],
+    ) -> None:
+        self.model, self.graph, self.settings, self.layer_bits = model, graph, settings, layer_bits
+        self.activations: dict[str, TensorSpec] = {}
+        self.nonnegative = self._nonnegative(smallest)
+        self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose grid its codes are on
+
+    # -- signedness, before any quantizer is there ------------------------------------------------------------------------
+
+    def _nonnegative(self, smallest: Mapping[str, float]) -> set[str]:
+        found: set[str] = set()
+        for node in self.graph.nodes:
+            operands_are = bool(node.inputs) and all(name in found for name in node.inputs)
+            if node.kind == "input":
+                positive = self.settings.input_quantization is None and smallest.get(node.name, -1.0) >= 0
+            elif node.clip is not None and node.clip[0] >= 0:
+                positive = True
+            elif node.kind in ("layer", "batch_norm", "constant", "python"):
+                positive = False
+            elif node.kind == "float":
+                positive = self._key(node) in NONNEGATIVE
+            else:
+                positive = operands_are
+            if positive:
+                found.add(node.name)
+        return found
+
+    def _key(self, node: Node) -> object:
+        if isinstance(node.target, str) and not node.method:
+            return type(self.model.get_submodule(node.target))
+        return node.target
+
+    # -- integer placement -----------------------------------------------------------------------------------------------
+
+    def place_integer(self) -> None:
+        for node in list(self.graph.nodes):
+            operator = OPERATORS[node.kind]
+            if operator.operand_bits == "none" and node.kind != "input":
+                continue
+            first = node.inputs[0] if node.inputs else ""
+            if node.kind == "layer":
+                node.source = self.grid.get(first)
+            if operator.operand_bits == "codes":
+                self.grid[node.name] = self.grid.get(first)
+                if node.kind == "requantize":
+                    continue
+            else:
+                bits = self._bits_made(node)
+                self.grid[node.name] = self._add_quantizer(node, bits) if bits else None
+            if self.grid[node.name] is not None:
+                self._requantize_for_narrow_readers(node)
+
+    def _bits_made(self, node: Node) -> int | None:
+        """Bits of the quantizer on a node's output; None where the tensor stays in float."""
+        needs = self._needs(node)
+        hard = [bits for bits in needs if bits is not None]
+        if hard:
+            return max(hard)
+        makes_integers = OPERATORS[node.kind].own_grid and node.kind != "input" and not self._is_linear(node)
+        return WIDE_BITS if makes_integers else None
+
+    def _is_linear(self, node: Node) -> bool:
+        """A linear layer runs in integers and gives floats, so its last output needs no quantizer."""
+        return node.kind == "layer" and isinstance(self.model.get_submodule(str(node.target)), nn.Linear)
+
+    def _needs(self, node: Node) -> list[int | None]:
+        """Bits that the readers of a tensor need; None for a reader of floats."""
+        needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
+        for reader in self.graph.consumers()[node.name]:
+            wanted = OPERATORS[reader.kind].operand_bits
+            if wanted == "layer":
+                needs.append(self.layer_bits[reader.name].activation)
+            elif wanted == "wide":
+                needs.append(self.settings.bits.activation if self.settings.residual == "shared" else WIDE_BITS)
+            elif wanted == "pool":
+                needs.append(WIDE_BITS)
+            elif wanted == "codes":
+                needs.extend(self._needs(reader))
+            elif wanted == "float":
+                needs.append(None)
+        return needs
+
+    def _add_quantizer(self, node: Node, bits: int, *, saturating: bool = False) -> str:
+        if saturating:
+            spec = TensorSpec.saturating(bits)
+        elif node.kind == "input" and self.settings.input_quantization is not None:
+            spec = TensorSpec.activation(WIDE_BITS, signed=True)
+        else:
+            spec = TensorSpec.activation(bits, signed=node.name not in self.nonnegative)
+        node.quantizer = node.name.replace(".", "/")
+        self.activations[node.quantizer] = spec
+        return node.quantizer
+
+    def _requantize_for_narrow_readers(self, node: Node) -> None:
+        """Second quantizers behind a tensor, one for every smaller width that a layer needs."""
+        grid = self.grid[node.name]
+        assert grid is not None
+        narrow: dict[int, set[str]] = {}
+        for reader in self.graph.consumers()[node.name]:
+            if reader.kind == "layer" and self.layer_bits[reader.name].activation < self.activations[grid].bits:
+                narrow.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+        for bits, readers in narrow.items():
+            self._insert(node, "requantize", bits, readers)
+
+    def _insert(self, node: Node, kind: str, bits: int, readers: set[str]) -> None:
+        name = f"{node.name}.a{bits}"
+        second = Node(name, kind, (Ref(node.name),), {}, name, node.module, shape=node.shape, batch_dims=node.batch_dims)
+        wide = self.activations.get(self.grid.get(node.name) or "")
+        # codes that are never negative need no integer clip when 255 is their largest; but they then meet the weights
+        # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
+        saturating = wide is not None and wide.lo == 0 and self.settings.weight_range == "narrow"
+        if node.name in self.nonnegative:
+            self.nonnegative.add(name)
+        self.grid[name] = self._add_quantizer(second, bits, saturating=saturating)
+        self.graph.nodes.insert(self.graph.nodes.index(node) + 1, second)
+        self.graph.replace(node.name, name, only=readers)
+
+    # -- paper placement ---------------------------------------------------------------------------------------------------
+
+    def place_paper(self) -> None:
+        """Quantize only what convolutions and linear layers read, as the papers do; everything else stays in float."""
+        for node in list(self.graph.nodes):
+            wanted: dict[int, set[str]] = {}
+            for reader in self.graph.consumers()[node.name]:
+                if reader.kind == "layer":
+                    wanted.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+            if node.kind == "input" and wanted:
+                self.grid[node.name] = self._add_quantizer(node, max(wanted))
+                wanted.pop(max(wanted))
+            for bits, readers in wanted.items():
+                self._insert(node, "requantize", bits, readers)
+        for node in self.graph.nodes:
+            if node.kind == "layer":
+                node.source = self.grid.get(node.inputs[0])
+
+

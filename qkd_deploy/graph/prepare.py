@@ -1,0 +1,253 @@
+"""The user's network with learnable quantizers in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.bits import BitWidths, TensorSpec
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph import operations
+from qkd_deploy.graph.account import Account, account_of
+from qkd_deploy.graph.fold import FoldedLayer, fold_layer
+from qkd_deploy.graph.fuse import fuse
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.normalize import Normalizer
+from qkd_deploy.graph.place import Placed, Settings, place
+from qkd_deploy.graph.trace import raw_graph, record_shapes, trace
+from qkd_deploy.quantizers.initialization import initial_step
+from qkd_deploy.quantizers.step import StepQuantizer
+
+
+def prepare(
+    model: nn.Module,
+    bits: str | BitWidths,
+    example_inputs: tuple[Any, ...] | Tensor,
+    *,
+    overrides: Mapping[str, str | BitWidths] | None = None,
+    placement: str = "integer",
+    residual: str = "wide",
+    first_last_bits: int = 8,
+    weight_range: str = "narrow",
+    input_quantization: tuple[float, int] | None = None,
+    leaf_modules: tuple[type[nn.Module], ...] = (),
+) -> PreparedModel:
+    """Insert learnable quantizers into a copy of any network that ``torch.fx`` can trace.
+
+    Args:
+        model: a float network; it is copied, not changed.
+        bits: ``"w4a4"`` and the like.
+        example_inputs: tensors as the network takes them, batch first; they fix shapes, and whether inputs are signed.
+        overrides: bits for layers by pattern of their module path, e.g. ``{"layer4.*": "w8a8"}``; the last match wins.
+        placement: "integer" quantizes every tensor that an integer kernel makes; "paper" only what convolutions and
+            linear layers read (for comparison with published tables; additions and batch norms then stay in float).
+        residual: "wide" keeps residual sums at 8 bits with low-bit quantizers behind them; "shared" uses one low-bit
+            quantizer for both (faster, coarser).
+        first_last_bits: bits of weights and inputs of the first and last layers.
+        weight_range: "narrow" (symmetric codes) or "full"; see ``TensorSpec.weight``.
+        input_quantization: scale and zero point of the input's 8-bit codes where they are known, as ``(1/64, 128)`` for
+            pixels normalised by ``(p - 128) / 64``; learned otherwise.
+        leaf_modules: classes to keep as one float step each, for code that cannot be traced.
+
+    Returns:
+        A model called like ``model``, whose ``account`` says what runs in integers and what stays in float and why.
+        Call ``initialize`` with a batch before training it.
+
+    Raises:
+        UserError: a network that cannot be traced or run, or settings that do not fit it; names the module or line.
+    """
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    settings = Settings(
+        BitWidths.parse(bits),
+        {pattern: BitWidths.parse(text) for pattern, text in (overrides or {}).items()},
+        placement,
+        residual,
+        first_last_bits,
+        weight_range,
+        input_quantization,
+    )
+    network = copy.deepcopy(model)
+    was_training = network.training
+    fx_graph, mode_leaves = trace(network, leaf_modules)
+    recorder, batch_dims = record_shapes(network.eval(), fx_graph, inputs)
+    graph = Normalizer(network, raw_graph(fx_graph), recorder, batch_dims, mode_leaves).run()
+    fuse(network, graph)
+    smallest = {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(_placeholders(fx_graph)) if n in recorder.smallest}
+    placed = place(network, graph, settings, smallest)
+    return PreparedModel(network, placed, settings).train(was_training)
+
+
+def _placeholders(fx_graph: Any) -> list[str]:
+    return [node.name for node in fx_graph.nodes if node.op == "placeholder"]
+
+
+class PreparedModel(nn.Module):
+    """A network with fake quantizers; train it like any module.
+
+    In train mode batch norms use batch statistics. In eval mode layers compute with the folded constants that ``freeze``
+    would give, biases on the int32 grid included: the float preview of the integer model, equal to it but for rounding
+    ties. ``network`` holds the user's modules under their own names.
+    """
+
+    def __init__(self, network: nn.Module, placed: Placed, settings: Settings) -> None:
+        """Wrap ``network`` (not copied); made by ``prepare``."""
+        super().__init__()
+        self.network = network
+        self.graph = placed.graph
+        self.settings = settings
+        self.layer_bits = placed.layer_bits
+        self.activations = nn.ModuleDict({k: self._activation(k, spec) for k, spec in placed.activations.items()})
+        self.weights = nn.ModuleDict(
+            {
+                weight_key(node): StepQuantizer(TensorSpec.weight(self.layer_bits[node.name].weight, settings.weight_range))
+                for node in self.layers()
+            }
+        )
+        self.account: Account = account_of(network, placed)
+
+    def _activation(self, key: str, spec: TensorSpec) -> StepQuantizer:
+        fixed = self.settings.input_quantization
+        if fixed is None or not any(node.quantizer == key and node.kind == "input" for node in self.graph.nodes):
+            return StepQuantizer(spec)
+        scale, zero_point = fixed
+        grid = TensorSpec(spec.bits, zero_point > 0, zero_point, -zero_point, 2**spec.bits - 1 - zero_point)
+        return StepQuantizer(grid, step=scale, learnable=False)
+
+    def layers(self) -> list[Node]:
+        """The convolution and linear nodes, in execution order."""
+        return [node for node in self.graph.nodes if node.kind == "layer"]
+
+    def weight_steps(self) -> list[nn.Parameter]:
+        """The learned steps of the weights, one scalar per layer."""
+        return [quantizer.step for quantizer in self._quantizers(self.weights)]
+
+    def activation_steps(self) -> list[nn.Parameter]:
+        """The learned steps of the activations, one scalar per tensor; fixed ones are left out."""
+        return [quantizer.step for quantizer in self._quantizers(self.activations) if quantizer.step.requires_grad]
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """The network's own parameters."""
+        return list(self.network.parameters())
+
+    @staticmethod
+    def _quantizers(holder: nn.ModuleDict) -> Iterator[StepQuantizer]:
+        for quantizer in holder.values():
+            assert isinstance(quantizer, StepQuantizer)
+            yield quantizer
+
+    def activation(self, key: str) -> StepQuantizer:
+        """The activation quantizer of that key."""
+        quantizer = self.activations[key]
+        assert isinstance(quantizer, StepQuantizer)
+        return quantizer
+
+    def weight(self, node: Node) -> StepQuantizer:
+        """The weight quantizer of a layer."""
+        quantizer = self.weights[weight_key(node)]
+        assert isinstance(quantizer, StepQuantizer)
+        return quantizer
+
+    def forward(self, *inputs: Any) -> Any:
+        """Whatever the user's network returns, with fake quantization."""
+        return self.graph.run(inputs, self.evaluate)
+
+    def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One node: its operation, its clip, its quantizer."""
+        value = self.unquantized(node, args, kwargs)
+        return value if node.quantizer is None else self.activation(node.quantizer)(value)
+
+    def unquantized(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One node before its quantizer."""
+        if node.kind == "layer":
+            value = self._layer(node, args[0])
+        else:
+            value = operations.apply(self.network, node, args, kwargs, training=self.training)
+        if node.clip is not None:
+            value = value.clamp(*node.clip)
+        return value
+
+    def _layer(self, node: Node, x: Tensor) -> Tensor:
+        if self.training:
+            return self._train_layer(node, x)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            folded = self.folded(node)
+            value = operations.layer_forward(self._module(node), x.float(), folded.weight(), folded.real_bias())
+        if not torch.is_grad_enabled():
+            return value
+        trained = self._train_layer(node, x)  # eval mode with gradients: the folded value, the ordinary gradient
+        return trained + (value - trained).detach()
+
+    def _train_layer(self, node: Node, x: Tensor) -> Tensor:
+        layer = self._module(node)
+        value = operations.layer_forward(layer, x, self.weight(node)(layer.weight), layer.bias)  # type: ignore[arg-type]
+        batch_norm = operations.batch_norm_of(self.network, node)
+        result: Tensor = value if batch_norm is None else batch_norm(value)
+        return result
+
+    def _module(self, node: Node) -> nn.Module:
+        return self.network.get_submodule(str(node.target))
+
+    def folded(self, node: Node, source: tuple[Tensor, int] | None = None) -> FoldedLayer:
+        """The layer's constants as ``freeze`` would make them.
+
+        Args:
+            node: a layer of this model.
+            source: scale and largest code of the input's grid; this model's own quantizer when left out.
+        """
+        layer, quantizer = self._module(node), self.weight(node)
+        scale, extent = source or (None, 0)
+        if source is None and node.source is not None:
+            own = self.activation(node.source)
+            scale, extent = own.scale().detach(), max(-own.spec.lo, own.spec.hi)
+        codes = quantizer.codes(layer.weight)  # type: ignore[arg-type]
+        batch_norm = operations.batch_norm_of(self.network, node)
+        return fold_layer(
+            codes, quantizer.scale().detach(), quantizer.spec, layer.bias, batch_norm, scale, extent, node.name  # type: ignore[arg-type]
+        )
+
+
+def weight_key(node: Node) -> str:
+    """Key of a layer's weight quantizer: the module's path, so that shared layers share it."""
+    return str(node.target).replace(".", "/")
+
+
+@torch.no_grad()
+def initialize(prepared: PreparedModel, *inputs: Any, method: str = "mse") -> None:
+    """Set every learned step from the weights and one batch, layer by layer on already quantized inputs.
+
+    Call it once, before training and before wrapping the model for distribution or compilation. Batch norms are not
+    touched.
+
+    Args:
+        prepared: the model from ``prepare``.
+        inputs: a batch, as the network takes it; some hundred samples are plenty.
+        method: "mse", "lsq" or "minmax"; see ``quantizers.initialization``.
+
+    Raises:
+        UserError: an unknown method, or values that are not finite.
+    """
+    for node in prepared.layers():
+        quantizer = prepared.weight(node)
+        weight = prepared.network.get_submodule(str(node.target)).weight
+        assert isinstance(weight, Tensor)
+        if not bool(torch.isfinite(weight).all()):
+            raise UserError(f"{node.name} has weights that are not finite; start from other weights")
+        quantizer.step.fill_(initial_step(weight, quantizer.spec, method))
+
+    def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = prepared.unquantized(node, args, kwargs)
+        if node.quantizer is None:
+            return value
+        quantizer = prepared.activation(node.quantizer)
+        if quantizer.step.requires_grad:
+            quantizer.step.fill_(initial_step(value, quantizer.spec, method))
+        return quantizer(value)
+
+    was_training = prepared.training
+    prepared.eval()
+    prepared.graph.run(inputs, evaluate)
+    prepared.train(was_training)

@@ -1,0 +1,44 @@
+"""ResNets for large images (He et al., 2016, section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qkd_deploy.models.blocks import Block, stage
+from qkd_deploy.models.initialize import kaiming_normal
+
+
+class ImageNetResNet(nn.Module):
+    """A 7x7 stem with max pooling, four stages, global average pooling and one linear layer.
+
+    Float [N, in_channels, H, W] (224x224 as published) -> logits [N, num_classes]. Parameters and buffers have the
+    names and shapes of torchvision's resnet18, 34 and 50, so that their published weights load.
+
+    Args:
+        block: BasicBlock or Bottleneck.
+        counts: blocks in each of the four stages.
+    """
+
+    def __init__(
+        self, block: Block, counts: tuple[int, int, int, int], num_classes: int = 1000, in_channels: int = 3
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        expansion = block.expansion
+        self.layer1 = stage(block, 64, 64, counts[0], stride=1)
+        self.layer2 = stage(block, 64 * expansion, 128, counts[1], stride=2)
+        self.layer3 = stage(block, 128 * expansion, 256, counts[2], stride=2)
+        self.layer4 = stage(block, 256 * expansion, 512, counts[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512 * expansion, num_classes)
+        kaiming_normal(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, num_classes] of float images [N, in_channels, H, W]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]

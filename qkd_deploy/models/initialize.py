@@ -1,0 +1,15 @@
+"""Random initial weights of the reference networks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def kaiming_normal(model: nn.Module) -> None:
+    """Draw convolution weights as He et al. (2015) do for ReLU networks, fan-out form, in place.
+
+    Batch norms start as the identity and linear layers as PyTorch starts them. Uses torch's global generator.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,52 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.factory import Factory, build
+from qkd_deploy.models.blocks import BasicBlock, Bottleneck
+from qkd_deploy.models.cifar_resnet import CifarResNet
+from qkd_deploy.models.imagenet_resnet import ImageNetResNet
+from qkd_deploy.models.plaincnn import PlainCnn
+
+MODELS: dict[str, Factory] = {
+    "plaincnn": PlainCnn,
+    "resnet8": partial(CifarResNet, 1),
+    "resnet20": partial(CifarResNet, 3),
+    "resnet32": partial(CifarResNet, 5),
+    "resnet56": partial(CifarResNet, 9),
+    "resnet18": partial(ImageNetResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": partial(ImageNetResNet, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": partial(ImageNetResNet, Bottleneck, (3, 4, 6, 3)),
+}
+
+
+def model_names() -> list[str]:
+    """Names that `create_model` knows."""
+    return list(MODELS)
+
+
+def create_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """A network with fresh random weights (from torch's global generator), in training mode.
+
+    Args:
+        name: one of `model_names`, or ``package.module:factory``; the user's factory receives those of the keywords
+            ``num_classes`` and ``in_channels`` that its signature accepts, and must return an ``nn.Module``.
+        num_classes: length of the logits.
+        in_channels: channels of the images.
+
+    Raises:
+        UserError: an unknown name, a factory that cannot be imported, called, or returns something else, or a
+            count below 1.
+    """
+    for what, count in (("classes", num_classes), ("channels", in_channels)):
+        if count < 1:
+            raise UserError(f"a model with {count} {what} is impossible; give 1 or more")
+    model = build("model", name, MODELS, num_classes=num_classes, in_channels=in_channels)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{name} returned a {type(model).__name__}; a model factory must return a torch.nn.Module")
+    return model

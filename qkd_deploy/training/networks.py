@@ -1,0 +1,63 @@
+"""The networks and the device that a run starts with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.data import ImageDataset, normalize
+from qkd_deploy.errors import UserError
+from qkd_deploy.models import create_model
+from qkd_deploy.training.weights import load_into, read_weights
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"`` is an accelerator if there is one, else the CPU; other names are torch's.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"the device {name!r} is not available here; use --device auto or cpu") from error
+    return device
+
+
+def start_network(name: str, weights: Path | str | None, dataset: ImageDataset) -> nn.Module:
+    """A full-precision network for ``dataset``, on its device.
+
+    Args:
+        name: as for ``create_model``.
+        weights: file to start from; None leaves the random weights, drawn from torch's global generator.
+        dataset: decides classes, channels and image size.
+
+    Raises:
+        UserError: the network cannot be built, does not fit the weights, or does not map images to logits.
+    """
+    network = create_model(name, len(dataset.classes), dataset.in_channels)
+    if weights is not None:
+        load_into(network, read_weights(weights), name, weights)
+    network.to(dataset.train.images.device)
+    _require_logits(network, name, dataset)
+    return network
+
+
+@torch.no_grad()
+def _require_logits(network: nn.Module, name: str, dataset: ImageDataset) -> None:
+    images = normalize(dataset.train.images[:2])
+    network.eval()
+    try:
+        logits = network(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name} cannot process images of shape {list(images.shape[1:])}: {reason}") from error
+    expected = [len(images), len(dataset.classes)]
+    if not isinstance(logits, Tensor) or list(logits.shape) != expected:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"{name} returns {got} for two images; training needs logits of shape {expected}")

@@ -1,0 +1,36 @@
+"""Full-precision training of a student or teacher for which no weights are given."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from qkd_deploy.data import Split
+from qkd_deploy.distill.phases import Phase, Role
+from qkd_deploy.distill.qat import labels_only
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.evaluate import evaluate
+from qkd_deploy.training.loop import Stage
+from qkd_deploy.training.optimizers import OptimizerSettings
+
+_WARMUP = 0.1
+"""Share of the schedule with a rising learning rate: random weights do not bear the full one."""
+
+
+def pretrain_stage(role: Role, network: nn.Module, epochs: int, config: TrainConfig, held_out: Split) -> Stage:
+    """A stage in which ``network`` alone learns the labels: Nesterov SGD, warm-up, then one cosine."""
+    name = f"pretrain-{role}"
+    settings = OptimizerSettings(
+        learning_rate=config.pretrain_lr,
+        momentum=config.momentum,
+        nesterov=True,
+        weight_decay=config.pretrain_weight_decay,
+    )
+    return Stage(
+        name=name,
+        networks={role: network},
+        phases=[Phase(name, epochs, {role: labels_only(role)})],
+        optimizers={role: settings},
+        evaluate=lambda: evaluate(network, held_out, limit=config.evaluate_limit or None),
+        evaluate_every=config.evaluate_every,
+        warmup=_WARMUP,
+    )

@@ -1,0 +1,111 @@
+"""The files of one run, and the rules for starting and continuing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from qkd_deploy.distill.phases import Role
+from qkd_deploy.errors import UserError
+from qkd_deploy.training.checkpoint import save_tensors
+from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
+from qkd_deploy.training.weights import read_tensors
+
+_STATE_FORMAT = "qkd-deploy run state 1"
+
+
+class RunFolder:
+    """``config.toml``, ``model.pt``, ``teacher.pt``, ``metrics.jsonl`` and ``checkpoints/`` of a run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.student = path / "model.pt"
+        self.teacher = path / "teacher.pt"
+        self.metrics = path / "metrics.jsonl"
+        self.last = path / "checkpoints" / "last.pt"
+
+    def start_of(self, role: Role) -> Path:
+        """Where the pre-trained full-precision weights of ``role`` are kept."""
+        return self.path / "checkpoints" / f"{role}-float.pt"
+
+    @contextmanager
+    def opened(self, config: TrainConfig, *, resume: bool) -> Iterator[None]:
+        """Hold the folder for one run: check that it may be started or continued, lock it, write ``config.toml``.
+
+        Raises:
+            UserError: the folder holds a run already (without ``resume``) or none (with it), the run has other
+                settings, another process is training in it, or the folder cannot be written.
+        """
+        self.check(config, resume=resume)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"another run is training in {self.path}; wait for it, or choose another --out") from error
+        except OSError as error:
+            raise UserError(f"cannot write in {self.path}: {error.strerror}; choose another --out") from error
+        try:
+            write_config(config, self.config)
+            yield
+        finally:
+            lock.release()
+
+    def check(self, config: TrainConfig, *, resume: bool) -> None:
+        """Whether the run may be started or continued; raises as ``opened`` does, and changes nothing."""
+        exists = self.config.exists()
+        if not resume and exists:
+            raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
+        if resume and not exists:
+            raise UserError(f"{self.path} holds no run to resume; check --out, or leave --resume out")
+        if resume:
+            self._require_same(config)
+
+    def _require_same(self, config: TrainConfig) -> None:
+        old, new = asdict(make_config(read_config(self.config))), asdict(config)
+        changed = [key for key in new if new[key] != old[key]]
+        if changed:
+            key = changed[0]
+            raise UserError(
+                f"the run in {self.path} was started with {key} = {old[key]!r}, not {new[key]!r}; "
+                "resume it with the same settings, or choose another --out"
+            )
+
+    def save_state(self, loop: dict[str, Any], metrics_lines: int) -> None:
+        """Write what continues the run from an epoch boundary."""
+        save_tensors(self.last, {"format": _STATE_FORMAT, "loop": loop, "metrics_lines": metrics_lines})
+
+    def load_state(self) -> tuple[dict[str, Any] | None, int]:
+        """What ``save_state`` wrote; (None, 0) where the run had not finished an epoch.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.last.exists():
+            return None, 0
+        content = read_tensors(self.last)
+        if not isinstance(content, dict) or content.get("format") != _STATE_FORMAT:
+            raise UserError(f"{self.last} is not the state of a run; start again with another --out")
+        return content["loop"], content["metrics_lines"]
+
+
+def config_of_run(path: Path | str) -> TrainConfig:
+    """The settings of the run in a folder, for ``--resume``.
+
+    Raises:
+        UserError: there is no run, or its ``config.toml`` is damaged.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.config.exists():
+        raise UserError(f"{path} holds no run to resume; check --out, or leave --resume out")
+    return make_config(read_config(folder.config))

@@ -1,0 +1,66 @@
+"""Operators outside the integer contract, run by ONNX Runtime one node at a time and without optimizations.
+
+Two kinds come here: operators that only move data (exact on codes and on floats), and the float islands of a model,
+whose last bits are the runtime's own, so that comparisons behind them need a tolerance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
+
+from qkd_deploy.errors import UserError
+
+MOVES = frozenset(
+    {
+        "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split",
+        "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+
+
+class SingleNodes:
+    """Runs single nodes of one model; sessions are kept by node and operand types."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._opsets = list(model.opset_import)
+        self._sessions: dict[tuple[bytes, tuple[str, ...]], onnxruntime.InferenceSession] = {}
+
+    def run(self, node: onnx.NodeProto, operands: list[np.ndarray | None]) -> list[np.ndarray]:
+        """Outputs of ``node``; ``operands`` in the order of its inputs, None where one is left out.
+
+        Raises:
+            UserError: ONNX Runtime does not know the operator or refuses the operands.
+        """
+        feeds = {f"operand_{i}": value for i, value in enumerate(operands) if value is not None}
+        key = (node.SerializeToString(deterministic=True), tuple(f"{k}:{v.dtype}" for k, v in feeds.items()))
+        try:
+            if key not in self._sessions:
+                self._sessions[key] = self._session(node, feeds)
+            return [np.asarray(output) for output in self._sessions[key].run(None, feeds)]
+        except Exception as error:  # onnxruntime raises a family of classes without a common public base
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(
+                f"the reference cannot evaluate {node.op_type} {node.name!r} ({reason}); "
+                "it knows the operators of exported models and the float operators of ONNX Runtime"
+            ) from error
+
+    def _session(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> onnxruntime.InferenceSession:
+        alone = onnx.NodeProto()
+        alone.CopyFrom(node)
+        del alone.input[:]
+        alone.input.extend(f"operand_{i}" if name else "" for i, name in enumerate(node.input))
+        inputs = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+            for name, value in feeds.items()
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = helper.make_graph([alone], "single", inputs, outputs)
+        model = helper.make_model(graph, opset_imports=self._opsets, ir_version=10)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,15 @@
+"""Settings of all tests: one thread per process, reproducible and patient property tests."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch or numpy: several test processes share the cores.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"
+
+from hypothesis import settings  # noqa: E402
+
+# Examples are the same in every run, and a busy machine is no reason to fail.
+settings.register_profile("tests", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.load_profile("tests")

@@ -1,0 +1,187 @@
+"""Metadata of an exported file: round trips, digests that see every change, and files that are not ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.metadata import (
+    PREFIX,
+    Golden,
+    LayerRecord,
+    Metadata,
+    TensorRecord,
+    array_digest,
+    graph_digests,
+    read_metadata,
+    write_metadata,
+)
+
+TEXT = """
+<ir_version: 10, opset_import: ["" : 21]>
+tiny (float[batch, 2] x) => (float[batch, 2] y)
+<float "x.scale" = {0.37}, uint8 "x.zero_point" = {128}, int8 "head.hidden.weight" = {5}>
+{
+  ["x/QuantizeLinear"] "x.quantized" = QuantizeLinear <axis: int = 1> (x, "x.scale", "x.zero_point")
+  ["x/DequantizeLinear"] y = DequantizeLinear ("x.quantized", "x.scale", "x.zero_point")
+}
+"""
+
+METADATA = Metadata(
+    version="0.1.0",
+    bits="w4a4",
+    placement="integer",
+    tensors=(TensorRecord("x", "x.quantized", "backbone.stem", 8, float(np.float32(0.37)), 128, 0, 255),),
+    layers=(LayerRecord("head.hidden", "head", "Gemm", 4, 4, 8, "QGemm"),),
+    golden=Golden((np.arange(4, dtype=np.float32).reshape(2, 2),), {"x": "0123456789abcdef"}, (np.zeros((2, 2)),)),
+    normalization={"mean": 128, "std": 64},
+    classes=("zero", "één"),
+    checkpoint_sha256="ab" * 32,
+    accuracy={"dataset": "digits", "integer": 97.5},
+)
+
+
+def exported() -> onnx.ModelProto:
+    model = onnx.parser.parse_model(TEXT)
+    write_metadata(model, METADATA)
+    return model
+
+
+def test_metadata_survives_a_round_trip_through_the_serialized_file() -> None:
+    read = read_metadata(onnx.load_from_string(exported().SerializeToString()))
+    assert read.golden is not None
+    assert METADATA.golden is not None
+    stored_arrays = read.golden.inputs + read.golden.outputs
+    for stored, original in zip(stored_arrays, METADATA.golden.inputs + METADATA.golden.outputs, strict=True):
+        np.testing.assert_array_equal(stored, original)
+        assert stored.dtype == original.dtype
+    assert read.golden.codes == METADATA.golden.codes
+    assert dataclasses.replace(read, golden=None) == dataclasses.replace(METADATA, golden=None)
+
+
+def test_writing_twice_changes_nothing_and_keeps_foreign_entries() -> None:
+    model = exported()
+    model.metadata_props.add(key="version", value="mine")
+    once = model.SerializeToString(deterministic=True)
+    write_metadata(model, METADATA)
+    entries = {prop.key: prop.value for prop in model.metadata_props}
+    assert entries["version"] == "mine"
+    assert len(entries) == len(model.metadata_props)
+    assert read_metadata(model).digests == read_metadata(onnx.load_from_string(once)).digests
+
+
+def test_untouched_file_matches_its_digests() -> None:
+    model = onnx.load_from_string(exported().SerializeToString())
+    assert graph_digests(model) == read_metadata(model).digests
+
+
+def scale_by_one_ulp(model: onnx.ModelProto) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "x.scale")
+    value = np.nextafter(onnx.numpy_helper.to_array(tensor), np.float32(9))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value, np.float32), "x.scale"))
+
+
+def reshape_scale(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims.append(1)
+
+
+def retype_weight(model: onnx.ModelProto) -> None:
+    model.graph.initializer[2].data_type = onnx.TensorProto.UINT8
+
+
+def change_attribute(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute[0].i = 0
+
+
+def rewire(model: onnx.ModelProto) -> None:
+    model.graph.node[1].input[1] = "x.zero_point"
+
+
+def reorder(model: onnx.ModelProto) -> None:
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+
+
+def change_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 22
+
+
+def change_input_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+def drop_node(model: onnx.ModelProto) -> None:
+    del model.graph.node[1]
+
+
+def change_domain(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "com.microsoft"
+
+
+def change_bits(model: onnx.ModelProto) -> None:
+    next(p for p in model.metadata_props if p.key == PREFIX + "bits").value = "w8a8"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        scale_by_one_ulp,
+        reshape_scale,
+        retype_weight,
+        change_attribute,
+        rewire,
+        reorder,
+        change_opset,
+        change_input_type,
+        drop_node,
+        change_domain,
+        change_bits,
+    ],
+)
+def test_every_change_changes_a_digest(change: Callable[[onnx.ModelProto], None]) -> None:
+    model = exported()
+    change(model)
+    assert graph_digests(model) != read_metadata(model).digests
+
+
+def test_names_of_nodes_and_constants_lead_to_modules() -> None:
+    assert METADATA.module_of("x/QuantizeLinear") == "backbone.stem"
+    assert METADATA.module_of("x.scale") == "backbone.stem"
+    assert METADATA.module_of("head.hidden.weight_packed") == "head"
+    assert METADATA.module_of("layer1.0.conv1/Conv") == "layer1.0.conv1"
+    assert METADATA.module_of("layer1.0.conv1.bias") == "layer1.0.conv1"
+    assert METADATA.module_of("logits") == "logits"
+
+
+def test_foreign_file_is_refused() -> None:
+    with pytest.raises(UserError, match="not exported by qkd-deploy"):
+        read_metadata(onnx.parser.parse_model(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tensors", "{"),
+        ("tensors", '[{"name": 1}]'),
+        ("golden", '{"inputs": ["gASVAA=="]}'),
+        ("digests", "[1]"),
+        ("classes", "3"),
+    ],
+)
+def test_damaged_entries_are_named(key: str, value: str) -> None:
+    model = exported()
+    next(p for p in model.metadata_props if p.key == PREFIX + key).value = value
+    with pytest.raises(UserError, match=f"{PREFIX}{key} is damaged"):
+        read_metadata(model)
+
+
+def test_array_digest_depends_on_type_and_shape() -> None:
+    zeros = np.zeros(4, np.uint8)
+    assert len({array_digest(a) for a in (zeros, zeros.view(np.int8), zeros.reshape(2, 2), zeros.view(np.int32))}) == 4
