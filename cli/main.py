@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -17,6 +20,7 @@ COMMANDS = {
     "export": "Write a trained model as an integer ONNX file.",
     "verify": "Prove that an ONNX file computes what was trained.",
     "inspect": "Show the layers of a model: bits, scales, kernels, size.",
+    "bench": "Measure latency, throughput, memory and size, also against fp32.",
 }
 
 
@@ -69,10 +73,20 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(error.format_message())
     except UserError as error:
         return _complain(str(error))
+    except OSError as error:
+        _discard_stdout()
+        where = f"{error.filename}: " if error.filename else "cannot read or write: "
+        return _complain(f"{where}{error.strerror or error}; check the path and the space left")
     except click.Abort:
         click.echo("Interrupted.", err=True)
         return 130
     return result if isinstance(result, int) else 0
+
+
+def _discard_stdout() -> None:
+    """Let what could not be written go, or Python would try again at exit and report the same mistake itself."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> int:

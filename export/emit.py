@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.float_islands import emit_island
 from qkd_deploy.export.graph_builder import GraphBuilder
+from qkd_deploy.export.layers import dequantize_weight, emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
-from qkd_deploy.export.packing import emit_weight_codes
-from qkd_deploy.graph.frozen import POOL_CODE, FrozenModel, Grid, IntegerLayer, pool_weight_scale
+from qkd_deploy.graph.frozen import POOL_CODE, FrozenModel, Grid, pool_weight_scale
 from qkd_deploy.graph.ir import Node, Ref, references
 
 BATCH = "batch"
@@ -66,11 +65,13 @@ class _Emitter:
             "concat": lambda node: self._simple(node, "Concat", axis=node.kwargs["dim"]),
             "max_pool": self._max_pool,
             "avg_pool": self._avg_pool,
+            "uneven_avg_pool": self._uneven_avg_pool,
             "global_avg_pool": lambda node: self._simple(node, "GlobalAveragePool"),
             "requantize": self._requantize,
             "clip": self._requantize,
             "reshape": self._reshape,
             "transpose": lambda node: self._simple(node, "Transpose", perm=list(node.kwargs["dims"])),
+            "slice": self._slice,
             "dropout": lambda node: self.values[node.inputs[0]],
             "constant": self._constant,
             "batch_norm": self._island,
@@ -89,13 +90,14 @@ class _Emitter:
                 value = self._quantize(node, grid, value)
             else:
                 value = self._float_clip(node, value)
-                if node.kind in ("max_pool", "reshape", "transpose", "dropout") and first in self.grids:
+                if node.kind in ("max_pool", "reshape", "transpose", "slice", "dropout") and first in self.grids:
                     self.grids[node.name] = self.grids[first]
             self.values[node.name] = value
         model = self.builder.model(self.inputs, self._outputs())
+        self._name_batch(model)
         return Emitted(model, tuple(self.tensors), tuple(self.layers))
 
-    # -- quantizers -------------------------------------------------------------------------------------------------------
+    # -- quantizers --------------------------------------------------------------------------------------------------
 
     def _quantize(self, node: Node, grid: Grid, value: ir.Value) -> ir.Value:
         """Q -> [Clip] -> DQ behind a value; a uint8 input already is the codes."""
@@ -109,9 +111,7 @@ class _Emitter:
             if not self._saturates(node, lo, hi):
                 limits = [b.scalar(f"{name}.lo", lo, np.uint8), b.scalar(f"{name}.hi", hi, np.uint8)]
                 codes = b.add("Clip", [codes, *limits], f"{name}.codes", node=name)
-        record = TensorRecord(
-            name, str(codes.name), node.module, grid.bits, float(grid.scale), grid.zero_point, lo, hi
-        )
+        record = TensorRecord(name, str(codes.name), node.module, grid.bits, float(grid.scale), grid.zero_point, lo, hi)
         self.tensors.append(record)
         return b.add("DequantizeLinear", [codes, scale, zero_point], f"{name}.dequantized", node=name)
 
@@ -140,7 +140,7 @@ class _Emitter:
         ]
         return self.builder.add("Clip", [value, *limits], f"{node.name}.clipped", node=node.name)
 
-    # -- nodes --------------------------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------------------------
 
     def _input(self, node: Node) -> ir.Value:
         raw = self.input_type == "uint8" and node.quantizer is not None
@@ -176,9 +176,21 @@ class _Emitter:
         channels = (node.shape or ())[1]
         codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
         scale = np.full(channels, pool_weight_scale(kernel), np.float32)
-        weight = self._dequantize_weight(name, codes, scale)
+        weight = dequantize_weight(b, name, codes, scale)
         attributes = {"kernel_shape": list(kernel), "strides": strides, "pads": pads, "group": channels}
         return b.add("Conv", [self.values[node.inputs[0]], weight], f"{name}.float", node=name, attributes=attributes)
+
+    def _uneven_avg_pool(self, node: Node) -> ir.Value:
+        options = node.kwargs
+        return self._simple(
+            node,
+            "AveragePool",
+            kernel_shape=list(options["kernel_size"]),
+            strides=list(options["stride"]),
+            pads=list(options["padding"]) * 2,
+            ceil_mode=int(options["ceil_mode"]),
+            count_include_pad=0,
+        )
 
     def _requantize(self, node: Node) -> ir.Value:
         """Codes on another grid: an integer addition of zero, which unlike Q behind DQ is never merged away."""
@@ -188,7 +200,9 @@ class _Emitter:
         holder, grid = self.grids[operand]
         scale, zero_point = self._grid_constants(holder, grid)
         code = b.scalar(f"{node.name}.zero", grid.zero_point, np.uint8)
-        zero = b.add("DequantizeLinear", [code, scale, zero_point], f"{node.name}.zero.dequantized", node=f"{node.name}.zero")
+        zero = b.add(
+            "DequantizeLinear", [code, scale, zero_point], f"{node.name}.zero.dequantized", node=f"{node.name}.zero"
+        )
         return b.add("Add", [self.values[operand], zero], f"{node.name}.float", node=node.name)
 
     def _reshape(self, node: Node) -> ir.Value:
@@ -198,6 +212,12 @@ class _Emitter:
         target = self.builder.constant(f"{node.name}.shape", np.array(shape, np.int64))
         operands = [self.values[node.inputs[0]], target]
         return self.builder.add("Reshape", operands, f"{node.name}.float", node=node.name)
+
+    def _slice(self, node: Node) -> ir.Value:
+        axes, starts, stops = np.array(node.kwargs["ranges"], np.int64).reshape(-1, 3).T
+        bounds = {"starts": starts, "stops": stops, "axes": axes}
+        limits = [self.builder.constant(f"{node.name}.{key}", values) for key, values in bounds.items()]
+        return self.builder.add("Slice", [self.values[node.inputs[0]], *limits], f"{node.name}.float", node=node.name)
 
     def _constant(self, node: Node) -> ir.Value:
         value: Any = self.frozen.network
@@ -210,66 +230,12 @@ class _Emitter:
             raise UserError(f"{node.name} computes sizes at run time outside a reshape, which cannot be exported")
         return emit_island(self.builder, self.frozen, node, self.values)
 
-    # -- layers ---------------------------------------------------------------------------------------------------------------
-
     def _layer(self, node: Node) -> ir.Value:
-        name, b, layer = node.name, self.builder, self.frozen.layer(node)
-        module = self.frozen.network.get_submodule(str(node.target))
-        codes = emit_weight_codes(b, name, layer, self.weights)
-        weight = self._dequantize_weight(name, codes, layer.scale.cpu().numpy())
-        bias = self._bias(node, layer)
-        operator = "Gemm" if isinstance(module, nn.Linear) else "Conv"
-        integer = node.source is not None and (node.quantizer is not None or operator == "Gemm")
-        source_bits = self.frozen.grid(node.source).bits if node.source is not None else 32
-        kernel = {"Gemm": "QGemm", "Conv": "QLinearConv"}[operator] if integer else f"{operator} (float)"
-        self.layers.append(
-            LayerRecord(name, str(node.target), operator, layer.weight_bits, source_bits, layer.upscale, kernel)
-        )
-        operand = self.values[node.inputs[0]]
-        if operator == "Conv":
-            return b.add("Conv", [operand, weight, bias], f"{name}.float", node=name, attributes=_conv_attributes(module))
-        return self._gemm(node, operand, weight, bias)
+        value, record = emit_layer(self.builder, self.frozen, node, self.values[node.inputs[0]], self.weights)
+        self.layers.append(record)
+        return value
 
-    def _gemm(self, node: Node, operand: ir.Value, weight: ir.Value, bias: ir.Value) -> ir.Value:
-        """Gemm takes matrices: other ranks are reshaped around it."""
-        name, b, shape = node.name, self.builder, list(node.shape or ())
-        matrix = operand
-        if len(shape) != 2:
-            features = self.frozen.layer(node).codes.shape[1]
-            target = b.constant(f"{name}.rows", np.array([-1, features], np.int64))
-            matrix = b.add("Reshape", [operand, target], f"{name}.matrix", node=f"{name}.rows")
-        result = b.add("Gemm", [matrix, weight, bias], f"{name}.float", node=name, attributes={"transB": 1})
-        if len(shape) != 2:
-            back = [-1 if i in node.batch_dims else size for i, size in enumerate(shape)]
-            target = b.constant(f"{name}.shape", np.array(back, np.int64))
-            result = b.add("Reshape", [result, target], f"{name}.reshaped", node=f"{name}.columns")
-        return result
-
-    def _dequantize_weight(self, name: str, codes: ir.Value, scale: np.ndarray) -> ir.Value:
-        b = self.builder
-        constants = [
-            b.constant(f"{name}.weight_scale", scale),
-            b.constant(f"{name}.weight_zero_point", np.zeros(len(scale), np.int8)),
-        ]
-        output = f"{name}.weight_dequantized"
-        return b.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.weight", attributes={"axis": 0})
-
-    def _bias(self, node: Node, layer: IntegerLayer) -> ir.Value:
-        """int32 on the grid ``f32(s_x * s_w)``; float where the input is float."""
-        name, b = node.name, self.builder
-        values = layer.bias.cpu().numpy()
-        codes = b.constant(f"{name}.bias", values)
-        if node.source is None:
-            return codes
-        scale = self.frozen.grid(node.source).scale.cpu().numpy() * layer.scale.cpu().numpy()
-        constants = [
-            b.constant(f"{name}.bias_scale", scale.astype(np.float32)),
-            b.constant(f"{name}.bias_zero_point", np.zeros(len(values), np.int32)),
-        ]
-        output = f"{name}.bias_dequantized"
-        return b.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.bias", attributes={"axis": 0})
-
-    # -- outputs --------------------------------------------------------------------------------------------------------------
+    # -- outputs -----------------------------------------------------------------------------------------------------
 
     def _outputs(self) -> list[ir.Value]:
         names = _output_names(self.frozen.graph.output)
@@ -277,6 +243,13 @@ class _Emitter:
         for name, tensor in zip(names, self.frozen.graph.outputs(), strict=True):
             outputs.append(self.builder.add("Identity", [self.values[tensor]], name, node=name))
         return [self._without_identity(value) for value in outputs]
+
+    def _name_batch(self, model: onnx.ModelProto) -> None:
+        """Call the batch dimension of the outputs by its name, which shape inference loses in reshapes."""
+        for output, tensor in zip(model.graph.output, self.frozen.graph.outputs(), strict=True):
+            dims = output.type.tensor_type.shape.dim
+            for i in self.frozen.graph.node(tensor).batch_dims:
+                dims[i].dim_param = BATCH
 
     def _without_identity(self, value: ir.Value) -> ir.Value:
         """Let the producing node write the output itself where nobody else reads or returns its value."""
@@ -298,20 +271,3 @@ def _output_names(output: Any) -> list[str]:
     if isinstance(output, dict) and all(isinstance(value, Ref) for value in output.values()):
         return [str(key) for key in output]
     return [f"output_{i}" for i in range(len(list(references(output))))]
-
-
-def _conv_attributes(conv: nn.Module) -> dict[str, Any]:
-    assert isinstance(conv, (nn.Conv1d, nn.Conv2d))
-    kernel, dilation = conv.kernel_size, conv.dilation
-    if conv.padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        pads = [t // 2 for t in total] + [t - t // 2 for t in total]
-    else:
-        pads = [0] * (2 * len(kernel)) if conv.padding == "valid" else [int(p) for p in conv.padding] * 2
-    return {
-        "kernel_shape": list(kernel),
-        "strides": list(conv.stride),
-        "pads": pads,
-        "dilations": list(dilation),
-        "group": conv.groups,
-    }

@@ -51,7 +51,9 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
     model = _translate(island, shapes, node)
     graph = model.graph
     if len(graph.outputs) != 1:
-        raise UserError(f"{node.name} returns several tensors and stays in float; use it through single-output operations")
+        raise UserError(
+            f"{node.name} returns several tensors and stays in float; use it through single-output operations"
+        )
     replaced: dict[ir.Value | None, ir.Value | None] = {None: None}
     replaced.update(zip(graph.inputs, (values[name] for name in operands), strict=True))
     for name, value in graph.initializers.items():
@@ -77,7 +79,7 @@ def _translate(island: _Island, operands: list[Node], node: Node) -> ir.Model:
         for o in operands
     )
     batch = torch.export.Dim("batch", min=1)
-    dims = tuple({i: batch for i in o.batch_dims} for o in operands)
+    dims = tuple(dict.fromkeys(o.batch_dims, batch) for o in operands)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qkd_deploy.errors import UserError
 
@@ -32,7 +33,7 @@ class GraphBuilder:
         if name not in self.initializers:
             tensor = ir.tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
             self.initializers[name] = ir.Value(
-                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
             )
         return self.initializers[name]
 
@@ -74,7 +75,9 @@ class GraphBuilder:
             name="qkd_deploy",
         )
         ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", self.opset)])
-        proto = ir.to_proto(ir.Model(graph, ir_version=ir_version, producer_name="qkd-deploy"))
+        model = ir.Model(graph, ir_version=ir_version, producer_name="qkd-deploy")
+        RemoveUnusedNodesPass()(model)  # the runtime would execute a DequantizeLinear that nobody reads
+        proto = ir.to_proto(model)
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
             _adopt_output_shapes(proto, inferred)

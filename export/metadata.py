@@ -53,12 +53,43 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
-class Golden:
-    """Inputs and outputs in graph order, one batch each, and digests of the codes by tensor name."""
+class GoldenInput:
+    """How to make a golden input anew, so that the file need not hold images.
 
-    inputs: tuple[np.ndarray, ...]
+    Attributes:
+        shape: with the batch.
+        lo, hi: range of the stored codes.
+        zero_point, scale: of the input's grid; a scale of None leaves the codes as uint8.
+    """
+
+    shape: tuple[int, ...]
+    lo: int
+    hi: int
+    zero_point: int
+    scale: float | None
+
+    def array(self) -> np.ndarray:
+        """Codes by an integer hash of the position, the same on every machine; float32 values unless scale is None."""
+        count = int(np.prod(self.shape))
+        hashed = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(2**32) >> np.uint64(13)
+        codes = (self.lo + (hashed % np.uint64(self.hi - self.lo + 1)).astype(np.int64)).reshape(self.shape)
+        if self.scale is None:
+            return codes.astype(np.uint8)
+        return (codes - self.zero_point).astype(np.float32) * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """How to make the inputs, the outputs in graph order (one batch each), and digests of the codes by tensor name."""
+
+    recipes: tuple[GoldenInput, ...]
     codes: dict[str, str]
     outputs: tuple[np.ndarray, ...]
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        """The inputs in graph order."""
+        return tuple(recipe.array() for recipe in self.recipes)
 
 
 @dataclass(frozen=True)
@@ -104,11 +135,19 @@ def array_digest(array: np.ndarray) -> str:
     return _sha(header + np.ascontiguousarray(array).tobytes())
 
 
+def constant_digest(tensor: onnx.TensorProto) -> str:
+    """Digest of an initializer's array; of its stored form where that holds no array of its type and shape."""
+    try:
+        return array_digest(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError):
+        return _sha(tensor.SerializeToString(deterministic=True))
+
+
 def graph_digests(model: onnx.ModelProto) -> Digests:
     """Digests of every constant, node and metadata entry of ``model`` (its stored digests excepted)."""
     entries = {prop.key: prop.value for prop in model.metadata_props}
     return Digests(
-        initializers={t.name: array_digest(numpy_helper.to_array(t)) for t in model.graph.initializer},
+        initializers={tensor.name: constant_digest(tensor) for tensor in model.graph.initializer},
         nodes={key: node_digest(node) for key, node in named_nodes(model).items()},
         metadata={
             key: _sha(value.encode())
@@ -213,7 +252,7 @@ def decode_array(text: str) -> np.ndarray:
 
 def _encode_golden(golden: Golden) -> dict[str, Any]:
     return {
-        "inputs": [encode_array(array) for array in golden.inputs],
+        "inputs": [asdict(recipe) for recipe in golden.recipes],
         "codes": golden.codes,
         "outputs": [encode_array(array) for array in golden.outputs],
     }
@@ -221,7 +260,7 @@ def _encode_golden(golden: Golden) -> dict[str, Any]:
 
 def _decode_golden(table: dict[str, Any]) -> Golden:
     return Golden(
-        inputs=tuple(decode_array(text) for text in table["inputs"]),
+        recipes=tuple(GoldenInput(**{**row, "shape": tuple(row["shape"])}) for row in table["inputs"]),
         codes={str(name): str(digest) for name, digest in table["codes"].items()},
         outputs=tuple(decode_array(text) for text in table["outputs"]),
     )

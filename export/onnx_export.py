@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.emit import Emitted, emit
 from qkd_deploy.export.graph_builder import OPSET, PACKED_RUNTIME
-from qkd_deploy.export.metadata import Golden, LayerRecord, Metadata, TensorRecord, array_digest, write_metadata
+from qkd_deploy.export.metadata import (
+    Golden,
+    GoldenInput,
+    LayerRecord,
+    Metadata,
+    TensorRecord,
+    array_digest,
+    write_metadata,
+)
 from qkd_deploy.graph.freeze import freeze
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.prepare import PreparedModel
@@ -52,7 +60,7 @@ def export_onnx(
     path: Path | str,
     *,
     weights: str = "int8",
-    input: str = "float32",  # noqa: A002 - the name of the command's option
+    input: str = "float32",
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write a QDQ ONNX file with a dynamic batch dimension, after running it in ONNX Runtime.
@@ -62,7 +70,7 @@ def export_onnx(
         path: the file to write; replaced only when everything succeeded.
         weights: "int8", or "packed" (INT4/INT2, smaller; needs ONNX Runtime 1.24 or newer).
         input: "float32", or "uint8" for models whose 8-bit input codes are the raw pixels.
-        metadata: fields of ``Metadata`` to store (normalization, classes, checkpoint_sha256, accuracy, bits, placement).
+        metadata: fields of ``Metadata`` to store: normalization, classes, checkpoint_sha256, accuracy, bits, placement.
 
     Raises:
         UserError: an unknown option, an operation that ONNX cannot express, or a path that cannot be written.
@@ -93,7 +101,7 @@ def build_model(
     model: PreparedModel | FrozenModel,
     *,
     weights: str = "int8",
-    input: str = "float32",  # noqa: A002 - the name of the command's option
+    input: str = "float32",
     metadata: Mapping[str, Any] | None = None,
 ) -> tuple[onnx.ModelProto, Built]:
     """The complete ONNX model in memory; same arguments and errors as ``export_onnx``.
@@ -146,25 +154,23 @@ def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | 
 
 
 def _golden(frozen: FrozenModel, input_type: str) -> Golden:
-    """Codes and outputs of two images of seeded noise."""
-    generator = np.random.default_rng(0)
-    floats: list[np.ndarray] = []
-    feeds: list[np.ndarray] = []
+    """Codes and outputs of two images of noise."""
+    recipes: list[GoldenInput] = []
+    tensors: list[torch.Tensor] = []
     for name in frozen.graph.inputs:
         node = frozen.graph.node(name)
-        shape = [_GOLDEN_IMAGES if i in (node.batch_dims or (0,)) else size for i, size in enumerate(node.shape or ())]
-        if node.quantizer is None:
-            floats.append(generator.standard_normal(shape, dtype=np.float32))
-            feeds.append(floats[-1])
-            continue
-        grid = frozen.grid(node.quantizer)
-        codes = generator.integers(grid.lo, grid.hi + 1, shape)
-        floats.append(codes.astype(np.float32) * grid.scale.cpu().numpy())
-        feeds.append((codes + grid.zero_point).astype(np.uint8) if input_type == "uint8" else floats[-1])
-    tensors = [torch.from_numpy(array) for array in floats]
+        shape = tuple(_GOLDEN_IMAGES if i in (node.batch_dims or (0,)) else n for i, n in enumerate(node.shape or ()))
+        recipe = GoldenInput(shape, 0, 255, 128, 1 / 64)  # a float input: roughly normalised pixels
+        if node.quantizer is not None:
+            grid = frozen.grid(node.quantizer)
+            stored = grid.lo + grid.zero_point, grid.hi + grid.zero_point
+            recipe = GoldenInput(shape, *stored, grid.zero_point, float(grid.scale))
+        tensors.append(torch.from_numpy(recipe.array()))
+        raw = input_type == "uint8" and node.quantizer is not None
+        recipes.append(replace(recipe, scale=None) if raw else recipe)
     codes_of = {name: array_digest(array) for name, array in frozen.codes(*tensors).items()}
     outputs = tuple(array.cpu().numpy() for array in flat_tensors(frozen(*tensors)))
-    return Golden(tuple(feeds), codes_of, outputs)
+    return Golden(tuple(recipes), codes_of, outputs)
 
 
 def flat_tensors(output: Any) -> list[torch.Tensor]:
@@ -193,5 +199,3 @@ def _run_once(model: onnx.ModelProto, golden: Golden) -> None:
     for expected, got in zip(golden.outputs, outputs, strict=True):
         if expected.shape != np.asarray(got).shape:
             raise UserError("the exported graph gives outputs of another shape than the network; nothing was written")
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from qkd_deploy.errors import UserError
@@ -24,20 +25,28 @@ def container_bits(weight_bits: int, weights: str) -> int:
     return 2 if weight_bits == 2 else 4
 
 
-def emit_weight_codes(builder: GraphBuilder, name: str, layer: IntegerLayer, weights: str) -> ir.Value:
+def emit_weight_codes(
+    builder: GraphBuilder, name: str, codes: npt.NDArray[np.int8], layer: IntegerLayer, weights: str
+) -> ir.Value:
     """The int8 weight codes of a layer as a value.
+
+    Args:
+        builder: where constants and nodes go.
+        name: the layer.
+        codes: the layer's codes, in the shape that the convolution takes.
+        layer: tells bits and upscale.
+        weights: "int8" or "packed".
 
     Raises:
         UserError: full-range codes whose sign a batch norm flipped do not fit the packed type.
     """
-    codes = layer.codes.cpu().numpy()
     bits = container_bits(layer.weight_bits, weights)
     if bits == 8:
         return builder.constant(f"{name}.weight", codes)
     base = codes // layer.upscale
     if base.max(initial=0) >= 2 ** (bits - 1):
         raise UserError(
-            f"{name} has codes beyond its packed type, because a negative gamma flipped the sign of full-range weights; "
+            f"{name} has codes beyond its packed type: a negative gamma flipped the sign of full-range weights; "
             "train with --weight-range narrow or export with --weights int8"
         )
     dtype, numpy_type = _TYPES[bits]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,12 +16,16 @@ from qkd_deploy.errors import UserError
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``.
 
-    On any exception the temporary file is removed and ``path`` keeps its old content.
+    Missing folders are made. On any exception they and the temporary file are removed, and ``path`` keeps its old
+    content.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full.
+        UserError: ``path`` is a folder or a device, its folder cannot be written to, or the disk is full.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():  # renaming would replace a device by a file
+        raise UserError(f"cannot write {target}: it is {'a folder' if target.is_dir() else 'no file'}; name a file")
+    made = [folder for folder in target.parents if not folder.exists()]
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -28,9 +33,13 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
+        made = []
     except OSError as error:
         raise UserError(
             f"cannot write {target}: {error.strerror or error}; choose another path or free some space"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()

@@ -112,4 +112,4 @@ class TensorSpec:
 
         It divides the scale, so that the int32 bias grid becomes that much finer.
         """
-        return 2 ** max(0, 7 - self.bits)
+        return 1 << max(0, 7 - self.bits)

@@ -42,7 +42,10 @@ class Account:
         return tuple(entry for entry in self.entries if entry.reason)
 
     def __str__(self) -> str:
-        rows = [("tensor", "operation", "bits", "kernel"), *((e.name, e.operation, e.bits, e.kernel) for e in self.entries)]
+        rows = [
+            ("tensor", "operation", "bits", "kernel"),
+            *((e.name, e.operation, e.bits, e.kernel) for e in self.entries),
+        ]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         if not self.floats:

@@ -1,7 +1,7 @@
 """An output scale for an integer addition on which all CPUs agree.
 
-ONNX Runtime computes ``rint(a*rA + b*rB + F)`` with fused multiply-adds on some CPUs and without on others, and the ONNX
-definition dequantizes, adds and divides. They differ only where the result is a rounding tie or nearly one. Both
+ONNX Runtime computes ``rint(a*rA + b*rB + F)`` with fused multiply-adds on some CPUs and without on others, and the
+ONNX definition dequantizes, adds and divides. They differ only where the result is a rounding tie or nearly one. Both
 operands have at most 256 codes, so all pairs can be tried: the scale is moved by as few units in the last place as it
 takes until every form gives the same code for every pair. That is a proof for this model on every CPU.
 """
@@ -9,6 +9,7 @@ takes until every form gives the same code for every pair. That is a proof for t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from qkd_deploy.errors import UserError
 _MAX_NUDGE = 4096  # units in the last place: 5 parts in 10^4
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+_Operand = Floats | np.floating[Any]
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ def _forms_agree(a: CodeRange, b: CodeRange, out: CodeRange) -> bool:
 
 
 def _near_ties(a: CodeRange, b: CodeRange, out: CodeRange) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pairs of centered codes whose sum is so near to a tie that float32 rounding could decide; others cannot differ."""
+    """Pairs of centered codes whose sum is so near to a tie that float32 rounding decides; others cannot differ."""
     codes_a, codes_b = np.arange(a.lo, a.hi + 1), np.arange(b.lo, b.hi + 1)
-    part_a: Doubles = codes_a * (a.scale / out.scale)
-    part_b: Doubles = codes_b * (b.scale / out.scale)
+    part_a = codes_a * (a.scale / out.scale)
+    part_b = codes_b * (b.scale / out.scale)
     exact = part_a[:, None] + part_b[None, :]
     magnitude = np.abs(part_a).max() + np.abs(part_b).max() + 512.0
     offsets = a.zero_point * a.scale / out.scale + b.zero_point * b.scale / out.scale
@@ -78,7 +79,7 @@ def _definition(
     codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
 ) -> npt.NDArray[np.int64]:
     """The ONNX definition: dequantize, add, quantize, all in float32."""
-    total: Floats = np.float32(codes_a) * np.float32(a.scale) + np.float32(codes_b) * np.float32(b.scale)
+    total = np.float32(codes_a) * np.float32(a.scale) + np.float32(codes_b) * np.float32(b.scale)
     return _clip(np.rint(total / np.float32(out.scale)), out)
 
 
@@ -90,7 +91,7 @@ def _runtime_forms(
     ratio_a, ratio_b = np.float32(a.scale) / np.float32(out.scale), np.float32(b.scale) / np.float32(out.scale)
     zero_a, zero_b, zero_out = np.float32(a.zero_point), np.float32(b.zero_point), np.float32(out.zero_point)
     separate = np.float32(zero_out - (ratio_a * zero_a + ratio_b * zero_b))
-    fused = np.float32(zero_out - fma(np.atleast_1d(ratio_a), zero_a, np.atleast_1d(ratio_b * zero_b))[0])
+    fused = np.float32(zero_out - fma(np.atleast_1d(ratio_a), zero_a, ratio_b * zero_b)[0])
     results = []
     for offset in (separate, fused):
         with_fma = fma(stored_a, ratio_a, fma(stored_b, ratio_b, np.full_like(stored_b, offset)))
@@ -99,7 +100,7 @@ def _runtime_forms(
     return results
 
 
-def fma(x: Floats, y: np.float32 | Floats, z: Floats) -> Floats:
+def fma(x: _Operand, y: _Operand, z: _Operand) -> Floats:
     """``x * y + z`` with a single rounding to float32.
 
     The product is exact in float64. The sum is rounded to odd in float64 (its error is known exactly), so that the
@@ -116,5 +117,6 @@ def fma(x: Floats, y: np.float32 | Floats, z: Floats) -> Floats:
     return result
 
 
-def _clip(values: Floats, out: CodeRange) -> npt.NDArray[np.int64]:
-    return np.clip(values, out.lo, out.hi).astype(np.int64)
+def _clip(values: npt.NDArray[np.floating[Any]], out: CodeRange) -> npt.NDArray[np.int64]:
+    clipped: npt.NDArray[np.int64] = np.clip(values, out.lo, out.hi).astype(np.int64)
+    return clipped

@@ -39,12 +39,14 @@ OPERATORS: dict[str, Operator] = {
     "add": Operator("QLinearAdd", "wide", True),
     "concat": Operator("QLinearConcat", "wide", True),
     "avg_pool": Operator("QLinearConv", "wide", True),
+    "uneven_avg_pool": Operator("QLinearAveragePool", "wide", True),
     "global_avg_pool": Operator("QLinearGlobalAveragePool", "pool", True),
     "requantize": Operator("QLinearAdd", "codes", True),
     "clip": Operator("QLinearAdd", "wide", True),
     "max_pool": Operator("MaxPool", "codes", False),
     "reshape": Operator("Reshape", "codes", False),
     "transpose": Operator("Transpose", "codes", False),
+    "slice": Operator("Slice", "codes", False),
     "dropout": Operator("", "codes", False),
     "batch_norm": Operator("BatchNormalization", "float", False),
     "float": Operator("", "float", False),
@@ -58,40 +60,64 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 SPELLINGS: dict[Any, str] = {
     **dict.fromkeys(LAYERS, "layer"),
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
-    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), "add"),
+    **dict.fromkeys((operator.add, torch.add, "add"), "add"),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concat"),
-    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d), "max_pool"),
-    **dict.fromkeys((nn.AvgPool2d, F.avg_pool2d), "avg_pool"),
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d), "adaptive_avg_pool"),
-    **dict.fromkeys((nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d), "adaptive_max_pool"),
+    **dict.fromkeys(
+        (nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d), "max_pool"
+    ),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, F.avg_pool1d, F.avg_pool2d), "avg_pool"),
+    **dict.fromkeys(
+        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d), "adaptive_avg_pool"
+    ),
+    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), "adaptive_max_pool"),
+    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d), "adaptive_max_pool"),
     **dict.fromkeys((torch.mean, "mean"), "mean"),
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Hardtanh, F.relu, F.relu_, F.relu6, F.hardtanh, F.hardtanh_), "clip"),
-    **dict.fromkeys((torch.relu, torch.relu_, "relu", "relu_", torch.clamp, torch.clip, "clamp", "clamp_", "clip"), "clip"),
-    **dict.fromkeys((nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), "reshape"),
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Hardtanh, F.relu, F.relu6, F.hardtanh), "clip"),
+    **dict.fromkeys(
+        (torch.relu, torch.relu_, "relu", "relu_", torch.clamp, torch.clip, "clamp", "clamp_", "clip", "clip_"), "clip"
+    ),
+    **dict.fromkeys((torch.clamp_min, torch.clamp_max, "clamp_min", "clamp_min_", "clamp_max", "clamp_max_"), "clip"),
+    **dict.fromkeys(
+        (nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), "reshape"
+    ),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), "reshape"),
     **dict.fromkeys((torch.permute, torch.transpose, "permute", "transpose"), "transpose"),
+    **{operator.getitem: "getitem", torch.narrow: "narrow", "narrow": "narrow"},
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout), "dropout"),
-    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout), "dropout"),
+    **dict.fromkeys(
+        (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout), "dropout"
+    ),
     **dict.fromkeys((nn.Identity, "contiguous", torch.Tensor.contiguous, "float"), "identity"),
 }
-"""Ways to write an operation -> its kind. "identity" and the adaptive pools are resolved while tracing."""
+"""Ways to write an operation -> its kind; in-place variants are rewritten before (``in_place``)."""
 
 CLIP_RANGES: dict[Any, tuple[float, float]] = {
-    **dict.fromkeys((nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), (0.0, float("inf"))),
+    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu"), (0.0, float("inf"))),
     **dict.fromkeys((nn.ReLU6, F.relu6), (0.0, 6.0)),
 }
 """Ranges of the activation functions that take no bounds as arguments."""
 
-IN_PLACE = {operator.iadd, "add_", "relu_", "clamp_", F.relu_, torch.relu_, F.hardtanh_}
-"""Operations that overwrite their first operand."""
-
-NONNEGATIVE: set[Any] = {nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", nn.Softmax, F.softmax, "softmax", torch.softmax, nn.Hardsigmoid, F.hardsigmoid}
+NONNEGATIVE: set[Any] = {
+    nn.Sigmoid,
+    torch.sigmoid,
+    F.sigmoid,
+    "sigmoid",
+    nn.Softmax,
+    F.softmax,
+    "softmax",
+    torch.softmax,
+    nn.Hardsigmoid,
+    F.hardsigmoid,
+}
 """Float operations whose results are never negative."""
 
 FLOAT_REASONS: dict[Any, str] = {
     **dict.fromkeys((nn.GELU, F.gelu), "ONNX Runtime has no integer Gelu"),
     **dict.fromkeys((nn.LayerNorm, F.layer_norm), "ONNX Runtime has no integer LayerNormalization"),
-    **dict.fromkeys((nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid), "ONNX Runtime has no integer HardSwish or HardSigmoid"),
+    **dict.fromkeys(
+        (nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid),
+        "ONNX Runtime has no integer HardSwish or HardSigmoid",
+    ),
     **dict.fromkeys((nn.SiLU, F.silu), "SiLU is computed in float here"),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d), "ONNX Runtime has no integer ConvTranspose"),
     **dict.fromkeys((nn.Conv3d,), "three-dimensional convolutions have no integer kernel here"),

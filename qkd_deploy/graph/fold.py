@@ -1,6 +1,6 @@
 """Layer + batch norm as integer constants.
 
-With weights ``w = s_w * q`` and a batch norm ``gamma * (y - mean) / sigma + beta`` behind the layer, channel by channel:
+With weights ``w = s_w * q`` and a batch norm ``gamma * (y - mean) / sigma + beta`` behind the layer, per channel:
 
     scale = s_w * |gamma| / sigma        codes = sign(gamma) * q        bias = beta + (b - mean) * gamma / sigma
 

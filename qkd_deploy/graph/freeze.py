@@ -7,11 +7,11 @@ import copy
 import numpy as np
 import torch
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
 from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.errors import UserError
 
 
 @torch.no_grad()
@@ -64,11 +64,9 @@ def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:
 def _clipped(scale: float, lo: int, hi: int, clip: tuple[float, float] | None) -> tuple[int, int]:
     """A float clip as an integer one: rounding is monotone, so ``round(clip(x)/s) = clip(round(x/s))``."""
     low, high = clip or (-np.inf, np.inf)
-    ends = np.rint(np.float32([low, high]) / np.float32(scale))
+    ends = np.rint(np.array([low, high], np.float32) / np.float32(scale))
     return int(max(lo, ends[0])), int(min(hi, ends[1]))
 
 
 def _code_range(grid: Grid) -> CodeRange:
     return CodeRange(float(grid.scale), grid.zero_point, grid.lo, grid.hi)
-
-

@@ -6,12 +6,12 @@ fast. All roundings are those of the runtime: float32, half to even, in its orde
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.graph import operations
@@ -42,6 +42,10 @@ class Grid(nn.Module):
     def quantize(self, x: Tensor) -> Tensor:
         """Centered codes of float values."""
         return torch.round(x / self.scale).clamp_(self.lo, self.hi)
+
+    def store(self, codes: Tensor) -> npt.NDArray[np.uint8]:
+        """Centered codes as they are stored: uint8, with the zero point."""
+        return (codes + self.zero_point).to(torch.uint8).cpu().numpy()
 
     def extra_repr(self) -> str:
         """Scale and range for ``print``."""
@@ -83,7 +87,7 @@ class IntegerLayer(nn.Module):
         self._exact_sum = self.accumulator + largest_bias < _EXACT_FLOAT32
 
     def accumulate(self, layer: nn.Module, x: Codes) -> Tensor:
-        """``f32(acc + bias)``: the int32 accumulator with the bias, rounded once to float32; channels in dim 1 or last."""
+        """``f32(acc + bias)``: the int32 accumulator and bias, rounded once to float32; channels in dim 1 or last."""
         exact = self._exact_product and not x.codes.is_cuda  # CUDA may choose TF32 or Winograd for float32
         dtype = torch.float32 if exact else torch.float64
         weight = self.codes.to(dtype).div_(self.upscale)
@@ -109,7 +113,9 @@ class IntegerLayer(nn.Module):
 class FrozenModel(nn.Module):
     """The integer model that ``freeze`` makes; equal to ONNX Runtime in every code. Inference only."""
 
-    def __init__(self, network: nn.Module, graph: Graph, grids: dict[str, Grid], layers: dict[str, IntegerLayer]) -> None:
+    def __init__(
+        self, network: nn.Module, graph: Graph, grids: dict[str, Grid], layers: dict[str, IntegerLayer]
+    ) -> None:
         """``network`` holds the user's modules (float parts, layer geometry); keys are those of the graph's nodes."""
         super().__init__()
         self.network = network
@@ -139,7 +145,7 @@ class FrozenModel(nn.Module):
         """Float inputs (or ready ``Codes``) in, the user's output structure out, in floats."""
         with torch.autocast(self._device_type(), enabled=False):
             output = self.graph.run(inputs, self.evaluate)
-        return _real(output)
+        return real(output)
 
     @torch.inference_mode()
     def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
@@ -149,7 +155,7 @@ class FrozenModel(nn.Module):
         def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             value = self.evaluate(node, args, kwargs)
             if node.quantizer is not None:
-                found[node.name] = (value.codes + value.grid.zero_point).to(torch.uint8).cpu().numpy()
+                found[node.name] = value.grid.store(value.codes)
             return value
 
         self.graph.run(inputs, evaluate)
@@ -168,7 +174,7 @@ class FrozenModel(nn.Module):
         if node.kind in _ON_CODES and isinstance(args[0], Codes):
             moved = operations.apply(self.network, node, (args[0].codes, *args[1:]), kwargs, training=False)
             return Codes(moved, args[0].grid) if isinstance(moved, Tensor) else moved
-        value = operations.apply(self.network, node, _real(args), _real(kwargs), training=False)
+        value = operations.apply(self.network, node, real(args), real(kwargs), training=False)
         if node.clip is not None:
             value = value.clamp(*node.clip)
         return value if grid is None else Codes(grid.quantize(value), grid)
@@ -177,7 +183,7 @@ class FrozenModel(nn.Module):
         layer, module = self.layer(node), self.network.get_submodule(str(node.target))
         if not isinstance(x, Codes) or (grid is None and not isinstance(module, nn.Linear)):
             bias = layer.bias.double() * (x.grid.scale * layer.scale).double() if isinstance(x, Codes) else layer.bias
-            value = operations.layer_forward(module, _real(x), layer.real_weight(), bias.float())
+            value = operations.layer_forward(module, real(x), layer.real_weight(), bias.float())
             if node.clip is not None:
                 value = value.clamp(*node.clip)
             return value if grid is None else Codes(grid.quantize(value), grid)
@@ -189,16 +195,16 @@ class FrozenModel(nn.Module):
         return Codes(total.mul_(multiplier / grid.scale).clamp_(grid.lo, grid.hi).round_(), grid)
 
 
-def _real(value: Any) -> Any:
+def real(value: Any) -> Any:
     """Nested values with every ``Codes`` dequantized."""
     if isinstance(value, Codes):
         return value.real()
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_real(item) for item in value))
+        return type(value)(*(real(item) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_real(item) for item in value)
+        return type(value)(real(item) for item in value)
     if isinstance(value, dict):
-        return {key: _real(item) for key, item in value.items()}
+        return {key: real(item) for key, item in value.items()}
     return value
 
 
@@ -215,7 +221,7 @@ def _concat(grid: Grid, parts: list[Codes], dim: int) -> Tensor:
 
 
 def _requantize(grid: Grid, x: Any) -> Tensor:
-    return grid.quantize(_real(x))
+    return grid.quantize(real(x))
 
 
 def _global_avg_pool(grid: Grid, x: Codes) -> Tensor:
@@ -227,9 +233,17 @@ def _global_avg_pool(grid: Grid, x: Codes) -> Tensor:
 
 def _avg_pool(grid: Grid, x: Codes, **options: Any) -> Tensor:
     """A depthwise convolution with weight codes 64, which ONNX Runtime computes faster and exactly, unlike its pool."""
-    total = F.avg_pool2d(x.codes.double(), divisor_override=1, **options).mul_(POOL_CODE).float()
+    total = sum(operations.taps(x.codes.double(), **options), torch.zeros(())).mul(POOL_CODE).float()
     weight_scale = torch.tensor(pool_weight_scale(options["kernel_size"]), device=total.device)
     return torch.round((total * (x.grid.scale * weight_scale / grid.scale)).clamp_(grid.lo, grid.hi))
+
+
+def _uneven_avg_pool(grid: Grid, x: Codes, **options: Any) -> Tensor:
+    """QLinearAveragePool: float32 sums tap by tap, the zero point inside the rounding."""
+    values = x.real()
+    total = sum(operations.taps(values, **options), torch.zeros(()))
+    count = sum(operations.taps(torch.ones_like(values[:1, :1]), **options), torch.zeros(()))
+    return (torch.round(total / count / grid.scale + grid.zero_point) - grid.zero_point).clamp_(grid.lo, grid.hi)
 
 
 def pool_weight_scale(kernel_size: tuple[int, ...]) -> float:
@@ -237,7 +251,7 @@ def pool_weight_scale(kernel_size: tuple[int, ...]) -> float:
     return float(np.float32(1 / (POOL_CODE * np.prod(kernel_size))))
 
 
-_INTEGER = {
+_INTEGER: dict[str, Callable[..., Tensor]] = {
     "input": _input,
     "add": _add,
     "concat": _concat,
@@ -245,5 +259,6 @@ _INTEGER = {
     "clip": _requantize,
     "global_avg_pool": _global_avg_pool,
     "avg_pool": _avg_pool,
+    "uneven_avg_pool": _uneven_avg_pool,
 }
-_ON_CODES = ("max_pool", "reshape", "transpose", "dropout", "python")
+_ON_CODES = ("max_pool", "reshape", "transpose", "slice", "dropout", "python")

@@ -1,17 +1,19 @@
 """Joins what one integer kernel computes: layer + batch norm + activation function.
 
-Algebra: ``clip(bn(conv(x)))`` is one kernel, because a batch norm in eval mode is a per-channel factor and offset, and a
-clip is a narrower range of the output codes. ReLU and other clips commute with max-pools and data movement.
+Algebra: ``clip(bn(conv(x)))`` is one kernel, because a batch norm in eval mode is a per-channel factor and offset, and
+a clip is a narrower range of the output codes. ReLU and other clips commute with max-pools and data movement.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 
 _MOVABLE = ("max_pool", "reshape", "transpose", "dropout")
-_CLIPPABLE = ("layer", "add", "concat", "avg_pool", "global_avg_pool", "batch_norm", "clip")
+_CLIPPABLE = ("layer", "add", "concat", "avg_pool", "uneven_avg_pool", "global_avg_pool", "batch_norm", "clip")
 
 
 def fuse(model: nn.Module, graph: Graph) -> Graph:
@@ -45,9 +47,9 @@ def _fuse_batch_norms(model: nn.Module, graph: Graph) -> None:
         if reader is None:
             continue
         features = model.get_submodule(str(reader.target)).num_features
-        layer = model.get_submodule(str(node.target))
+        layer: Any = model.get_submodule(str(node.target))
         # BatchNorm1d behind a Linear on tokens normalises another dimension than the layer's outputs
-        if features == layer.weight.shape[0] and not (isinstance(layer, nn.Linear) and len(node.shape or ()) != 2):  # type: ignore[union-attr]
+        if features == layer.weight.shape[0] and not (isinstance(layer, nn.Linear) and len(node.shape or ()) != 2):
             node.batch_norm = str(reader.target)
             _absorb(graph, node, reader)
 

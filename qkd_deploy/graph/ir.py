@@ -109,7 +109,9 @@ class Graph:
             TypeError: another number of inputs than the network has.
         """
         if len(inputs) != len(self.inputs):
-            raise TypeError(f"the network takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(inputs)}")
+            raise TypeError(
+                f"the network takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(inputs)}"
+            )
         values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
         release = self._releases()
 

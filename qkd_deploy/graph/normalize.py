@@ -6,62 +6,70 @@ of the operation stays in float.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.graph import contract
-from qkd_deploy.graph.ir import Graph, Node, Ref
-from qkd_deploy.graph.trace import ShapeRecorder
-
-_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "max_pool": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-    "avg_pool": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    "adaptive_avg_pool": ("input", "output_size"),
-    "adaptive_max_pool": ("input", "output_size", "return_indices"),
-    "mean": ("input", "dim", "keepdim", "dtype"),
-    "concat": ("tensors", "dim"),
-    "add": ("input", "other", "alpha"),
-    "clip": ("input", "min", "max"),
-}
-"""Names of positional arguments, for functions that tell no signature."""
-
-_ALIASES = {"axis": "dim", "min_val": "min", "max_val": "max"}
+from qkd_deploy.graph.in_place import out_of_place, switch_off
+from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
+from qkd_deploy.graph.pooling_rules import PoolingRules
+from qkd_deploy.graph.slicing_rules import SlicingRules
 
 
-class Normalizer:
+class Normalizer(PoolingRules, SlicingRules):
     """Rewrites the nodes of one raw graph."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: Graph,
-        recorder: ShapeRecorder,
-        batch_dims: dict[str, tuple[int, ...]],
-        mode_leaves: set[str],
-    ) -> None:
-        """``mode_leaves`` are modules kept whole because they read ``self.training``."""
-        self.model, self.graph, self.recorder = model, graph, recorder
-        self.batch_dims, self.mode_leaves = batch_dims, mode_leaves
-
     def run(self) -> Graph:
-        """Give every node its kind, canonical arguments and shape; drop identities."""
+        """Give every node its kind, canonical arguments and shape; drop identities and computed constants."""
+        self._fold_fixed()
+        self.in_place = switch_off(self.model)
         for node in list(self.graph.nodes):
             node.shape = self.recorder.shapes.get(node.name)
             node.batch_dims = self.batch_dims.get(node.name, ())
             if node.kind not in ("input", "constant"):
                 self._classify(node)
+        self._prune()
         return self.graph
+
+    def _prune(self) -> None:
+        """Drop what no output needs; inputs stay, because callers pass them."""
+        needed = set(self.graph.outputs())
+        for node in reversed(self.graph.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        self.graph.nodes[:] = [node for node in self.graph.nodes if node.name in needed or node.kind == "input"]
+
+    def _fold_fixed(self) -> None:
+        """Sizes and numbers that do not depend on the batch become literals: ``avg_pool2d(x, x.size(3))``."""
+        fixed = {name: value for name, value in self.recorder.fixed.items() if name not in self.graph.outputs()}
+
+        def literal(ref: Ref) -> Any:
+            return fixed.get(ref.name, ref)
+
+        self.graph.nodes[:] = [node for node in self.graph.nodes if node.name not in fixed or node.kind == "input"]
+        for node in self.graph.nodes:
+            node.args, node.kwargs = substitute((node.args, node.kwargs), literal)
 
     def _classify(self, node: Node) -> None:
         raw_kind = node.kind
         if node.name in self.recorder.python:
+            if node.target is operator.setitem:
+                raise UserError(
+                    f"{node.module or 'the network'} assigns into a tensor (x[...] = y), which cannot be prepared; "
+                    "use torch.where, torch.cat or a multiplication by a mask"
+                )
             node.kind = "python"
             return
+        if not node.args and "input" in node.kwargs:
+            node.args = (node.kwargs.pop("input"),)
+        in_place = out_of_place(node)
         target: Any = node.target
         if raw_kind == "call_module":
+            in_place = str(node.target) in self.in_place
             node.module = str(node.target)
             target = self.model.get_submodule(str(node.target))
             if node.module in self.mode_leaves and self.recorder.unchanged.get(node.name):
@@ -76,7 +84,7 @@ class Normalizer:
             reason = handler(node, target)
             if reason:
                 node.kind, node.reason = "float", reason
-        if node.kind == "float" and contract.spelling(target) in contract.IN_PLACE:
+        if in_place:
             self._read_result(node)
 
     def _drop(self, node: Node) -> None:
@@ -89,32 +97,7 @@ class Normalizer:
             later = {n.name for n in self.graph.nodes[self.graph.nodes.index(node) + 1 :]}
             self.graph.replace(node.args[0].name, node.name, only=later)
 
-    def _bind(self, node: Node, target: Any, kind: str) -> dict[str, Any]:
-        """Arguments by name; a module's attributes count as arguments."""
-        names = _PARAMETERS[kind]
-        bound = dict(zip(names, node.args, strict=False))
-        bound.update({_ALIASES.get(key, key): value for key, value in node.kwargs.items()})
-        if isinstance(target, nn.Module):
-            bound.update({_ALIASES.get(n, n): v for n, v in vars(target).items() if _ALIASES.get(n, n) in names})
-        elif target is torch.nn.functional.hardtanh or target is torch.nn.functional.hardtanh_:
-            bound = {"min": -1.0, "max": 1.0, **bound}
-        return bound
-
-    def _settle(self, node: Node, kind: str, args: tuple[Any, ...], **kwargs: Any) -> str:
-        node.kind, node.args, node.kwargs, node.reason = kind, args, kwargs, ""
-        node.target, node.method = None, False
-        return ""
-
-    def _rank(self, value: Any) -> int:
-        shape = self.recorder.shapes.get(value.name) if isinstance(value, Ref) else None
-        return len(shape) if shape is not None else -1
-
-    def _is_activation(self, value: Any) -> bool:
-        """Whether an operand is a float tensor that the network computes."""
-        floating = isinstance(value, Ref) and self.recorder.floating.get(value.name, False)
-        return floating and self.graph.node(value.name).kind != "constant"
-
-    # -- layers -------------------------------------------------------------------------------------------------------
+    # -- layers ------------------------------------------------------------------------------------------------------
 
     def _layer(self, node: Node, target: nn.Module) -> str:
         if getattr(target, "padding_mode", "zeros") != "zeros":
@@ -134,7 +117,7 @@ class Normalizer:
         node.target, node.reason = path, reason
         return ""
 
-    # -- element-wise ---------------------------------------------------------------------------------------------------
+    # -- element-wise ------------------------------------------------------------------------------------------------
 
     def _add(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "add")
@@ -146,26 +129,23 @@ class Normalizer:
             return "an addition that broadcasts its operands stays in float"
         if not all(self._is_activation(operand) for operand in operands):
             return "an addition of constants or integer tensors stays in float"
-        self._settle(node, "add", operands)
-        if target in contract.IN_PLACE:
-            self._read_result(node)
-        return ""
+        return self._settle(node, "add", operands)
 
     def _clip(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "clip")
         limits = contract.CLIP_RANGES.get(contract.spelling(target))
         if limits is None:
+            name = target if isinstance(target, str) else getattr(target, "__name__", "")
+            if name.startswith("clamp_max") and len(node.args) > 1:
+                bound["max"] = bound.pop("min")
             low, high = bound.get("min"), bound.get("max")
             if isinstance(low, Ref) or isinstance(high, Ref):
                 return "a clamp whose bounds are tensors stays in float"
             limits = (float("-inf") if low is None else float(low), float("inf") if high is None else float(high))
         if limits[0] > 0 or limits[1] < 0:
             return "a clamp to a range without zero has no place on a quantization grid"
-        in_place = target in contract.IN_PLACE or getattr(target, "inplace", False) or node.kwargs.get("inplace", False)
         self._settle(node, "clip", (bound.get("input", node.args[0]),))
         node.clip = limits
-        if in_place:
-            self._read_result(node)
         return ""
 
     def _concat(self, node: Node, target: Any) -> str:
@@ -185,86 +165,7 @@ class Normalizer:
         node.kind, node.args, node.kwargs, node.reason = "dropout", (node.args[0],), {"p": float(rate)}, ""
         return ""
 
-    # -- pooling -------------------------------------------------------------------------------------------------------
-
-    def _max_pool(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "max_pool")
-        if bound.get("return_indices"):
-            return "a max-pool that returns indices has no integer kernel"
-        spatial = len(node.shape or ()) - 2
-        kernel = _tuple(bound["kernel_size"], spatial)
-        return self._settle(
-            node,
-            "max_pool",
-            (bound["input"] if "input" in bound else node.args[0],),
-            kernel_size=kernel,
-            stride=_tuple(bound.get("stride") or kernel, spatial),
-            padding=_tuple(bound.get("padding", 0), spatial),
-            dilation=_tuple(bound.get("dilation", 1), spatial),
-            ceil_mode=bool(bound.get("ceil_mode", False)),
-        )
-
-    def _avg_pool(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "avg_pool")
-        if bound.get("divisor_override"):
-            return "an average pool with its own divisor has no integer kernel"
-        kernel = _tuple(bound["kernel_size"], 2)
-        padding = _tuple(bound.get("padding", 0), 2)
-        include = bool(bound.get("count_include_pad", True))
-        stride = _tuple(bound.get("stride") or kernel, 2)
-        before = self.recorder.shapes[node.args[0].name] or ()
-        after = [(size + 2 * p - k) // s + 1 for size, p, k, s in zip(before[2:], padding, kernel, stride, strict=True)]
-        if list((node.shape or ())[2:]) != after or (any(padding) and not include):
-            return "an average pool whose windows hold different numbers of elements stays in float"
-        return self._settle(
-            node,
-            "avg_pool",
-            (bound.get("input", node.args[0]),),
-            kernel_size=kernel,
-            stride=stride,
-            padding=padding,
-        )
-
-    def _adaptive_avg_pool(self, node: Node, target: Any) -> str:
-        operand = node.args[0]
-        if all(size == 1 for size in (node.shape or ())[2:]):
-            return self._settle(node, "global_avg_pool", (operand,))
-        return self._fixed_pool(node, "avg_pool", "average")
-
-    def _adaptive_max_pool(self, node: Node, target: Any) -> str:
-        if self._bind(node, target, "adaptive_max_pool").get("return_indices"):
-            return "a max-pool that returns indices has no integer kernel"
-        return self._fixed_pool(node, "max_pool", "max")
-
-    def _fixed_pool(self, node: Node, kind: str, word: str) -> str:
-        """An adaptive pool as an ordinary one, where the output size divides the input size."""
-        before, after = self.recorder.shapes[node.args[0].name] or (), node.shape or ()
-        if len(after) != 4 or any(a % b for a, b in zip(before[2:], after[2:], strict=True)):
-            return f"an adaptive {word} pool whose output size does not divide its input size has windows of several sizes"
-        kernel = tuple(a // b for a, b in zip(before[2:], after[2:], strict=True))
-        extra = {"dilation": (1, 1), "ceil_mode": False} if kind == "max_pool" else {}
-        return self._settle(node, kind, (node.args[0],), kernel_size=kernel, stride=kernel, padding=(0, 0), **extra)
-
-    def _mean(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "mean")
-        operand, dim = bound.get("input"), bound.get("dim")
-        rank = self._rank(operand)
-        dims = sorted(d % rank for d in (dim if isinstance(dim, (list, tuple)) else [dim])) if dim is not None else []
-        if rank not in (3, 4) or dims != list(range(2, rank)) or bound.get("dtype") is not None:
-            return "a mean over anything but all spatial dimensions has no integer kernel"
-        shape = node.shape
-        self._settle(node, "global_avg_pool", (operand,))
-        if not bound.get("keepdim", False):
-            pooled = Node(
-                f"{node.name}_pooled", "global_avg_pool", (operand,), label=node.label, module=node.module,
-                shape=(*(shape or ()), *(1 for _ in dims)), batch_dims=node.batch_dims,
-            )  # fmt: skip
-            node.label += ".flatten"
-            self.graph.nodes.insert(self.graph.nodes.index(node), pooled)
-            node.kind, node.args, node.target = "reshape", (Ref(pooled.name), 1), torch.flatten
-        return ""
-
-    # -- data movement: acts on codes, so the user's own call is kept ----------------------------------------------------
+    # -- data movement: acts on codes, so the user's own call is kept ------------------------------------------------
 
     def _reshape(self, node: Node, target: Any) -> str:
         node.kind, node.reason = "reshape", ""
@@ -283,12 +184,3 @@ class Normalizer:
             order = list(range(rank))
             order[first], order[second] = second, first
         return self._settle(node, "transpose", (node.args[0],), dims=tuple(order))
-
-
-def _tuple(value: Any, count: int) -> tuple[int, ...]:
-    """An int or sequence as a tuple of ``count`` ints."""
-    if isinstance(value, (tuple, list)):
-        return tuple(int(v) for v in value) if len(value) == count else tuple(int(value[0]) for _ in range(count))
-    return (int(value),) * count
-
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -40,7 +41,38 @@ def _call(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[st
 
 def max_pool(x: Tensor, **options: Any) -> Tensor:
     """Max-pool over one or two spatial dimensions; also right on codes, since padding never wins."""
-    return (F.max_pool1d if x.dim() == 3 else F.max_pool2d)(x, **options)
+    pooled: Tensor = F.max_pool1d(x, **options) if x.dim() == 3 else F.max_pool2d(x, **options)
+    return pooled
+
+
+def take(x: Tensor, ranges: tuple[tuple[int, int, int], ...]) -> Tensor:
+    """The part of a tensor within every ``(dim, start, stop)``."""
+    for dim, start, stop in ranges:
+        x = x.narrow(dim, start, stop - start)
+    return x
+
+
+def avg_pool(x: Tensor, **options: Any) -> Tensor:
+    """Average pool over one or two spatial dimensions, every window full."""
+    return (F.avg_pool1d if x.dim() == 3 else F.avg_pool2d)(x, **options)
+
+
+def uneven_avg_pool(x: Tensor, **options: Any) -> Tensor:
+    """Average pool whose windows count only elements of the image."""
+    return avg_pool(x, **options, count_include_pad=False)
+
+
+def taps(x: Tensor, kernel_size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], ceil_mode: bool = False) -> Iterator[Tensor]:
+    """What every position of a pooling window sees, in row-major order; outside the image there are zeros."""
+    sizes = []
+    for n, k, s, p in zip(x.shape[2:], kernel_size, stride, padding, strict=True):
+        size = -((k - n - 2 * p) // s) + 1 if ceil_mode else (n + 2 * p - k) // s + 1
+        sizes.append(size - 1 if ceil_mode and (size - 1) * s >= n + p else size)  # no window starts beyond the image
+    ends = [(o - 1) * s + k - n - p for o, n, k, s, p in zip(sizes, x.shape[2:], kernel_size, stride, padding, strict=True)]
+    padded = F.pad(x, [amount for pair in reversed([*zip(padding, ends, strict=True)]) for amount in pair])
+    for offsets in product(*(range(k) for k in kernel_size)):
+        windows = (slice(at, at + (o - 1) * s + 1, s) for at, o, s in zip(offsets, sizes, stride, strict=True))
+        yield padded[(..., *windows)]
 
 
 def global_avg_pool(x: Tensor) -> Tensor:
@@ -53,7 +85,8 @@ def layer_forward(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | No
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
     assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    return layer._conv_forward(x, weight, bias)
+    result: Tensor = layer._conv_forward(x, weight, bias)
+    return result
 
 
 def batch_norm_of(network: nn.Module, node: Node) -> nn.BatchNorm1d | nn.BatchNorm2d | None:
@@ -69,10 +102,12 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "input": lambda x: x,
     "add": torch.add,
     "concat": torch.cat,
-    "avg_pool": F.avg_pool2d,
+    "avg_pool": avg_pool,
+    "uneven_avg_pool": uneven_avg_pool,
     "global_avg_pool": global_avg_pool,
     "requantize": lambda x: x,
     "clip": lambda x: x,
     "max_pool": max_pool,
+    "slice": take,
     "transpose": torch.permute,
 }

@@ -140,7 +140,7 @@ class _Placer:
         self.nonnegative = self._nonnegative(smallest)
         self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose grid its codes are on
 
-    # -- signedness, before any quantizer is there ------------------------------------------------------------------------
+    # -- signedness, before any quantizer is there -------------------------------------------------------------------
 
     def _nonnegative(self, smallest: Mapping[str, float]) -> set[str]:
         found: set[str] = set()
@@ -165,7 +165,7 @@ class _Placer:
             return type(self.model.get_submodule(node.target))
         return node.target
 
-    # -- integer placement -----------------------------------------------------------------------------------------------
+    # -- integer placement -------------------------------------------------------------------------------------------
 
     def place_integer(self) -> None:
         for node in list(self.graph.nodes):
@@ -239,7 +239,9 @@ class _Placer:
 
     def _insert(self, node: Node, kind: str, bits: int, readers: set[str]) -> None:
         name = f"{node.name}.a{bits}"
-        second = Node(name, kind, (Ref(node.name),), {}, name, node.module, shape=node.shape, batch_dims=node.batch_dims)
+        second = Node(
+            name, kind, (Ref(node.name),), {}, name, node.module, shape=node.shape, batch_dims=node.batch_dims
+        )
         wide = self.activations.get(self.grid.get(node.name) or "")
         # codes that are never negative need no integer clip when 255 is their largest; but they then meet the weights
         # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
@@ -250,7 +252,7 @@ class _Placer:
         self.graph.nodes.insert(self.graph.nodes.index(node) + 1, second)
         self.graph.replace(node.name, name, only=readers)
 
-    # -- paper placement ---------------------------------------------------------------------------------------------------
+    # -- paper placement ---------------------------------------------------------------------------------------------
 
     def place_paper(self) -> None:
         """Quantize only what convolutions and linear layers read, as the papers do; everything else stays in float."""
@@ -267,5 +269,3 @@ class _Placer:
         for node in self.graph.nodes:
             if node.kind == "layer":
                 node.source = self.grid.get(node.inputs[0])
-
-

@@ -76,7 +76,9 @@ def prepare(
     recorder, batch_dims = record_shapes(network.eval(), fx_graph, inputs)
     graph = Normalizer(network, raw_graph(fx_graph), recorder, batch_dims, mode_leaves).run()
     fuse(network, graph)
-    smallest = {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(_placeholders(fx_graph)) if n in recorder.smallest}
+    smallest = {
+        graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(_placeholders(fx_graph)) if n in recorder.smallest
+    }
     placed = place(network, graph, settings, smallest)
     return PreparedModel(network, placed, settings).train(was_training)
 
@@ -88,9 +90,9 @@ def _placeholders(fx_graph: Any) -> list[str]:
 class PreparedModel(nn.Module):
     """A network with fake quantizers; train it like any module.
 
-    In train mode batch norms use batch statistics. In eval mode layers compute with the folded constants that ``freeze``
-    would give, biases on the int32 grid included: the float preview of the integer model, equal to it but for rounding
-    ties. ``network`` holds the user's modules under their own names.
+    In train mode batch norms use batch statistics. In eval mode layers compute with the folded constants that
+    ``freeze`` would give, biases on the int32 grid included: the float preview of the integer model, equal to it but
+    for rounding ties. ``network`` holds the user's modules under their own names.
     """
 
     def __init__(self, network: nn.Module, placed: Placed, settings: Settings) -> None:
@@ -103,7 +105,9 @@ class PreparedModel(nn.Module):
         self.activations = nn.ModuleDict({k: self._activation(k, spec) for k, spec in placed.activations.items()})
         self.weights = nn.ModuleDict(
             {
-                weight_key(node): StepQuantizer(TensorSpec.weight(self.layer_bits[node.name].weight, settings.weight_range))
+                weight_key(node): StepQuantizer(
+                    TensorSpec.weight(self.layer_bits[node.name].weight, settings.weight_range)
+                )
                 for node in self.layers()
             }
         )
@@ -198,15 +202,23 @@ class PreparedModel(nn.Module):
             node: a layer of this model.
             source: scale and largest code of the input's grid; this model's own quantizer when left out.
         """
-        layer, quantizer = self._module(node), self.weight(node)
+        layer: Any = self._module(node)
+        quantizer = self.weight(node)
         scale, extent = source or (None, 0)
         if source is None and node.source is not None:
             own = self.activation(node.source)
             scale, extent = own.scale().detach(), max(-own.spec.lo, own.spec.hi)
-        codes = quantizer.codes(layer.weight)  # type: ignore[arg-type]
+        codes = quantizer.codes(layer.weight)
         batch_norm = operations.batch_norm_of(self.network, node)
         return fold_layer(
-            codes, quantizer.scale().detach(), quantizer.spec, layer.bias, batch_norm, scale, extent, node.name  # type: ignore[arg-type]
+            codes,
+            quantizer.scale().detach(),
+            quantizer.spec,
+            layer.bias,
+            batch_norm,
+            scale,
+            extent,
+            node.name,
         )
 
 

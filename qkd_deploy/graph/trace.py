@@ -73,12 +73,18 @@ def _trace(model: nn.Module, leaves: set[str], leaf_types: tuple[type[nn.Module]
 
 def _users_line(error: Exception) -> str:
     """Where in the user's code tracing failed."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and f.filename != __file__]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and f.filename != __file__
+    ]
     if not frames:
         return ""
     frame = frames[-1]
     code = linecache.getline(frame.filename, frame.lineno or 0).strip()
-    return f" at {frame.filename}:{frame.lineno} in {frame.name} ({code})" if code else f" at {frame.filename}:{frame.lineno}"
+    return (
+        f" at {frame.filename}:{frame.lineno} in {frame.name} ({code})"
+        if code
+        else f" at {frame.filename}:{frame.lineno}"
+    )
 
 
 def _first_difference(first: fx.Graph, second: fx.Graph) -> str | None:
@@ -106,6 +112,7 @@ class ShapeRecorder(fx.Interpreter):
         shapes: shape of every tensor; None for other values.
         floating: whether a tensor holds floats.
         python: values without any tensor in them (sizes, numbers).
+        fixed: those of them that do not depend on the batch size.
         unchanged: whether a module returned its first operand as it was.
         smallest: smallest element of every floating input.
     """
@@ -115,7 +122,8 @@ class ShapeRecorder(fx.Interpreter):
         super().__init__(fx.GraphModule(model, graph))
         self.shapes: dict[str, tuple[int, ...] | None] = {}
         self.floating: dict[str, bool] = {}
-        self.python: set[str] = set()
+        self.python: dict[str, Any] = {}
+        self.fixed: dict[str, Any] = {}
         self.unchanged: dict[str, bool] = {}
         self.smallest: dict[str, float] = {}
 
@@ -133,12 +141,14 @@ class ShapeRecorder(fx.Interpreter):
         else:
             self.shapes[n.name] = None
             if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-                self.python.add(n.name)
+                self.python[n.name] = result
         return result
 
 
 @torch.no_grad()
-def record_shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> tuple[ShapeRecorder, dict[str, tuple[int, ...]]]:
+def record_shapes(
+    model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]
+) -> tuple[ShapeRecorder, dict[str, tuple[int, ...]]]:
     """Run the graph at the example's batch size and at twice that.
 
     Returns:
@@ -161,6 +171,7 @@ def record_shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) ->
             f"the network runs at one batch size only: {_last_line(error)}; "
             "take the batch from the tensor (x.flatten(1), x.size(0)) instead of a constant"
         ) from error
+    recorder.fixed = {name: value for name, value in recorder.python.items() if value == twice.python.get(name)}
     batch_dims = {
         name: tuple(i for i, (a, b) in enumerate(zip(shape, twice.shapes[name] or (), strict=False)) if a != b)
         for name, shape in recorder.shapes.items()
@@ -170,7 +181,11 @@ def record_shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) ->
 
 
 def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip() and "fx graph" not in line and "While executing" not in line]
+    lines = [
+        line
+        for line in str(error).splitlines()
+        if line.strip() and "fx graph" not in line and "While executing" not in line
+    ]
     return lines[0].strip() if lines else repr(error)
 
 
@@ -183,8 +198,11 @@ def raw_graph(graph: fx.Graph) -> Graph:
     inputs: list[str] = []
     output: Any = None
 
+    def reference(node: fx.Node) -> Any:
+        return Ref(node.name)
+
     def convert(value: Any) -> Any:
-        return fx.node.map_arg(value, lambda node: Ref(node.name))
+        return fx.node.map_arg(value, reference)
 
     for node in graph.nodes:
         args, kwargs = _plain(convert(node.args)), _plain(convert(node.kwargs))
@@ -194,7 +212,9 @@ def raw_graph(graph: fx.Graph) -> Graph:
             inputs.append(node.name)
             nodes.append(Node(node.name, "input", label=str(node.target), target=str(node.target)))
         elif node.op == "get_attr":
-            nodes.append(Node(node.name, "constant", label=str(node.target), module=owner(node), target=str(node.target)))
+            nodes.append(
+                Node(node.name, "constant", label=str(node.target), module=owner(node), target=str(node.target))
+            )
         else:
             target, method = node.target, node.op == "call_method"
             nodes.append(Node(node.name, node.op, args, kwargs, _label(node), owner(node), target, method))
@@ -210,7 +230,7 @@ def _label(node: fx.Node) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """fx's immutable lists and dicts as ordinary ones."""
+    """The immutable lists and dicts of fx as ordinary ones."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -52,4 +52,6 @@ def _least_squares(values: Tensor, spec: TensorSpec, minmax: float) -> float:
         step = minmax * ratio
         rounded = torch.round(sample / step).clamp_(spec.lo, spec.hi).mul_(step)
         errors.append((rounded - sample).square_().sum())
-    return minmax * float(ratios[int(torch.stack(errors).argmin())])
+    best = int(torch.stack(errors).argmin())
+    ratio: float = ratios[best].item()
+    return minmax * ratio

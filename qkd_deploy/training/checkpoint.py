@@ -13,63 +13,15 @@ from torch import Tensor, nn
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
 from qkd_deploy.models import create_model
-from qkd_deploy.training.weights import load_into, read_tensors, require_finite
+from qkd_deploy.quantizers.step import StepQuantizer
+from qkd_deploy.training.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.training.weights import load_into, read_tensors
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.prepare import PreparedModel
 
 _FORMAT = "qkd-deploy checkpoint"
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """The network: ``name`` as for ``create_model``, and the shape [C, H, W] of one input image."""
-
-    name: str
-    num_classes: int
-    in_channels: int
-    image_shape: list[int]
-
-
-@dataclass(frozen=True)
-class QuantizationRecord:
-    """Arguments of ``prepare``, which a state_dict does not hold."""
-
-    bits: str
-    overrides: dict[str, str]
-    placement: str
-    residual: str
-    first_last_bits: int
-    weight_range: str
-    input_scale: float
-    input_zero_point: int
-
-
-@dataclass(frozen=True)
-class DatasetRecord:
-    """The data trained on: names, fingerprint, class names, and ``(pixel - mean) / std``."""
-
-    name: str
-    known_as: str
-    fingerprint: str
-    classes: list[str]
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """How the weights came about, and what they reach: ``accuracy`` in percent over ``images`` held-out images.
-
-    The accuracy is that of the frozen integer model where the network is quantized.
-    """
-
-    method: str
-    epochs: int
-    seed: int
-    accuracy: float
-    images: int
 
 
 @dataclass(frozen=True)
@@ -152,7 +104,10 @@ def _record(key: str, values: Any, path: Path | str) -> Any:
     expected = {item.name: str(item.type).partition("[")[0] for item in fields(kind)}
     if not isinstance(values, dict) or {k: type(v).__name__ for k, v in values.items()} != expected:
         raise UserError(f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint")
-    return kind(**values)
+    record = kind(**values)
+    if isinstance(record, ModelRecord) and not all(type(n) is int and n > 0 for n in record.image_shape):
+        raise UserError(f"{path} is damaged: its entry 'model' has an impossible image shape; use another checkpoint")
+    return record
 
 
 def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> PreparedModel:
@@ -171,7 +126,7 @@ def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> Pre
     if record is None:
         raise UserError(f"{checkpoint.source} holds a full-precision network; use the model.pt of a training run")
     prepared = prepare_student(_network(checkpoint, model), checkpoint.model.image_shape, record)
-    _load_prepared(prepared, checkpoint)
+    _load_prepared(prepared, checkpoint, _name(checkpoint, model))
     prepared.eval()
     return prepared
 
@@ -185,7 +140,7 @@ def rebuild_float(checkpoint: Checkpoint, model: str | nn.Module | None = None) 
     if checkpoint.quantization is not None:
         raise UserError(f"{checkpoint.source} holds a quantized network; give a full-precision one")
     network = _network(checkpoint, model)
-    load_into(network, checkpoint.state_dict, checkpoint.model.name, checkpoint.source)
+    load_into(network, checkpoint.state_dict, _name(checkpoint, model), checkpoint.source)
     return network.eval()
 
 
@@ -218,9 +173,13 @@ def _network(checkpoint: Checkpoint, model: str | nn.Module | None) -> nn.Module
     return create_model(model or record.name, record.num_classes, record.in_channels)
 
 
-def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint) -> None:
-    require_finite(checkpoint.state_dict, checkpoint.source)
-    load_into(prepared, checkpoint.state_dict, checkpoint.model.name, checkpoint.source)
-    for step in (*prepared.weight_steps(), *prepared.activation_steps()):
-        if float(step) <= 0:
-            raise UserError(f"{checkpoint.source} is damaged: a quantization step is {float(step):g}; use another file")
+def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else model or checkpoint.model.name
+
+
+def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint, name: str) -> None:
+    load_into(prepared, checkpoint.state_dict, name, checkpoint.source)
+    for quantizer in prepared.modules():
+        if isinstance(quantizer, StepQuantizer) and quantizer.step.item() <= 0:
+            step = quantizer.step.item()
+            raise UserError(f"{checkpoint.source} is damaged: a quantization step is {step:g}; use another file")

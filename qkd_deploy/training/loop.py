@@ -144,8 +144,8 @@ class PhaseLoop:
 
     def _logits(self, role: Role, phase: Phase, inputs: Tensor) -> Tensor:
         learns = role in phase.losses
-        # A frozen network on an accelerator always runs in bfloat16: its softmax is only imitated.
-        low_precision = self._bf16 if learns else self._device.type != "cpu"
+        # A frozen network on a GPU always runs in bfloat16: its softmax is only imitated.
+        low_precision = self._bf16 if learns else self._bf16 or self._device.type == "cuda"
         with torch.set_grad_enabled(learns), torch.autocast(self._device.type, torch.bfloat16, low_precision):
             logits = self.stage.networks[role](inputs)
         return logits.float()  # type: ignore[no-any-return]

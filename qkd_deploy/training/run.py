@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from qkd_deploy.data import ImageDataset, load_dataset, normalize
+from qkd_deploy.data import load_dataset, normalize
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.training.batches import BatchStream
-from qkd_deploy.training.checkpoint import (
-    Checkpoint,
-    DatasetRecord,
-    ModelRecord,
-    QuantizationRecord,
-    TrainingRecord,
-    prepare_student,
-    save_checkpoint,
-)
+from qkd_deploy.training.checkpoint import Checkpoint, prepare_student, save_checkpoint
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.evaluate import evaluate, integer_accuracy
 from qkd_deploy.training.loop import PhaseLoop, Stage
@@ -29,6 +22,13 @@ from qkd_deploy.training.networks import resolve_device, start_network
 from qkd_deploy.training.optimizers import OptimizerSettings
 from qkd_deploy.training.pretrain import pretrain_stage
 from qkd_deploy.training.progress import RunProgress, progress_on_stderr
+from qkd_deploy.training.records import (
+    ModelRecord,
+    QuantizationRecord,
+    TrainingRecord,
+    dataset_record,
+    quantization_record,
+)
 from qkd_deploy.training.run_folder import RunFolder
 from qkd_deploy.training.weights import load_into, read_weights
 
@@ -95,12 +95,14 @@ class _Run:
         self._device = resolve_device(config.device)
         data_dir = None if config.data_dir is None else Path(config.data_dir)
         loaded = load_dataset(config.dataset, data_dir)
-        self._dataset_record = _dataset_record(loaded)
+        self._dataset_record = dataset_record(loaded)
+        self._quantization = quantization_record(config, loaded)
         self._dataset = loaded.to(self._device)
         self._image_shape = list(loaded.train.images.shape[1:])
         roles: tuple[Role, ...] = ("teacher", "student") if config.uses_teacher else ("student",)
-        # Built, and given weights loaded, before the folder exists: a mistake in a name leaves nothing behind.
+        # Built, loaded and prepared before the folder exists: a mistake costs no training and leaves nothing behind.
         self._networks = {role: self._network(role) for role in roles}
+        self._account = self._prepare().account
 
     def execute(self, resume: bool) -> TrainResult:
         with self._folder.opened(self._config, resume=resume):
@@ -117,9 +119,11 @@ class _Run:
             f"{self._dataset_record.known_as}: {len(train)} training and {len(test)} held-out images; "
             f"{self._config.method} {self._config.bits} on {self._device}, seed {self._config.seed}"
         )
+        for entry in self._account.floats:
+            self._progress.message(f"stays in float: {entry.name} ({entry.operation}): {entry.reason}")
         for role in self._networks:
             self._pretrain(role)
-        student = self._prepared()
+        student = self._initialized()
         self._train("student", self._method_stage(student))
         return self._finish(student)
 
@@ -151,14 +155,19 @@ class _Run:
         epochs = config.pretrain_epochs if role == "student" else config.teacher_pretrain_epochs
         stage = pretrain_stage(role, network, epochs, config, self._dataset.test)
         self._train(role, stage)
-        self._save(path, role, network, epochs, evaluate(network, self._dataset.test), None)
+        accuracy = evaluate(network, self._dataset.test)
+        self._save(
+            path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._dataset.test))
+        )
 
-    def _prepared(self) -> PreparedModel:
+    def _prepare(self) -> PreparedModel:
+        network = copy.deepcopy(self._networks["student"]).cpu()
+        return prepare_student(network, self._image_shape, self._quantization)
+
+    def _initialized(self) -> PreparedModel:
         from qkd_deploy.graph.prepare import initialize
 
-        network = self._networks["student"].cpu()
-        student = prepare_student(network, self._image_shape, self._quantization())
-        student.to(self._device)
+        student = self._prepare().to(self._device)
         generator = torch.Generator().manual_seed(self._seed("student", "method"))
         order = torch.randperm(len(self._dataset.train), generator=generator)
         images = normalize(self._dataset.train.images[order[:_INITIALIZATION_IMAGES].to(self._device)])
@@ -201,40 +210,25 @@ class _Run:
 
     def _finish(self, student: PreparedModel) -> TrainResult:
         student.cpu().eval()
-        test = self._dataset.test.to("cpu")
-        epochs = sum(phase.epochs for phase in self._config.phases())
+        test, config, folder = self._dataset.test.to("cpu"), self._config, self._folder
+        epochs = sum(phase.epochs for phase in config.phases())
         accuracy = integer_accuracy(student, test)
-        self._save(self._folder.student, "student", student, epochs, accuracy, self._quantization())
+        record = TrainingRecord(config.method, epochs, config.seed, accuracy, len(test))
+        self._save(folder.student, "student", student, record, self._quantization)
         teacher_accuracy = None
         if "teacher" in self._networks:
             teacher = self._networks["teacher"].cpu()
             teacher_accuracy = evaluate(teacher, test)
-            self._save(self._folder.teacher, "teacher", teacher, epochs, teacher_accuracy, None)
-        folder = self._folder
+            self._save(folder.teacher, "teacher", teacher, replace(record, accuracy=teacher_accuracy))
         return TrainResult(folder.path, folder.student, student, accuracy, len(test), teacher_accuracy)
-
-    def _quantization(self) -> QuantizationRecord:
-        config = self._config
-        return QuantizationRecord(
-            bits=config.bits,
-            overrides=config.bits_for,
-            placement=config.placement,
-            residual=config.residual,
-            first_last_bits=config.first_last_bits,
-            weight_range=config.weight_range,
-            # With this step the 8-bit input code is the raw pixel.
-            input_scale=1.0 / self._dataset.std,
-            input_zero_point=int(self._dataset.mean),
-        )
 
     def _save(
         self,
         path: Path,
         role: Role,
         network: nn.Module,
-        epochs: int,
-        accuracy: float,
-        quantization: QuantizationRecord | None,
+        training: TrainingRecord,
+        quantization: QuantizationRecord | None = None,
     ) -> None:
         name = self._config.model if role == "student" else self._config.teacher
         data = self._dataset
@@ -242,18 +236,7 @@ class _Run:
             state_dict=dict(network.state_dict()),
             model=ModelRecord(name, len(data.classes), data.in_channels, self._image_shape),
             dataset=self._dataset_record,
-            training=TrainingRecord(self._config.method, epochs, self._config.seed, accuracy, len(data.test)),
+            training=training,
             quantization=quantization,
         )
         save_checkpoint(path, checkpoint)
-
-
-def _dataset_record(dataset: ImageDataset) -> DatasetRecord:
-    return DatasetRecord(
-        name=dataset.name,
-        known_as=dataset.known_as,
-        fingerprint=dataset.fingerprint,
-        classes=list(dataset.classes),
-        mean=dataset.mean,
-        std=dataset.std,
-    )

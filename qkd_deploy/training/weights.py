@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def read_tensors(path: Path | str) -> Any:
     try:
         if file.is_dir():
             raise UserError(f"{file} is a folder; name the file in it, such as {file / 'model.pt'}")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles, which end in an error anyway
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; check the path") from error
     except PermissionError as error:
@@ -34,7 +37,7 @@ def read_tensors(path: Path | str) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{file} is refused: it is damaged, or holds objects that run code when loaded instead of only tensors; "
-            "save a state_dict"
+            "use a checkpoint of qkd-deploy or a plain state_dict"
         ) from error
     except UserError:
         raise

@@ -25,7 +25,13 @@ from qkd_deploy.verification.values import Pending, Quantized, Value, attributes
 
 @dataclass
 class ReferenceResult:
-    """Graph outputs, codes by ONNX value name, and the names of all values that a float operator had a part in."""
+    """Results of one batch.
+
+    Attributes:
+        outputs: graph outputs by name.
+        codes: by ONNX value name, uint8 inputs, and what quantizers wrote and dequantizers of activations read.
+        after_float: names of all values that a float operator had a part in.
+    """
 
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     codes: dict[str, np.ndarray] = field(default_factory=dict)
@@ -52,19 +58,28 @@ class ReferenceModel:
         with np.errstate(all="ignore"):
             for node in model.graph.node:
                 if all(name in self._constants for name in node.input if name):
-                    self._evaluate(node, self._constants, ReferenceResult())
+                    self._evaluate(node, self._constants, ReferenceResult(), {})
                 else:
                     self._nodes.append(node)
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> ReferenceResult:
-        """Outputs and codes of one batch; ``feeds`` holds an array for each graph input."""
+    def run(
+        self, feeds: Mapping[str, np.ndarray], continue_with: Mapping[str, np.ndarray] | None = None
+    ) -> ReferenceResult:
+        """Outputs and codes of one batch.
+
+        Args:
+            feeds: an array for each graph input.
+            continue_with: codes by ONNX value name, from the runtime. Behind a float operator, where own codes may
+                differ by a rounding, the interpreter notes its own and goes on with these: differences stay local.
+        """
         values: dict[str, Value] = {name: np.asarray(feeds[name]) for name in self._inputs if name in feeds}
-        values |= self._constants
         result = ReferenceResult()
+        result.codes = {name: feeds[name] for name in values if feeds[name].dtype == np.uint8}
+        values |= self._constants
         unread = Counter(name for node in self._nodes for name in set(node.input))
         with np.errstate(all="ignore"):
             for node in self._nodes:
-                self._evaluate(node, values, result)
+                self._evaluate(node, values, result, continue_with or {})
                 for name in set(node.input):
                     unread[name] -= 1
                     if not unread[name] and name not in self._outputs:
@@ -72,13 +87,27 @@ class ReferenceModel:
             result.outputs = {name: _as_array(values, name, "the graph") for name in self._outputs}
         return result
 
-    def _evaluate(self, node: onnx.NodeProto, values: dict[str, Value], result: ReferenceResult) -> None:
+    def _evaluate(
+        self,
+        node: onnx.NodeProto,
+        values: dict[str, Value],
+        result: ReferenceResult,
+        given: Mapping[str, np.ndarray],
+    ) -> None:
         operands = [_value(values, name, node.name) if name else None for name in node.input]
         if any(name in result.after_float for name in node.input):
             result.after_float.update(node.output)
         if node.op_type == "DequantizeLinear" and node.input[0] not in self._constants:
-            result.codes[node.input[0]] = _array(operands[0])
-        outputs = self._outputs_of(node, operands, result)
+            name = node.input[0]
+            result.codes.setdefault(name, _array(operands[0]))
+            if name in result.after_float and name in given:
+                operands[0] = given[name]
+        try:
+            outputs = self._outputs_of(node, operands, result)
+        except (ValueError, IndexError, TypeError, KeyError, AssertionError) as error:
+            raise UserError(f"the reference cannot evaluate {node.op_type} {node.name!r}: {error}") from error
+        if node.op_type == "QuantizeLinear" and isinstance(outputs[0], np.ndarray):
+            result.codes[node.output[0]] = outputs[0]
         values.update(zip((name for name in node.output if name), outputs, strict=False))
 
     def _outputs_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,9 @@ class CodesModel:
     Extra outputs leave fusion and results alone but move layout changes, so never time or inspect this session.
     """
 
-    def __init__(self, model: onnx.ModelProto, threads: int = 1) -> None:
-        self._values = quantized_values(model)
+    def __init__(self, model: onnx.ModelProto, threads: int = 1, values: Mapping[str, int] | None = None) -> None:
+        """``values`` are names and element types, by default :func:`quantized_values` of the model."""
+        self._values = quantized_values(model) if values is None else values
         self._model_outputs = [output.name for output in model.graph.output]
         extended = onnx.ModelProto()
         extended.CopyFrom(model)
@@ -61,18 +62,26 @@ class CodesModel:
         return {name: results[name] for name in self._model_outputs}, codes
 
 
-def quantized_values(model: onnx.ModelProto) -> dict[str, int]:
-    """ONNX values that hold activation codes (inputs of DequantizeLinear that are no constants) and their types."""
-    constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    derived = set(constants)
-    values: dict[str, int] = {}
+def quantized_values(model: onnx.ModelProto, also: Collection[str] = ()) -> dict[str, int]:
+    """ONNX values that hold activation codes and their element types, in graph order.
+
+    These are the inputs of every DequantizeLinear that are no constants, and those values of ``also`` (the tensors that
+    the metadata name) that a QuantizeLinear or an operator on codes produces.
+    """
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    constants = set(types)
+    found = {value.name for value in model.graph.input} & set(also)
     for node in model.graph.node:
-        if all(name in derived for name in node.input if name):
-            derived.update(node.output)
-        elif node.op_type == "DequantizeLinear" and node.input[0] not in derived:
-            zero_point = node.input[2] if len(node.input) > 2 else ""
-            values[node.input[0]] = constants.get(zero_point, onnx.TensorProto.UINT8)
-    return values
+        if all(name in constants for name in node.input if name):
+            constants.update(node.output)
+        elif node.op_type == "DequantizeLinear" and node.input[0] not in constants:
+            found.add(node.input[0])
+            types.setdefault(node.input[0], types.get((*node.input, "", "")[2], onnx.TensorProto.UINT8))
+        elif node.op_type == "QuantizeLinear":
+            types[node.output[0]] = types.get((*node.input, "", "")[2], onnx.TensorProto.UINT8)
+            found.update({node.output[0]} & set(also))
+    produced = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
+    return {name: types.get(name, onnx.TensorProto.UINT8) for name in produced if name in found}
 
 
 def optimized_graph(model: onnx.ModelProto) -> onnx.ModelProto:

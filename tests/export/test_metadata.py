@@ -14,6 +14,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import (
     PREFIX,
     Golden,
+    GoldenInput,
     LayerRecord,
     Metadata,
     TensorRecord,
@@ -39,7 +40,7 @@ METADATA = Metadata(
     placement="integer",
     tensors=(TensorRecord("x", "x.quantized", "backbone.stem", 8, float(np.float32(0.37)), 128, 0, 255),),
     layers=(LayerRecord("head.hidden", "head", "Gemm", 4, 4, 8, "QGemm"),),
-    golden=Golden((np.arange(4, dtype=np.float32).reshape(2, 2),), {"x": "0123456789abcdef"}, (np.zeros((2, 2)),)),
+    golden=Golden((GoldenInput((2, 2), 0, 15, 8, 0.25),), {"x": "0123456789abcdef"}, (np.zeros((2, 2)),)),
     normalization={"mean": 128, "std": 64},
     classes=("zero", "één"),
     checkpoint_sha256="ab" * 32,
@@ -57,10 +58,9 @@ def test_metadata_survives_a_round_trip_through_the_serialized_file() -> None:
     read = read_metadata(onnx.load_from_string(exported().SerializeToString()))
     assert read.golden is not None
     assert METADATA.golden is not None
-    stored_arrays = read.golden.inputs + read.golden.outputs
-    for stored, original in zip(stored_arrays, METADATA.golden.inputs + METADATA.golden.outputs, strict=True):
-        np.testing.assert_array_equal(stored, original)
-        assert stored.dtype == original.dtype
+    assert read.golden.recipes == METADATA.golden.recipes
+    np.testing.assert_array_equal(read.golden.outputs[0], METADATA.golden.outputs[0])
+    assert read.golden.outputs[0].dtype == METADATA.golden.outputs[0].dtype
     assert read.golden.codes == METADATA.golden.codes
     assert dataclasses.replace(read, golden=None) == dataclasses.replace(METADATA, golden=None)
 
@@ -160,6 +160,17 @@ def test_names_of_nodes_and_constants_lead_to_modules() -> None:
     assert METADATA.module_of("logits") == "logits"
 
 
+def test_golden_inputs_are_the_same_everywhere_and_meet_the_whole_range() -> None:
+    """Made from integers only: no generator whose stream could change between versions or machines."""
+    codes = GoldenInput((2, 3, 32, 32), 0, 15, 8, None).array()
+    assert codes.dtype == np.uint8
+    assert set(np.unique(codes)) == set(range(16))
+    assert codes.flat[:8].tolist() == [(i * 2654435761 % 2**32 >> 13) % 16 for i in range(8)]
+    floats = GoldenInput((2, 3, 32, 32), 0, 15, 8, 0.25).array()
+    assert floats.dtype == np.float32
+    np.testing.assert_array_equal(floats, (codes.astype(np.float32) - 8) / 4)
+
+
 def test_foreign_file_is_refused() -> None:
     with pytest.raises(UserError, match="not exported by qkd-deploy"):
         read_metadata(onnx.parser.parse_model(TEXT))
@@ -170,7 +181,8 @@ def test_foreign_file_is_refused() -> None:
     [
         ("tensors", "{"),
         ("tensors", '[{"name": 1}]'),
-        ("golden", '{"inputs": ["gASVAA=="]}'),
+        ("golden", '{"inputs": [{"lo": 0}]}'),
+        ("golden", '{"inputs": [], "codes": {}, "outputs": ["gASVAA=="]}'),
         ("digests", "[1]"),
         ("classes", "3"),
     ],

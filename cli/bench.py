@@ -1,0 +1,65 @@
+"""``qkd-deploy bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qkd_deploy.cli.options import Choice
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qkd_deploy.verification.benchmark import BenchReport
+
+
+@click.command()
+@click.argument("file", type=Path, metavar="MODEL.ONNX")
+@click.option("--against", type=Choice(["fp32"]), help="Compare with the same network in float.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each session (1).")
+@click.option("--batch", type=click.IntRange(min=1), default=1, help="Images per run (1).")
+@click.option("--rounds", type=click.IntRange(min=1), default=100, help="Samples of about 10 ms for each model (100).")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(file: Path, against: str | None, threads: int, batch: int, rounds: int, as_json: bool) -> None:
+    """Measure latency, throughput, memory and size, also against fp32.
+
+    Models are timed in turns in one run; trust the ratios more than the milliseconds.
+    """
+    from qkd_deploy.cli.tables import print_tables
+    from qkd_deploy.verification.benchmark import bench
+
+    report = bench(file, against=against, threads=threads, batch=batch, rounds=rounds)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+        return
+    print_tables(_table(report))
+    for name, ratio in report.ratios.items():
+        low, high = ratio.latency_quartiles
+        memory = "" if ratio.peak_memory is None else f", {1 / ratio.peak_memory:.2f}x the memory"
+        click.echo(
+            f"against {name}: {ratio.latency:.2f}x the speed (quartiles {low:.2f} .. {high:.2f}){memory}, "
+            f"{1 / ratio.file_bytes:.2f}x the size"
+        )
+
+
+def _table(report: BenchReport) -> Table:
+    from rich.table import Table
+
+    title = f"{report.path}: batch {report.batch}, {report.threads} thread(s), ONNX Runtime {report.onnxruntime}"
+    table = Table(title=title, title_justify="left")
+    for column in ("model", "ms per run", "quartiles", "images/s", "peak memory MB", "file MB"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, found in report.models.items():
+        low, high = (f"{1000 * value:.3f}" for value in found.latency_quartiles)
+        table.add_row(
+            name,
+            f"{1000 * found.latency:.3f}",
+            f"{low} .. {high}",
+            f"{found.throughput:,.0f}",
+            "-" if found.peak_memory is None else f"{found.peak_memory / 1e6:.1f}",
+            f"{found.file_bytes / 1e6:.2f}",
+        )
+    return table

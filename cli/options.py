@@ -1,0 +1,72 @@
+"""Types of command-line values: they turn text into what the API takes, and say how to write it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from math import isfinite
+
+import click
+
+
+class Choice(click.Choice[str]):
+    """One of a few words; a wrong one gets a suggestion."""
+
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
+        """Say what is supported, and which of it resembles the value."""
+        close = difflib.get_close_matches(str(value), self.choices, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        known = ", ".join(self.choices)
+        return f"{value!r} is not supported; {hint}choose {'one of ' if len(self.choices) > 1 else ''}{known}"
+
+
+class Points(click.FloatRange):
+    """A number of percentage points: 0 or more, and finite."""
+
+    name = "points"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number; NaN and infinity are none."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value!r} is no number of points", param, ctx)
+        return number
+
+
+class Epochs(click.ParamType[tuple[int, ...]]):
+    """``30`` or ``30,100,70``."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Read whole numbers between commas."""
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}; give one number, or one per phase such as 30,100,70", param, ctx)
+
+
+class Override(click.ParamType[tuple[str, str]]):
+    """``PATTERN=wXaY``."""
+
+    name = "PATTERN=wXaY"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split at the last equals sign."""
+        pattern, _, bits = str(value).rpartition("=")
+        if not pattern or not bits:
+            self.fail(f"{value!r}; write PATTERN=wXaY, such as 'layer3.*=w8a8'", param, ctx)
+        return pattern, bits
+
+
+def split_teacher(text: str, known: Iterable[str]) -> tuple[str, str | None]:
+    """``resnet20``, ``resnet20:teacher.pt``, ``package.module:factory`` or ``package.module:factory:teacher.pt``.
+
+    Returns:
+        the network's name as for ``create_model``, and the file with its weights or None.
+    """
+    name, _, rest = text.partition(":")
+    factory, _, weights = rest.partition(":")
+    if name not in known and factory.isidentifier():
+        return f"{name}:{factory}", weights or None
+    return name, rest or None

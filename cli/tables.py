@@ -1,0 +1,73 @@
+"""Tables on stdout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qkd_deploy.inspection import Inspection
+
+_WIDTH_OF_PIPES = 140
+
+
+def print_tables(*tables: Table) -> None:
+    """Print tables, at full width where stdout is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH_OF_PIPES)
+    for table in tables:
+        console.print(table)
+
+
+def layer_table(model: Inspection) -> Table:
+    """One row per layer with weights."""
+    from rich.text import Text
+
+    built = any(layer.built is not None for layer in model.layers)
+    columns = ["layer", "op", "weights", "input", "weight scale", "output scale", "codes used", "kB", "kernel"]
+    table = _table("Layers", [*columns, "built"] if built else columns)
+    for layer in model.layers:
+        low, high = layer.weight_scale
+        cells = [
+            layer.name,
+            layer.op,
+            f"{layer.weight_bits} bits",
+            _bits(layer.activation_bits),
+            f"{low:.3g}" if low == high else f"{low:.3g} .. {high:.3g}",
+            "float" if layer.output_scale is None else f"{layer.output_scale:.4g}",
+            str(layer.codes_used),
+            f"{layer.bytes / 1000:,.1f}",
+            layer.kernel,
+        ]
+        if built:
+            cells.append(", ".join(layer.built or ()) or "-")
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def tensor_table(model: Inspection) -> Table:
+    """One row per quantized activation."""
+    from rich.text import Text
+
+    table = _table("Activations", ["tensor", "bits", "scale", "zero point", "codes"])
+    for tensor in model.tensors:
+        cells = (tensor.name, str(tensor.bits), f"{tensor.scale:.6g}", str(tensor.zero_point))
+        table.add_row(*map(Text, (*cells, f"{tensor.lo} .. {tensor.hi}")))
+    return table
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _bits(bits: int) -> str:
+    return "float" if bits == 32 else f"{bits} bits"

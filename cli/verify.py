@@ -1,0 +1,82 @@
+"""``qkd-deploy verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qkd_deploy.cli.options import Choice, Points
+
+if TYPE_CHECKING:
+    from qkd_deploy.verification.report import VerificationReport
+
+
+@click.command()
+@click.argument("file", type=Path, metavar="MODEL.ONNX")
+@click.option("--dataset", help="digits, cifar10, cifar100 or package.module:factory.")
+@click.option("--data-dir", type=Path, help="Folder that holds the data set.")
+@click.option("--inputs", type=Path, help="Instead of a data set: a .npy array, or .npz with one array per input.")
+@click.option("--checkpoint", type=Path, help="The model.pt that the file was exported from.")
+@click.option("--model", help="Your own network, package.module:factory, where the checkpoint holds one.")
+@click.option("--split", type=Choice(["test", "train"]), default="test", help="Part of the data set.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
+@click.option(
+    "--tolerance",
+    type=Points(min=0),
+    default=0.1,
+    help="Points of accuracy by which the float preview may differ from the integer model (0.1).",
+)
+@click.option("--require-integer", is_flag=True, help="Fail if ONNX Runtime computes anything in float.")
+@click.option("--json", "json_file", help="Write the report as JSON to this file, or to stdout (-).")
+def command(
+    file: Path,
+    dataset: str | None,
+    data_dir: Path | None,
+    inputs: Path | None,
+    checkpoint: Path | None,
+    model: str | None,
+    split: str,
+    limit: int | None,
+    tolerance: float,
+    require_integer: bool,
+    json_file: str | None,
+) -> int:
+    """Prove that an ONNX file computes what was trained.
+
+    The last line begins with VERIFIED (exit code 0) or FAILED (1). With --json - stdout holds the JSON alone, and the
+    table goes to stderr.
+    """
+    if model is not None and checkpoint is None:
+        raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")
+    from qkd_deploy.data import load_dataset
+    from qkd_deploy.deploy import verify_deployed
+    from qkd_deploy.verification.inputs import read_inputs
+
+    report = verify_deployed(
+        file,
+        checkpoint=checkpoint,
+        model=model,
+        data=None if dataset is None else load_dataset(dataset, data_dir),
+        inputs=None if inputs is None else read_inputs(inputs),
+        split=split,
+        limit=limit,
+        tolerance=tolerance,
+        require_integer=require_integer,
+    )
+    _print(report, json_file)
+    return 0 if report.passed else 1
+
+
+def _print(report: VerificationReport, json_file: str | None) -> None:
+    from rich.console import Console
+
+    from qkd_deploy.atomic import atomic_write
+
+    if json_file not in (None, "-"):
+        with atomic_write(Path(str(json_file))) as temporary:
+            temporary.write_text(report.to_json() + "\n", encoding="utf-8")
+    report.render(Console(stderr=json_file == "-"))
+    if json_file == "-":
+        click.echo(report.to_json())

@@ -1,0 +1,45 @@
+"""The float fake-quantized model against the integer one, layer by layer on the same codes.
+
+Comparing whole networks would only show how single rounding ties cascade. Here every layer of the prepared model gets
+the frozen model's codes as input, so that each difference is that layer's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from qkd_deploy.graph.frozen import Codes, FrozenModel, real
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.prepare import PreparedModel
+
+StoredCodes = npt.NDArray[np.uint8]
+
+
+@torch.inference_mode()
+def preview_codes(
+    prepared: PreparedModel, frozen: FrozenModel, *inputs: Any
+) -> Iterator[tuple[str, StoredCodes, StoredCodes]]:
+    """For every quantized tensor: its name, the preview's codes and the frozen model's, both as stored (uint8).
+
+    Args:
+        prepared: the model that ``frozen`` came from, in eval mode.
+        frozen: the integer model.
+        inputs: a batch as the network takes it.
+    """
+    found: list[tuple[str, StoredCodes, StoredCodes]] = []
+
+    def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = frozen.evaluate(node, args, kwargs)
+        if isinstance(value, Codes) and node.quantizer is not None:
+            before = prepared.unquantized(node, real(args), real(kwargs))
+            # the frozen grid: freezing moved the steps of additions by parts in a million, for the CPUs' sake
+            found.append((node.name, value.grid.store(value.grid.quantize(before)), value.grid.store(value.codes)))
+        return value
+
+    frozen.graph.run(inputs, evaluate)
+    return iter(found)

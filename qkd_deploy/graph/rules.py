@@ -1,0 +1,67 @@
+"""What the rules of ``normalize`` share: binding arguments, settling a node, and what tracing knows about tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.trace import ShapeRecorder
+
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "max_pool": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    "avg_pool": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    "adaptive_avg_pool": ("input", "output_size"),
+    "adaptive_max_pool": ("input", "output_size", "return_indices"),
+    "mean": ("input", "dim", "keepdim", "dtype"),
+    "narrow": ("input", "dim", "start", "length"),
+    "concat": ("tensors", "dim"),
+    "add": ("input", "other", "alpha"),
+    "clip": ("input", "min", "max"),
+}
+"""Names of positional arguments, for functions that tell no signature."""
+
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "min_val": "min", "max_val": "max"}
+
+
+class Rules:
+    """The graph that is being rewritten."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        recorder: ShapeRecorder,
+        batch_dims: dict[str, tuple[int, ...]],
+        mode_leaves: set[str],
+    ) -> None:
+        """``mode_leaves`` are modules kept whole because they read ``self.training``."""
+        self.model, self.graph, self.recorder = model, graph, recorder
+        self.batch_dims, self.mode_leaves = batch_dims, mode_leaves
+
+    def _bind(self, node: Node, target: Any, kind: str) -> dict[str, Any]:
+        """Arguments by name; a module's attributes count as arguments."""
+        names = _PARAMETERS[kind]
+        bound = dict(zip(names, node.args, strict=False))
+        bound.update({_ALIASES.get(key, key): value for key, value in node.kwargs.items()})
+        if isinstance(target, nn.Module):
+            bound.update({_ALIASES.get(n, n): v for n, v in vars(target).items() if _ALIASES.get(n, n) in names})
+        elif target is torch.nn.functional.hardtanh:
+            bound = {"min": -1.0, "max": 1.0, **bound}
+        return bound
+
+    def _settle(self, node: Node, kind: str, args: tuple[Any, ...], **kwargs: Any) -> str:
+        node.kind, node.args, node.kwargs, node.reason = kind, args, kwargs, ""
+        node.target, node.method = None, False
+        return ""
+
+    def _rank(self, value: Any) -> int:
+        shape = self.recorder.shapes.get(value.name) if isinstance(value, Ref) else None
+        return len(shape) if shape is not None else -1
+
+    def _is_activation(self, value: Any) -> bool:
+        """Whether an operand is a float tensor that the network computes."""
+        floating = isinstance(value, Ref) and self.recorder.floating.get(value.name, False)
+        return floating and self.graph.node(value.name).kind != "constant"

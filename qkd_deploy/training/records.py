@@ -1,0 +1,85 @@
+"""The plain data in a checkpoint: what a state_dict does not say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qkd_deploy.data import ImageDataset
+from qkd_deploy.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The network: ``name`` as for ``create_model``, and the shape [C, H, W] of one input image."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_shape: list[int]
+
+
+@dataclass(frozen=True)
+class QuantizationRecord:
+    """Arguments of ``prepare``, which a state_dict does not hold."""
+
+    bits: str
+    overrides: dict[str, str]
+    placement: str
+    residual: str
+    first_last_bits: int
+    weight_range: str
+    input_scale: float
+    input_zero_point: int
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """The data trained on: names, fingerprint, class names, and ``(pixel - mean) / std``."""
+
+    name: str
+    known_as: str
+    fingerprint: str
+    classes: list[str]
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the weights came about, and what they reach: ``accuracy`` in percent over ``images`` held-out images.
+
+    The accuracy is that of the frozen integer model where the network is quantized.
+    """
+
+    method: str
+    epochs: int
+    seed: int
+    accuracy: float
+    images: int
+
+
+def dataset_record(dataset: ImageDataset) -> DatasetRecord:
+    """What a checkpoint says about ``dataset``."""
+    return DatasetRecord(
+        name=dataset.name,
+        known_as=dataset.known_as,
+        fingerprint=dataset.fingerprint,
+        classes=list(dataset.classes),
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+
+
+def quantization_record(config: TrainConfig, dataset: ImageDataset) -> QuantizationRecord:
+    """How ``config`` quantizes a student for ``dataset``."""
+    return QuantizationRecord(
+        bits=config.bits,
+        overrides=config.bits_for,
+        placement=config.placement,
+        residual=config.residual,
+        first_last_bits=config.first_last_bits,
+        weight_range=config.weight_range,
+        # With this step the 8-bit input code is the raw pixel.
+        input_scale=1.0 / dataset.std,
+        input_zero_point=int(dataset.mean),
+    )

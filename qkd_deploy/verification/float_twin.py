@@ -1,0 +1,173 @@
+"""The same network in float: what an exported integer model is compared with in speed, memory and size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from qkd_deploy.verification.values import attributes_of
+
+# A quantizer with zero point 0 behind one of these also is its ReLU; behind others the values are not negative anyway.
+_SIGNED_RESULTS = frozenset({"Conv", "Gemm", "MatMul", "Add"})
+_FOLDING_STEPS = 6  # nodes by which export folds pixels into channels in front of a convolution
+
+
+def float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` without quantization: float weights and biases, no quantizers, ReLU where a quantizer stood for it.
+
+    Additions of zero, which only change the grid, are left out, convolutions that export rewrote for the integer kernel
+    get their plain form back, and uint8 inputs become float32. The result computes about the same as the integer model;
+    ONNX Runtime optimizes it like any float model.
+    """
+    return _Twin(model).build()
+
+
+class _Twin:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self._producers: dict[str, onnx.NodeProto] = {}  # by value, in the twin
+        self._same: dict[str, str] = {}  # value of the model -> value of the twin
+        self._nodes: list[onnx.NodeProto] = []
+        self._rectified: dict[str, str] = {}
+        self._handlers: dict[str, Callable[[onnx.NodeProto], None]] = {
+            "QuantizeLinear": self._quantize,
+            "DequantizeLinear": self._pass_on,
+            "Clip": self._clip,
+            "Add": self._add,
+            "Conv": self._conv,
+        }
+
+    def build(self) -> onnx.ModelProto:
+        """Translate node by node."""
+        for node in self._model.graph.node:
+            if all(name in self._constants for name in node.input):
+                self._fold(node)
+            else:
+                self._handlers.get(node.op_type, self._keep)(node)
+        graph = self._model.graph
+        for output in graph.output:
+            if self._now(output.name) != output.name:
+                self._nodes.append(helper.make_node("Identity", [self._now(output.name)], [output.name]))
+        twin = onnx.ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import)
+        twin.graph.name = "float"
+        twin.graph.input.extend(_float_input(value) for value in graph.input)
+        twin.graph.output.extend(graph.output)
+        needed = {output.name for output in graph.output}
+        for node in reversed(self._nodes):
+            if needed & set(node.output):
+                needed.update(node.input)
+                twin.graph.node.insert(0, node)
+        constants = {name: array for name, array in self._constants.items() if name in needed}
+        twin.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+        return twin
+
+    def _fold(self, node: onnx.NodeProto) -> None:
+        """Constants of constants: unpacking and dequantizing weights."""
+        operands = [self._constants[name] for name in node.input]
+        if node.op_type == "Cast":
+            value = operands[0].astype(np.int8)
+        elif node.op_type == "Mul":
+            value = operands[0] * operands[1]
+        elif node.op_type == "DequantizeLinear":
+            shape = [-1] + [1] * (operands[0].ndim - 1) if operands[1].ndim else []
+            centered = operands[0].astype(np.float64) - operands[2].astype(np.float64).reshape(shape)
+            value = (centered * operands[1].reshape(shape)).astype(np.float32)
+        else:
+            self._keep(node)
+            return
+        self._constants[node.output[0]] = value
+
+    def _now(self, name: str) -> str:
+        return self._same.get(name, name)
+
+    def _pass_on(self, node: onnx.NodeProto) -> None:
+        self._same[node.output[0]] = self._now(node.input[0])
+
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        source = self._now(node.input[0])
+        producer = self._producers.get(source)
+        signed = producer is not None and producer.op_type in _SIGNED_RESULTS
+        rectify = signed and not self._constants[node.input[2]].any()
+        self._same[node.output[0]] = self._relu(source) if rectify else source
+
+    def _relu(self, name: str) -> str:
+        if name not in self._rectified:
+            self._rectified[name] = f"{name}.relu"
+            self._append(helper.make_node("Relu", [name], [f"{name}.relu"], f"{name}/Relu"))
+        return self._rectified[name]
+
+    def _clip(self, node: onnx.NodeProto) -> None:
+        bounds = [self._constants[name] for name in node.input[1:] if name]
+        if any(bound.dtype == np.uint8 for bound in bounds):
+            self._pass_on(node)
+        else:
+            self._keep(node)
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        variable = [name for name in node.input if name not in self._constants]
+        if len(variable) == 1 and not any(self._constants[n].any() for n in node.input if n in self._constants):
+            self._same[node.output[0]] = self._now(variable[0])
+        else:
+            self._keep(node)
+
+    def _conv(self, node: onnx.NodeProto) -> None:
+        weight = self._constants.get(node.input[1])
+        source = [self._now(node.input[0])]
+        while weight is not None and (producer := self._producers.get(source[-1])) is not None:
+            if producer.op_type not in ("Reshape", "Transpose", "Pad"):
+                break
+            source.append(producer.input[0])
+        plain = None
+        if weight is not None and len(source) == _FOLDING_STEPS + 1:
+            plain = unfolded(weight, attributes_of(node))
+        elif weight is not None and len(source) == 2:
+            extra = int(self._constants[self._producers[source[0]].input[1]][5])
+            plain = weight[:, : weight.shape[1] - extra], attributes_of(node)
+        if plain is None:
+            self._keep(node)
+            return
+        name = f"{node.input[1]}.plain"
+        self._constants[name], attributes = plain
+        made = helper.make_node("Conv", [source[-1], name, *node.input[2:]], node.output, node.name, **attributes)
+        self._append(made)
+
+    def _keep(self, node: onnx.NodeProto) -> None:
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        kept.input[:] = [self._now(name) for name in node.input]
+        self._append(kept)
+
+    def _append(self, node: onnx.NodeProto) -> None:
+        self._nodes.append(node)
+        self._producers |= dict.fromkeys(node.output, node)
+
+
+def _float_input(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    made = onnx.ValueInfoProto()
+    made.CopyFrom(value)
+    if made.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+        made.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return made
+
+
+def unfolded(weight: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Undo the folding of 2x2 pixels into channels: weights [out, C, k, k] and attributes of the stride-2 convolution.
+
+    The kernel comes back without the rows and columns of zeros that folding added.
+    """
+    out, channels, height, width = weight.shape
+    blocks = weight.reshape(out, 2, 2, channels // 4, height, width).transpose(0, 3, 4, 2, 5, 1)
+    plain = blocks.reshape(out, channels // 4, 2 * height, 2 * width)
+    pads = [2 * pad for pad in attributes["pads"]]
+    for axis in (2, 3):
+        for end, line in ((axis - 2, 0), (axis, -1)):
+            if pads[end] and not plain.take(line, axis).any():
+                plain = np.delete(plain, line, axis)
+                pads[end] -= 1
+    made = {**attributes, "kernel_shape": list(plain.shape[2:]), "strides": [2, 2], "pads": pads}
+    return np.ascontiguousarray(plain), made

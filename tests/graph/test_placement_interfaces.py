@@ -1,0 +1,137 @@
+"""Networks with several inputs and outputs, in any nesting."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from deployment import noise
+from placement import IMAGES, check
+from torch import Tensor, nn
+
+from qkd_deploy import prepare
+
+OTHER = noise(3, 3, 8, 8, seed=1)
+
+
+class Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2), nn.Linear(8, 4)
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        low = F.relu(self.a(x))
+        high = F.relu(self.b(low))
+        return low, high, self.head(high.mean((2, 3)))
+
+
+class TwoInputs(Backbone):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.features(x)[2] + self.features(y)[2]
+
+
+def test_two_inputs() -> None:
+    deployed = check(TwoInputs(), (IMAGES, OTHER * 3))
+    assert [value.name for value in deployed.model.graph.input] == ["x", "y"]
+    assert deployed.prepared.activation("x").step is not deployed.prepared.activation("y").step
+
+
+class Tuple(Backbone):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.features(x)
+
+
+def test_tuple_of_outputs() -> None:
+    deployed = check(Tuple())
+    assert isinstance(deployed.frozen(IMAGES), tuple)
+    assert len(deployed.model.graph.output) == 3
+
+
+class Dictionary(Backbone):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        low, high, logits = self.features(x)
+        return {"low": low, "logits": logits}
+
+
+def test_dictionary_of_outputs_names_them() -> None:
+    deployed = check(Dictionary())
+    assert set(deployed.frozen(IMAGES)) == {"low", "logits"}
+    assert [value.name for value in deployed.model.graph.output] == ["low", "logits"]
+
+
+class Nested(Backbone):
+    def forward(self, x: Tensor) -> dict[str, object]:
+        low, high, logits = self.features(x)
+        return {"pyramid": [low, (high, low)], "logits": logits}
+
+
+def test_nested_outputs_and_one_tensor_returned_twice() -> None:
+    deployed = check(Nested())
+    result = deployed.frozen(IMAGES)
+    assert torch.equal(result["pyramid"][0], result["pyramid"][1][1])
+    assert len(deployed.model.graph.output) == 4
+
+
+class Named(NamedTuple):
+    logits: Tensor
+    features: Tensor
+
+
+class NamedOutputs(Backbone):
+    def forward(self, x: Tensor) -> Named:
+        low, _, logits = self.features(x)
+        return Named(logits, low)
+
+
+def test_named_tuple() -> None:
+    prepared = prepare(NamedOutputs(), "w4a4", (IMAGES,))
+    assert isinstance(prepared(IMAGES), Named)
+
+
+def test_input_read_by_two_branches() -> None:
+    class Plain(Backbone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c = nn.Conv2d(3, 8, 3, stride=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((F.relu(self.b(F.relu(self.a(x)))) + self.c(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+    check(Plain())
+
+
+def test_input_added_to_a_convolution() -> None:
+    class Global(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.b(F.relu(self.a(x)))
+
+    check(Global())
+
+
+def test_unused_input_stays_in_the_signature() -> None:
+    class Unused(Backbone):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.features(x)[2]
+
+    deployed = check(Unused(), (IMAGES, OTHER))
+    assert [value.name for value in deployed.model.graph.input] == ["x", "y"]
+
+
+def test_input_returned_as_it_is() -> None:
+    class PassedOn(Backbone):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features(x)[2], y
+
+    deployed = check(PassedOn(), (IMAGES, OTHER))
+    assert torch.equal(deployed.frozen(IMAGES, OTHER)[1], OTHER)
+
+
+def test_positive_inputs_get_an_unsigned_grid() -> None:
+    prepared = prepare(Tuple(), "w4a4", (IMAGES.abs(),))
+    assert not prepared.activation("x").spec.signed
+    assert prepare(Tuple(), "w4a4", (IMAGES,)).activation("x").spec.signed

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from qkd_deploy.training.metrics import EpochRecord, MetricsFile
+from qkd_deploy.training.progress import PlainProgress, TerminalProgress, duration, progress_on_stderr
+
+RECORD = EpochRecord(
+    stage="qkd",
+    phase="co-study",
+    epoch=3,
+    epochs=20,
+    losses={"student": {"ce": 0.5, "kl": 0.25}, "teacher": {"ce": 0.125, "kl": 1.0}},
+    learning_rates={"student": 0.01, "teacher": 0.001},
+    step_movement={"weight_steps": 0.001},
+    accuracy=97.5,
+    seconds=1.5,
+)
+LINE = "qkd/co-study  epoch 3/20  student ce 0.500 kl 0.250  teacher ce 0.125 kl 1.000  accuracy 97.50 %  25 s left"
+
+
+def test_plain_lines() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(stream)
+    progress.message("[not markup]")
+    progress.batches("qkd", 1, 2, "")
+    progress.epoch(RECORD, 25)
+    progress.close()
+    assert stream.getvalue().splitlines() == ["[not markup]", LINE]
+
+
+def test_a_terminal_shows_the_same_line_above_a_bar() -> None:
+    stream = io.StringIO()
+    progress = TerminalProgress(Console(file=stream, force_terminal=True, width=140, color_system=None))
+    progress.batches("qkd co-study 3/20", 7, 11, "student ce 0.5")
+    progress.epoch(RECORD, 25)
+    progress.message("[not markup]")
+    progress.close()
+    assert LINE in stream.getvalue() and "[not markup]" in stream.getvalue()
+
+
+def test_progress_goes_to_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = progress_on_stderr()
+    progress.message("hello")
+    progress.close()
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "61 s"), (150, "2 min"), (9000, "2.5 h")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_metrics_are_one_json_object_per_line_and_flushed(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", keep=0)
+    metrics.write(RECORD)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()  # before close: nothing is held back
+    assert json.loads(line)["losses"]["teacher"] == {"ce": 0.125, "kl": 1.0}
+    metrics.close()
+
+
+def test_metrics_are_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("one\ntwo\nthree\nhalf a li")
+    metrics = MetricsFile(path, keep=2)
+    metrics.write(RECORD)
+    metrics.close()
+    lines = path.read_text().splitlines()
+    assert lines[:2] == ["one", "two"]
+    assert json.loads(lines[2])["epoch"] == 3
+    assert metrics.lines == 3
