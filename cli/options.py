@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from math import isfinite
+from typing import Any
 
 import click
 
@@ -25,7 +26,7 @@ class Points(click.FloatRange):
 
     name = "points"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read a number; NaN and infinity are none."""
         number = float(super().convert(value, param, ctx))
         if not isfinite(number):

@@ -48,6 +48,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "seed": (int, "Decides initial weights, order of images and augmentation."),
     "device": (str, "auto, cpu, cuda or another of torch's devices."),
     "precision": (Choice(["fp32", "bf16"]), "Arithmetic of training; quantizers stay in fp32."),
+    "compile": (bool, "Compile the networks: faster on long runs, needs a C++ compiler."),
     "evaluate_every": (int, "Epochs between two measurements of held-out accuracy."),
     "evaluate_limit": (int, "Images of those measurements; 0 takes all. The final one always takes all."),
 }
@@ -56,7 +57,11 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
 def _options(command: Any) -> Any:
     for name, (kind, text) in reversed(_SETTINGS.items()):
         option = f"--{name.replace('_', '-')}"
-        command = click.option(option, name, type=kind, multiple=isinstance(kind, Override), help=text)(command)
+        if kind is bool:
+            option += f"/--no-{name.replace('_', '-')}"
+        command = click.option(option, name, type=kind, multiple=isinstance(kind, Override), default=None, help=text)(
+            command
+        )
     return command
 
 

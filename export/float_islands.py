@@ -8,6 +8,7 @@ import logging
 import warnings
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
@@ -20,6 +21,8 @@ from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, substitute
 
 _EXAMPLE_BATCH = 2
+_INEXACT_WHEN_FUSED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax")
+"""Between quantizers ONNX Runtime gives these 8-bit weights of its own choice, or codes that are off by one (Softmax)."""
 
 
 class _Island(nn.Module):
@@ -66,11 +69,19 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
         attributes = list(part.attributes.values())
         name = f"{node.name}/{part.op_type}_{len(builder.nodes)}"
         inputs = [replaced[value] for value in part.inputs]
+        if part.op_type in _INEXACT_WHEN_FUSED:
+            inputs[0] = _barrier(builder, inputs[0], f"{name}.input")
         builder.nodes.append(ir.Node(part.domain, part.op_type, inputs, attributes, outputs=outputs, name=name))
         replaced.update(zip(part.outputs, outputs, strict=True))
     result = replaced[graph.outputs[0]]
     assert result is not None
     return result
+
+
+def _barrier(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Value:
+    """The value behind a clip that changes nothing, which keeps ONNX Runtime from fusing its reader with quantizers."""
+    lowest = builder.scalar("lowest", float(np.finfo(np.float32).min), np.float32)
+    return builder.add("Clip", [value, lowest], name, node=name)
 
 
 def _translate(island: _Island, operands: list[Node], node: Node) -> ir.Model:

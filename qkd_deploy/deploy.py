@@ -36,7 +36,7 @@ class Trained:
     prepared: PreparedModel
     metadata: dict[str, Any]
 
-    def build(self, *, weights: str = "int8", input: str = "float32") -> Built:  # noqa: A002 - the option's name
+    def build(self, *, weights: str = "int8", input: str = "float32") -> Built:
         """The ONNX model that ``export_checkpoint`` writes with these options, in memory."""
         _, built = build_model(self.prepared, weights=weights, input=input, metadata=self.metadata)
         return built
@@ -60,7 +60,9 @@ def load_trained(
     if wanted is not None and checkpoint.quantization is not None:
         trained = BitWidths.parse(checkpoint.quantization.bits)
         if trained != wanted:
-            raise UserError(f"{path} was trained at {trained}, not {wanted}; use --bits {trained}, or train at {wanted}")
+            raise UserError(
+                f"{path} was trained at {trained}, not {wanted}; use --bits {trained}, or train at {wanted}"
+            )
     return Trained(checkpoint, rebuild(checkpoint, model), _origin(checkpoint, Path(path)))
 
 
@@ -71,7 +73,7 @@ def export_checkpoint(
     bits: str | BitWidths | None = None,
     model: str | nn.Module | None = None,
     weights: str = "int8",
-    input: str = "float32",  # noqa: A002 - the name of the command's option
+    input: str = "float32",
 ) -> ExportReport:
     """Write the integer model of a checkpoint as ONNX, with its origin, classes and accuracy in the metadata.
 

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from qkd_deploy.deploy import load_trained
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata import LayerRecord, Metadata, TensorRecord, read_metadata
+from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
 from qkd_deploy.verification.kernels import Kernel, list_kernels
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.runtime import optimized_graph
@@ -23,8 +23,10 @@ from qkd_deploy.verification.runtime import optimized_graph
 if TYPE_CHECKING:
     from torch import nn
 
-_CONSTANTS = ("weight", "weight_packed", "weight_upscale", "weight_scale", "weight_zero_point")
-_CONSTANTS += ("bias", "bias_scale", "bias_zero_point")
+_CONSTANTS = (
+    *("weight", "weight_packed", "weight_upscale", "weight_scale", "weight_zero_point"),
+    *("bias", "bias_scale", "bias_zero_point"),
+)
 
 
 @dataclass(frozen=True)

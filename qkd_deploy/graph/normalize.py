@@ -6,7 +6,7 @@ of the operation stays in float.
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -57,11 +57,6 @@ class Normalizer(PoolingRules, SlicingRules):
     def _classify(self, node: Node) -> None:
         raw_kind = node.kind
         if node.name in self.recorder.python:
-            if node.target is operator.setitem:
-                raise UserError(
-                    f"{node.module or 'the network'} assigns into a tensor (x[...] = y), which cannot be prepared; "
-                    "use torch.where, torch.cat or a multiplication by a mask"
-                )
             node.kind = "python"
             return
         if not node.args and "input" in node.kwargs:
@@ -72,6 +67,7 @@ class Normalizer(PoolingRules, SlicingRules):
             in_place = str(node.target) in self.in_place
             node.module = str(node.target)
             target = self.model.get_submodule(str(node.target))
+            _require_own_weight(node.module, target)
             if node.module in self.mode_leaves and self.recorder.unchanged.get(node.name):
                 node.kind = "dropout"
                 return
@@ -143,6 +139,8 @@ class Normalizer(PoolingRules, SlicingRules):
                 return "a clamp whose bounds are tensors stays in float"
             limits = (float("-inf") if low is None else float(low), float("inf") if high is None else float(high))
         if limits[0] > 0 or limits[1] < 0:
+            bounds = {key: limit for key, limit in zip(("min", "max"), limits, strict=True) if math.isfinite(limit)}
+            node.args, node.kwargs, node.target, node.method = (node.args[0],), bounds, torch.clamp, False
             return "a clamp to a range without zero has no place on a quantization grid"
         self._settle(node, "clip", (bound.get("input", node.args[0]),))
         node.clip = limits
@@ -184,3 +182,16 @@ class Normalizer(PoolingRules, SlicingRules):
             order = list(range(rank))
             order[first], order[second] = second, first
         return self._settle(node, "transpose", (node.args[0],), dims=tuple(order))
+
+
+def _require_own_weight(path: str, module: nn.Module) -> None:
+    """Refuse layers whose weight another tensor makes (weight norm, spectral norm): no quantizer could train it.
+
+    Raises:
+        UserError: such a layer; names it.
+    """
+    if isinstance(module, contract.LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
+        raise UserError(
+            f"{path} computes its weight from other tensors (weight norm or another parametrization); fix it first with "
+            "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -250,16 +251,28 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "mse") -> No
             raise UserError(f"{node.name} has weights that are not finite; start from other weights")
         quantizer.step.fill_(initial_step(weight, quantizer.spec, method))
 
+    spread = _spread()
+
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = prepared.unquantized(node, args, kwargs)
         if node.quantizer is None:
             return value
         quantizer = prepared.activation(node.quantizer)
         if quantizer.step.requires_grad:
-            quantizer.step.fill_(initial_step(value, quantizer.spec, method))
+            quantizer.step.fill_(initial_step(value, quantizer.spec, method) * next(spread))
         return quantizer(value)
 
     was_training = prepared.training
     prepared.eval()
     prepared.graph.run(inputs, evaluate)
     prepared.train(was_training)
+
+
+def _spread() -> Iterator[float]:
+    """Factors between 1 and 1.01, all different.
+
+    Steps that start from related tensors (a pool and its operand) often stand in the ratio of two small integers, on
+    which exact rounding ties are common. The multiples of the golden ratio avoid such ratios.
+    """
+    golden = (5**0.5 - 1) / 2
+    return (1 + 0.01 * (index * golden % 1) for index in itertools.count(1))

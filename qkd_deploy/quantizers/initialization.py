@@ -48,8 +48,8 @@ def _least_squares(values: Tensor, spec: TensorSpec, minmax: float) -> float:
     sample = values[:: max(1, values.numel() // _SAMPLE)]
     ratios = torch.logspace(-1.7, 0.0, _CANDIDATES, device=values.device)
     errors = []
-    for ratio in ratios:
-        step = minmax * ratio
+    for candidate in ratios:
+        step = minmax * candidate
         rounded = torch.round(sample / step).clamp_(spec.lo, spec.hi).mul_(step)
         errors.append((rounded - sample).square_().sum())
     best = int(torch.stack(errors).argmin())

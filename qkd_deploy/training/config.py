@@ -56,7 +56,10 @@ class TrainConfig:
         temperature: of the distillation loss.
         seed: decides initial weights, order of images and augmentation.
         device: ``"auto"`` takes an accelerator when there is one.
+        threads: of the CPU, while the run lasts; 0 leaves torch's choice. Results are bit-identical for equal numbers.
         precision: ``"bf16"`` trains under autocast; quantizers stay in float32.
+        compile: run the networks through ``torch.compile``: about three times faster per batch on CPUs for a minute of
+            compilation per phase; needs a C++ compiler.
         evaluate_every: epochs between two measurements of held-out accuracy.
         evaluate_limit: images used for those; 0 means all. The final accuracy always uses all.
 
@@ -93,7 +96,9 @@ class TrainConfig:
     temperature: float = _number(2.0, above=0)
     seed: int = _number(0, least=0)
     device: str = "auto"
+    threads: int = _number(0, least=0)
     precision: str = _choice("fp32", "fp32", "bf16")
+    compile: bool = False
     evaluate_every: int = _number(1, least=1)
     evaluate_limit: int = _number(0, least=0)
 
@@ -177,7 +182,7 @@ def _checked(item: Field[Any], value: Any) -> Any:
         return _epochs(value)
     if kind.startswith("dict"):
         return _bits_table(item.name, value)
-    expected = {"str": str, "int": int, "float": float}[kind.removesuffix(" | None")]
+    expected = {"str": str, "int": int, "float": float, "bool": bool}[kind.removesuffix(" | None")]
     if type(value) is not expected:
         raise UserError(f"{item.name} is {value!r}; it must be {_in_words(expected)}")
     _check_range(item, value)
@@ -212,4 +217,4 @@ def _bits_table(name: str, value: Any) -> dict[str, str]:
 
 
 def _in_words(kind: type) -> str:
-    return {str: "text", int: "a whole number", float: "a number"}[kind]
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

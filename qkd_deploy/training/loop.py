@@ -53,12 +53,20 @@ class PhaseLoop:
         device: of the networks.
         bf16: networks that learn run under bfloat16 autocast.
         progress: receives what happens.
+        compiled: networks run through ``torch.compile``.
 
     Two loops built alike and given the same state continue alike: bit-identically on CPU.
     """
 
     def __init__(
-        self, stage: Stage, batches: BatchStream, device: torch.device, *, bf16: bool, progress: RunProgress
+        self,
+        stage: Stage,
+        batches: BatchStream,
+        device: torch.device,
+        *,
+        bf16: bool,
+        progress: RunProgress,
+        compiled: bool = False,
     ) -> None:
         self.stage = stage
         self.accuracy: float | None = None
@@ -69,6 +77,11 @@ class PhaseLoop:
         self._epoch_phases = [phase for phase in stage.phases for _ in range(phase.epochs)]
         self._optimizers = {role: NetworkOptimizer(stage.networks[role], s) for role, s in stage.optimizers.items()}
         self._movement = StepMovement(*stage.networks.values())
+        # All batches of a stage have one size, so that every network compiles once per mode it runs in.
+        self._forward: dict[Role, Callable[[Tensor], Tensor]] = {
+            role: torch.compile(network, dynamic=False) if compiled else network
+            for role, network in stage.networks.items()
+        }
         self._epoch = 0
         self._seconds: list[float] = []
 
@@ -147,8 +160,7 @@ class PhaseLoop:
         # A frozen network on a GPU always runs in bfloat16: its softmax is only imitated.
         low_precision = self._bf16 if learns else self._bf16 or self._device.type == "cuda"
         with torch.set_grad_enabled(learns), torch.autocast(self._device.type, torch.bfloat16, low_precision):
-            logits = self.stage.networks[role](inputs)
-        return logits.float()  # type: ignore[no-any-return]
+            return self._forward[role](inputs).float()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues this stage from the epoch boundary, as tensors and plain data."""

@@ -79,9 +79,12 @@ def train(
     folder = RunFolder(Path(out))
     folder.check(config, resume=resume)
     shown = progress if progress is not None else progress_on_stderr()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads or threads)
     try:
         return _Run(config, folder, shown).execute(resume)
     finally:
+        torch.set_num_threads(threads)
         shown.close()
 
 
@@ -198,7 +201,14 @@ class _Run:
         seed = self._seed(role, "method" if stage.name == self._config.method else "pretrain")
         data = self._dataset
         batches = BatchStream(data.train, self._config.batch_size, data.augmentation, seed)
-        loop = PhaseLoop(stage, batches, self._device, bf16=self._config.precision == "bf16", progress=self._progress)
+        loop = PhaseLoop(
+            stage,
+            batches,
+            self._device,
+            bf16=self._config.precision == "bf16",
+            progress=self._progress,
+            compiled=self._config.compile,
+        )
         if self._saved is not None and self._saved["stage"] == stage.name:
             loop.load_state_dict(self._saved)
 

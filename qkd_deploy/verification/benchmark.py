@@ -95,7 +95,7 @@ def bench(
 
 
 def session(path: Path | str, threads: int) -> onnxruntime.InferenceSession:
-    """A CPU session with all optimizations; idle threads sleep, so that models timed in turns do not disturb each other.
+    """A CPU session with all optimizations; idle threads sleep, so that models timed in turns stay undisturbed.
 
     Raises:
         UserError: ONNX Runtime cannot load the file.

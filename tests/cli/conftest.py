@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,10 +31,11 @@ def run() -> Run:
     """Run the installed script in a folder."""
     script = Path(sys.executable).with_name("qkd-deploy")
 
-    def call(args: list[str], cwd: Path, stdout: Path | None = None) -> Outcome:
+    def call(line: str, cwd: Path, stdout: Path | None = None) -> Outcome:
         with (stdout or Path(os.devnull)).open("w") as other:
-            target = subprocess.PIPE if stdout is None else other
-            done = subprocess.run([script, *args], cwd=cwd, stdout=target, stderr=subprocess.PIPE, text=True, check=False)
+            out = subprocess.PIPE if stdout is None else other
+            command = [script, *shlex.split(line)]
+            done = subprocess.run(command, cwd=cwd, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
         return Outcome(done.returncode, done.stdout or "", done.stderr)
 
     return call
@@ -47,8 +49,10 @@ def warm_run() -> Iterator[Run]:
         assert process.stdin is not None and process.stdout is not None
         requests, answers = process.stdin, process.stdout
 
-        def call(args: list[str], cwd: Path, largest_file: int | None = None) -> Outcome:
-            requests.write(json.dumps({"args": args, "cwd": str(cwd), "largest_file": largest_file}) + "\n")
+        def call(line: str, cwd: Path, largest_file: int | None = None) -> Outcome:
+            requests.write(
+                json.dumps({"args": shlex.split(line), "cwd": str(cwd), "largest_file": largest_file}) + "\n"
+            )
             requests.flush()
             return Outcome(**json.loads(answers.readline()))
 
@@ -61,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, warm_run: Run) -> Path:
     """A folder with run/ (a finished training run), model.pt and model.onnx."""
     folder = tmp_path_factory.mktemp("trained")
     for line in (TRAINING, "export run/model.pt --output model.onnx"):
-        done = warm_run(line.split(), folder)
+        done = warm_run(line, folder)
         assert done.code == 0, done.err
     (folder / "model.pt").write_bytes((folder / "run" / "model.pt").read_bytes())
     return folder

@@ -32,10 +32,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory, run: Any) -> dict[str, Any]:
     """Train, export and verify once, as the README says."""
     folder = tmp_path_factory.mktemp("chain")
     train = "train --model resnet8 --teacher resnet8 --epochs 3 --pretrain-epochs 3 --teacher-pretrain-epochs 3"
-    done = {"train": run([*train.split(), "--bits-for", "layer3.*=w8a8", "--out", "runs/a", "--json"], folder)}
-    done["export"] = run("export --bits w4a4 runs/a/model.pt".split(), folder)
+    done = {"train": run(f"{train} --bits-for layer3.*=w8a8 --out runs/a --json", folder)}
+    done["export"] = run("export --bits w4a4 runs/a/model.pt", folder)
     verify = "verify runs/a/model.onnx --dataset digits --checkpoint runs/a/model.pt --require-integer"
-    done["verify"] = run([*verify.split(), "--tolerance", "1", "--json", "report.json"], folder)
+    done["verify"] = run(f"{verify} --tolerance 1 --json report.json", folder)
     return {**done, "folder": folder}
 
 
@@ -52,7 +52,9 @@ def test_train_leaves_its_files_and_reports_the_integer_accuracy(chain: Any) -> 
 
 def test_export_prints_a_row_per_layer_and_stores_the_origin(chain: Any) -> None:
     out, folder = ok(chain["export"]), chain["folder"]
-    stored = {p.key.removeprefix("qkd_deploy."): p.value for p in onnx.load(folder / "runs/a/model.onnx").metadata_props}
+    stored = {
+        p.key.removeprefix("qkd_deploy."): p.value for p in onnx.load(folder / "runs/a/model.onnx").metadata_props
+    }
     layers = json.loads(stored["layers"])
     assert len(layers) == 10  # resnet8 has 7 convolutions, 2 projections and a classifier
     for layer in layers:
@@ -87,8 +89,8 @@ def test_verify_of_a_changed_file_is_exit_code_1(trained: Path, run: Any, tmp_pa
     codes.flat[7] += 8
     weight.CopyFrom(numpy_helper.from_array(codes, weight.name))
     onnx.save(model, tmp_path / "changed.onnx")
-    args = ["verify", "changed.onnx", "--dataset", "digits", "--limit", "20", "--json", "-"]
-    done = run([*args, "--checkpoint", str(trained / "model.pt")], tmp_path)
+    verify = "verify changed.onnx --dataset digits --limit 20 --json -"
+    done = run(f"{verify} --checkpoint {trained / 'model.pt'}", tmp_path)
     assert done.code == 1
     assert json.loads(done.out)["passed"] is False  # with --json - stdout holds the JSON alone
     assert last_line(done.err).startswith("FAILED ")
@@ -100,36 +102,36 @@ def test_verify_with_arrays_instead_of_a_data_set(trained: Path, warm_run: Any, 
     np.save(tmp_path / "x.npy", images)
     np.savez(tmp_path / "x.npz", x=images)
     for inputs in ("x.npy", "x.npz"):
-        args = ["verify", str(trained / "model.onnx"), "--inputs", inputs, "--checkpoint", str(trained / "model.pt")]
-        assert last_line(ok(warm_run(args, tmp_path))).startswith("VERIFIED ")
+        line = f"verify {trained / 'model.onnx'} --inputs {inputs} --checkpoint {trained / 'model.pt'}"
+        assert last_line(ok(warm_run(line, tmp_path))).startswith("VERIFIED ")
 
 
 def test_verify_by_itself_and_on_the_training_split(trained: Path, warm_run: Any) -> None:
-    assert last_line(ok(warm_run(["verify", "model.onnx"], trained))).startswith("VERIFIED ")
-    args = "verify model.onnx --dataset digits --split train --limit 30".split()
+    assert last_line(ok(warm_run("verify model.onnx", trained))).startswith("VERIFIED ")
+    args = "verify model.onnx --dataset digits --split train --limit 30"
     assert " on 30 images" in last_line(ok(warm_run(args, trained)))
 
 
 @pytest.mark.parametrize("options", ["", "--weights packed", "--input uint8", "--weights packed --input uint8"])
 def test_export_options_survive_verification(trained: Path, warm_run: Any, tmp_path: Path, options: str) -> None:
-    checkpoint = str(trained / "model.pt")
-    done = warm_run(["export", checkpoint, *options.split(), "--output", "new/m.onnx", "--json"], tmp_path)
+    checkpoint = trained / "model.pt"
+    done = warm_run(f"export {checkpoint} {options} --output new/m.onnx --json", tmp_path)
     report = json.loads(ok(done))
     assert (report["requires_onnxruntime"] is not None) == ("packed" in options)
     assert report["weights"] == ("packed" if "packed" in options else "int8")
-    args = "verify new/m.onnx --dataset digits --limit 40 --require-integer --checkpoint".split()
-    assert last_line(ok(warm_run([*args, checkpoint], tmp_path))).startswith("VERIFIED ")
+    line = f"verify new/m.onnx --dataset digits --limit 40 --require-integer --checkpoint {checkpoint}"
+    assert last_line(ok(warm_run(line, tmp_path))).startswith("VERIFIED ")
 
 
 def test_inspect_an_exported_file(trained: Path, run: Any) -> None:
-    out = ok(run(["inspect", "model.onnx"], trained))
+    out = ok(run("inspect model.onnx", trained))
     for shown in ("features.8", "QLinearConv", "QGemm", "everything computes in integers", "integer accuracy"):
         assert shown in out
 
 
 def test_inspect_agrees_about_checkpoint_and_file(trained: Path, warm_run: Any) -> None:
-    checkpoint = json.loads(ok(warm_run(["inspect", "model.pt", "--json"], trained)))
-    file = json.loads(ok(warm_run(["inspect", "model.onnx", "--json"], trained)))
+    checkpoint = json.loads(ok(warm_run("inspect model.pt --json", trained)))
+    file = json.loads(ok(warm_run("inspect model.onnx --json", trained)))
     assert (checkpoint["kind"], file["kind"]) == ("checkpoint", "onnx")
     assert checkpoint["origin"]["model"] == "plaincnn"
     assert checkpoint["tensors"] == file["tensors"]
@@ -141,40 +143,40 @@ def test_inspect_agrees_about_checkpoint_and_file(trained: Path, warm_run: Any) 
 
 def test_inspect_names_what_stays_float_and_why(warm_run: Any, tmp_path: Path) -> None:
     train = "train --model plaincnn --method qat --epochs 1 --pretrain-epochs 1 --placement paper --out paper"
-    ok(warm_run(train.split(), tmp_path))
-    ok(warm_run(["export", "paper/model.pt"], tmp_path))
+    ok(warm_run(train, tmp_path))
+    ok(warm_run("export paper/model.pt", tmp_path))
     for file in ("paper/model.pt", "paper/model.onnx"):
-        floats = json.loads(ok(warm_run(["inspect", file, "--json"], tmp_path)))["floats"]
+        floats = json.loads(ok(warm_run(f"inspect {file} --json", tmp_path)))["floats"]
         assert floats and all(part["reason"] for part in floats)
-    done = warm_run("verify paper/model.onnx --dataset digits --limit 10 --require-integer".split(), tmp_path)
+    done = warm_run("verify paper/model.onnx --dataset digits --limit 10 --require-integer", tmp_path)
     assert done.code == 1
     assert last_line(done.out).startswith("FAILED ")
 
 
 def test_bench_against_fp32(trained: Path, run: Any) -> None:
-    result = json.loads(ok(run("bench model.onnx --against fp32 --rounds 3 --batch 2 --json".split(), trained)))
+    result = json.loads(ok(run("bench model.onnx --against fp32 --rounds 3 --batch 2 --json", trained)))
     assert set(result["models"]) == {"integer", "fp32"}
     for measured in result["models"].values():
         assert measured["latency"] > 0 and measured["file_bytes"] > 0
         assert measured["throughput"] == pytest.approx(2 / measured["latency"])
     assert result["ratios"]["fp32"]["file_bytes"] > 2.5
-    out = ok(run("bench model.onnx --rounds 1".split(), trained))
+    out = ok(run("bench model.onnx --rounds 1", trained))
     assert "images/s" in out and "against" not in out
 
 
 def test_a_run_is_repeated_from_its_settings_and_options_override_them(trained: Path, warm_run: Any) -> None:
     again = "train --config run/config.toml --out again --json"
-    ok(warm_run(again.split(), trained))
+    ok(warm_run(again, trained))
     one, two = (torch.load(trained / name / "model.pt", weights_only=True) for name in ("run", "again"))
     assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
-    done = warm_run("train --config run/config.toml --bits w8a8 --seed 5 --out other --json".split(), trained)
+    done = warm_run("train --config run/config.toml --bits w8a8 --seed 5 --out other --json", trained)
     settings = json.loads(ok(done))["settings"]
     assert (settings["bits"], settings["seed"], settings["model"]) == ("w8a8", 5, "plaincnn")
 
 
 def test_resume_of_a_finished_run_needs_only_its_folder(trained: Path, warm_run: Any) -> None:
     before = (trained / "run" / "metrics.jsonl").read_text()
-    out = ok(warm_run("train --resume --out run".split(), trained))
+    out = ok(warm_run("train --resume --out run", trained))
     assert "integer accuracy" in out
     assert (trained / "run" / "metrics.jsonl").read_text() == before
 
@@ -187,17 +189,17 @@ def test_own_network_is_imported_where_the_user_names_it(warm_run: Any, tmp_path
         "    return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.ReLU(), *head)\n"
     )
     train = "train --model own:net --method qat --epochs 1 --pretrain-epochs 1"
-    ok(warm_run(train.split(), tmp_path))
+    ok(warm_run(train, tmp_path))
     folder = "runs/digits-own-net-qat-w4a4"  # the default
-    ok(warm_run(f"export {folder}/model.pt --model own:net --output m.onnx".split(), tmp_path))
+    ok(warm_run(f"export {folder}/model.pt --model own:net --output m.onnx", tmp_path))
     verify = f"verify m.onnx --checkpoint {folder}/model.pt --model own:net"
-    assert last_line(ok(warm_run(verify.split(), tmp_path))).startswith("VERIFIED ")
-    ok(warm_run(f"inspect {folder}/model.pt --model own:net".split(), tmp_path))
+    assert last_line(ok(warm_run(verify, tmp_path))).startswith("VERIFIED ")
+    ok(warm_run(f"inspect {folder}/model.pt --model own:net", tmp_path))
 
 
 def test_teacher_weights_may_follow_its_name(trained: Path, warm_run: Any) -> None:
-    train = "train --model plaincnn --method kd --epochs 1 --pretrain-epochs 1 --out kd --json --teacher"
-    done = warm_run([*train.split(), "plaincnn:run/checkpoints/student-float.pt"], trained)
+    train = "train --model plaincnn --method kd --epochs 1 --pretrain-epochs 1 --out kd --json"
+    done = warm_run(f"{train} --teacher plaincnn:run/checkpoints/student-float.pt", trained)
     settings = json.loads(ok(done))["settings"]
     assert (settings["teacher"], settings["teacher_checkpoint"]) == ("plaincnn", "run/checkpoints/student-float.pt")
     assert "pretrain-teacher" not in done.err

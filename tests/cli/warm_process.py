@@ -1,4 +1,4 @@
-"""Runs command lines in forks of one process that has imported the heavy libraries: a real process each, at no start-up.
+"""Runs command lines in forks of one process that has imported the heavy libraries: a real process each, started fast.
 
 Reads one JSON object per line from stdin (args, cwd, and optionally the largest file that may be written, in bytes) and
 answers each with one (code, out, err).
@@ -32,7 +32,7 @@ def child(request: dict[str, object], out: int, err: int) -> None:
         if isinstance(largest, int):
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
         code = main(request["args"])  # type: ignore[arg-type]
-    except BaseException:  # a traceback is what the tests look for
+    except BaseException:  # noqa: BLE001 - the tests look for its traceback
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,8 @@ import torch.nn.functional as F
 from deployment import noise
 from placement import IMAGES, Small, check
 from torch import Tensor, nn
+
+from qkd_deploy import UserError, prepare
 
 CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "no bias": lambda: nn.Conv2d(8, 8, 3, padding=1, bias=False),
@@ -87,8 +88,6 @@ def test_linear_layers_with_batch_norm() -> None:
 
 def test_batch_norm_without_statistics_stays_in_float() -> None:
     """Its result depends on the batch, so that it cannot be folded; eval at batch 1 is undefined for it."""
-    from qkd_deploy import prepare
-
     account = prepare(Perceptron(nn.BatchNorm1d(8, track_running_stats=False), nn.Identity()), "w4a4", (noise(3, 6),)).account
     assert "without running statistics" in str(account)
 
@@ -207,11 +206,18 @@ def test_padding_of_other_kinds_stays_in_float() -> None:
     assert "padding mode 'reflect'" in str(account)
 
 
-def test_zero_padding_of_signed_codes_is_zero(recwarn: Any) -> None:
+def test_zero_padding_of_signed_codes_is_zero() -> None:
     """The pad value is the zero point: a network of a single padded convolution shows it at its corners."""
     check(Small(lambda n, x: n.conv(n.first(x)), first=nn.Conv2d(8, 8, 1), conv=nn.Conv2d(8, 8, 3, padding=2)))
 
 
-def test_weight_parametrizations_are_read_as_they_compute() -> None:
-    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))
-    check(Small(lambda n, x: torch.relu(n.conv(x)), conv=conv))
+PARAMETRIZED = {
+    "parametrization": lambda: torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
+    "spectral norm": lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1)),
+}
+
+
+@pytest.mark.parametrize("case", PARAMETRIZED)
+def test_parametrized_weights_are_refused_with_the_way_out(case: str) -> None:
+    with pytest.raises(UserError, match=r"conv computes its weight.*remove_parametrizations"):
+        prepare(Small(lambda n, x: torch.relu(n.conv(x)), conv=PARAMETRIZED[case]()), "w4a4", (IMAGES,))

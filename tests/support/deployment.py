@@ -115,13 +115,15 @@ def assert_same_codes(deployed: Deployed, inputs: tuple[Tensor, ...], *, threads
     assert codes or not runtime
     for tensor, expected in codes.items():
         value = values[tensor]
+        if value not in runtime:
+            continue  # the rewrite of a first layer moves the codes of its input before they are dequantized
         if value in reference.after_float:
             apart = np.abs(runtime[value].astype(int) - expected.astype(int))
             assert (apart > 0).mean() < 0.02, f"{tensor}: {(apart > 0).mean():.1%} of the codes differ"
             continue
         np.testing.assert_array_equal(runtime[value], expected, err_msg=f"{tensor}: runtime and frozen model")
         np.testing.assert_array_equal(reference.codes[value], expected, err_msg=f"{tensor}: reference and frozen model")
-    assert {values[tensor] for tensor in codes} <= set(runtime)
+    assert {tensor for tensor in codes if values[tensor] not in runtime} <= set(frozen.graph.inputs)
     for (name, got), expected_output in zip(outputs.items(), flat_tensors(frozen(*inputs)), strict=True):
         if name in reference.after_float:
             scale = float(expected_output.abs().max()) + 1e-6

@@ -1,0 +1,191 @@
+"""Operations without integer kernels: they stay in float between integer layers, with a reason, and are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from deployment import feeds_of
+from placement import IMAGES, Small, check
+from torch import Tensor, nn
+
+from qkd_deploy import UserError, prepare
+from qkd_deploy.verification.runtime import CodesModel
+
+
+class Affine(nn.Module):
+    """A batch norm in other words: constants of the network in float arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+        self.register_buffer("offset", torch.rand(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor + self.offset  # type: ignore[operator,no-any-return]
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.b(F.relu(self.a(F.adaptive_avg_pool2d(x, 1)))))
+
+
+ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "GELU": (lambda: Small(lambda n, x: F.gelu(n.conv(x)), conv=nn.Conv2d(8, 8, 1)), "no integer Gelu"),
+    "sigmoid": (lambda: Small(lambda n, x: torch.sigmoid(n.conv(x)), conv=nn.Conv2d(8, 8, 1)), "contract table"),
+    "SiLU": (lambda: Small(lambda n, x: n.act(n.conv(x)), conv=nn.Conv2d(8, 8, 1), act=nn.SiLU()), "SiLU"),
+    "SiLU in place": (
+        lambda: Small(lambda n, x: n.act(n.conv(x)), conv=nn.Conv2d(8, 8, 1), act=nn.SiLU(inplace=True)),
+        "SiLU",
+    ),
+    "Hardswish in place": (
+        lambda: Small(lambda n, x: n.act(n.conv(x)), conv=nn.Conv2d(8, 8, 1), act=nn.Hardswish(inplace=True)),
+        "HardSwish",
+    ),
+    "LeakyReLU": (
+        lambda: Small(lambda n, x: F.leaky_relu(n.conv(x), 0.1), conv=nn.Conv2d(8, 8, 1)),
+        "contract table",
+    ),
+    "PReLU": (lambda: Small(lambda n, x: n.act(n.conv(x)), conv=nn.Conv2d(8, 8, 1), act=nn.PReLU(8)), "PRelu"),
+    "LayerNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.LayerNorm([8, 8, 8])), "LayerNormalization"),
+    "GroupNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.GroupNorm(2, 8)), "contract table"),
+    "lone BatchNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.BatchNorm2d(8)), "follows no convolution"),
+    "ConvTranspose": (lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)), "no integer ConvTranspose"),
+    "upsampling": (lambda: Small(lambda n, x: F.interpolate(x, scale_factor=2)), "contract table"),
+    "multiplication": (lambda: Small(lambda n, x: x * n.conv(x), conv=nn.Conv2d(8, 8, 1)), "contract table"),
+    "in-place multiplication": (lambda: Small(lambda n, x: n.conv(x).mul_(2) + x, conv=nn.Conv2d(8, 8, 1)), "contract table"),
+    "added number": (lambda: Small(lambda n, x: x + 1), "only two tensors"),
+    "weighted sum": (lambda: Small(lambda n, x: torch.add(x, n.conv(x), alpha=2), conv=nn.Conv2d(8, 8, 1)), "factor"),
+    "constants": (lambda: Small(lambda n, x: n.affine(x), affine=Affine()), "contract table"),
+    "broadcast": (lambda: Small(lambda n, x: x + x.mean((2, 3), keepdim=True)), "broadcasts"),
+    "squeeze and excite": (lambda: Small(lambda n, x: n.se(x), se=SqueezeExcite()), "contract table"),
+    "padding": (lambda: Small(lambda n, x: F.pad(x, (1, 1, 1, 1))), "pads quantized tensors in float"),
+    "clamp without zero": (lambda: Small(lambda n, x: x.clamp(0.5, 1)), "range without zero"),
+    "softmax": (lambda: Small(lambda n, x: x.softmax(1)), "contract table"),
+    "matrix product": (lambda: Small(lambda n, x: x @ x.transpose(2, 3)), "contract table"),
+}
+
+
+@pytest.mark.parametrize("case", ISLANDS)
+def test_float_islands(case: str) -> None:
+    torch.manual_seed(2)
+    build, reason = ISLANDS[case]
+    account = check(build(), integer=False, idle_steps=1).prepared.account
+    assert any(reason in entry.reason for entry in account.floats), str(account)
+    assert "Stays in float:" in str(account)
+
+
+def test_values_that_are_never_negative_get_unsigned_grids() -> None:
+    frozen = check(Small(lambda n, x: torch.sigmoid(n.conv(x)), conv=nn.Conv2d(8, 8, 1)), integer=False).frozen
+    assert frozen.grid("sigmoid").zero_point == 0
+
+
+def test_only_the_island_is_in_float() -> None:
+    account = check(Small(lambda n, x: F.gelu(n.conv(x)), conv=nn.Conv2d(8, 8, 1)), integer=False).prepared.account
+    assert [entry.name for entry in account.floats] == ["gelu"]
+
+
+class Condition(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:  # the line that the error names
+            x = x * 2
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class Holder(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Conv2d(3, 3, 1), inner, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(torch.relu(self.stem(x))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_control_flow_names_its_line_and_the_way_out() -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(Holder(Condition()), "w4a4", (IMAGES,))
+    message = str(caught.value)
+    assert "test_placement_islands.py" in message
+    assert "if x.sum() > 0" in message
+    assert "leaf_modules" in message
+    assert "\n" not in message
+
+
+def test_a_leaf_module_is_one_float_step() -> None:
+    class Norm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / (x.abs().amax() + 1.0) if x.dim() == 4 else x
+
+    model = Small(lambda n, x: n.leaf(x), leaf=Norm())
+    prepared = prepare(model, "w4a4", (IMAGES,), leaf_modules=(Norm,))
+    assert [entry.name for entry in prepared.account.floats] == ["leaf"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": {"secnd": "w8a8"}}, "'secnd' matches no layer.*did you mean 'second'"),
+        ({"overrides": {"layer4.*": "w8a8"}}, "matches no layer"),
+        ({"overrides": {"second": "w9a8"}}, "did you mean 'w8a8'"),
+        ({"overrides": {"second": "w4a32"}}, "for the whole network"),
+        ({"placement": "papr"}, "did you mean 'paper'"),
+        ({"residual": "narrow"}, "choose one of wide, shared"),
+        ({"weight_range": "ful"}, "did you mean 'full'"),
+        ({"first_last_bits": 1}, "first_last_bits must be 2 to 8"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(Small(lambda n, x: x), "w4a4", (IMAGES,), **options)  # type: ignore[arg-type]
+
+
+def test_networks_that_cannot_be_quantized_are_refused() -> None:
+    with pytest.raises(UserError, match="no convolution or linear layer"):
+        prepare(nn.Sequential(nn.ReLU()), "w4a4", (IMAGES,))
+    with pytest.raises(UserError, match="does not run on the example inputs"):
+        prepare(Small(lambda n, x: x), "w4a4", (torch.zeros(2, 4, 8, 8),))
+    with pytest.raises(UserError, match=r"x\[:, 0\] = 0"):
+        prepare(Small(_assign), "w4a4", (IMAGES,))
+
+
+def _assign(n: nn.Module, x: Tensor) -> Tensor:
+    x[:, 0] = 0
+    return x
+
+
+class Functional(nn.Module):
+    """A layer that torch.fx sees as a function of a constant."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight) if self.weight.dim() == 4 else F.linear(x, self.weight)
+
+
+INEXACT = {
+    "softmax": lambda: Small(lambda n, x: n.conv(x).softmax(1), conv=nn.Conv2d(8, 8, 1)),
+    "ConvTranspose": lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)),
+    "F.conv2d": lambda: Small(lambda n, x: n.inner(x), inner=Functional(8, 8, 1, 1)),
+    "F.linear": lambda: Small(lambda n, x: n.inner(x), inner=Functional(8, 8)),
+}
+
+
+@pytest.mark.parametrize("case", INEXACT)
+def test_the_runtime_does_not_quantize_islands_on_its_own(case: str) -> None:
+    """Without a barrier it does: with 8-bit weights of its own, or with codes that are off by one."""
+    deployed = check(INEXACT[case](), integer=False)
+    runtime = CodesModel(deployed.model).run(feeds_of(deployed.model, (IMAGES,)))[1]
+    for tensor, codes in deployed.frozen.codes(IMAGES).items():
+        assert (codes != runtime[deployed.values[tensor]]).mean() < 1e-3, tensor
