@@ -50,7 +50,7 @@ class Epochs(click.ParamType[tuple[int, ...]]):
 class Override(click.ParamType[tuple[str, str]]):
     """``PATTERN=wXaY``."""
 
-    name = "PATTERN=wXaY"
+    name = "PATTERN=BITS"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         """Split at the last equals sign."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from qkd_deploy.inspection import Inspection
@@ -12,15 +13,18 @@ if TYPE_CHECKING:
 _WIDTH_OF_PIPES = 140
 
 
-def print_tables(*tables: Table) -> None:
-    """Print tables, at full width where stdout is no terminal."""
+def console(*, stderr: bool = False) -> Console:
+    """Where tables are printed; as wide as they like where it is no terminal."""
     from rich.console import Console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_OF_PIPES)
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=_WIDTH_OF_PIPES)
+
+
+def print_tables(*tables: Table) -> None:
+    """Print tables on stdout."""
     for table in tables:
-        console.print(table)
+        console().print(table)
 
 
 def layer_table(model: Inspection) -> Table:

@@ -46,6 +46,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "activation_step_ratio": (float, "Relative movement of activation steps over the learning rate."),
     "temperature": (float, "Temperature of the distillation loss."),
     "seed": (int, "Decides initial weights, order of images and augmentation."),
+    "threads": (int, "CPU threads; 0 leaves the choice to torch. Results repeat exactly for equal numbers."),
     "device": (str, "auto, cpu, cuda or another of torch's devices."),
     "precision": (Choice(["fp32", "bf16"]), "Arithmetic of training; quantizers stay in fp32."),
     "compile": (bool, "Compile the networks: faster on long runs, needs a C++ compiler."),

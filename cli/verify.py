@@ -70,13 +70,12 @@ def command(
 
 
 def _print(report: VerificationReport, json_file: str | None) -> None:
-    from rich.console import Console
-
     from qkd_deploy.atomic import atomic_write
+    from qkd_deploy.cli.tables import console
 
     if json_file not in (None, "-"):
         with atomic_write(Path(str(json_file))) as temporary:
             temporary.write_text(report.to_json() + "\n", encoding="utf-8")
-    report.render(Console(stderr=json_file == "-"))
+    report.render(console(stderr=json_file == "-"))
     if json_file == "-":
         click.echo(report.to_json())

@@ -21,7 +21,8 @@ def load_model(path: Path | str) -> onnx.ModelProto:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {error.filename or file}; write one with `qkd-deploy export`") from error
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot read {file}: {reason}; give the file that `qkd-deploy export` wrote") from error
     except Exception as error:  # the protobuf parser's own errors, or external constants that cannot be read
         raise UserError(f"{file} is no ONNX model, or it is damaged; export it again") from error
     if not model.graph.node:

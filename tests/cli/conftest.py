@@ -34,7 +34,7 @@ def run() -> Run:
     def call(line: str, cwd: Path, stdout: Path | None = None) -> Outcome:
         with (stdout or Path(os.devnull)).open("w") as other:
             out = subprocess.PIPE if stdout is None else other
-            command = [script, *shlex.split(line)]
+            command = [str(script), *shlex.split(line)]
             done = subprocess.run(command, cwd=cwd, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
         return Outcome(done.returncode, done.stdout or "", done.stderr)
 

@@ -168,10 +168,11 @@ class Functional(nn.Module):
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
+        self.convolves = len(shape) == 4
         self.weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight) if self.weight.dim() == 4 else F.linear(x, self.weight)
+        return F.conv2d(x, self.weight) if self.convolves else F.linear(x, self.weight)
 
 
 INEXACT = {
