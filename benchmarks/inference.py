@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from rich.table import Table
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
+from qkd_deploy.verification.timing import interleaved
 
-_SAMPLE_SECONDS = 0.01
 _HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "AveragePool"}
 _TIMED = ("fp32", "quantize_static", "ours")
 
@@ -56,30 +55,12 @@ def kernels(path: Path, folder: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in onnx.load(optimized).graph.node).most_common())
 
 
-def interleaved(sessions: dict[str, ort.InferenceSession], feed: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Seconds per run, ``{name: [rounds]}``; each sample repeats runs for about 10 ms, after one untimed run."""
-    repeats = {}
-    for name, timed in sessions.items():
-        timed.run(None, feed)
-        started = time.perf_counter()
-        timed.run(None, feed)
-        repeats[name] = max(1, round(_SAMPLE_SECONDS / (time.perf_counter() - started)))
-    samples: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(rounds):
-        for name in random.sample(list(sessions), len(sessions)):
-            sessions[name].run(None, feed)
-            started = time.perf_counter()
-            for _ in range(repeats[name]):
-                sessions[name].run(None, feed)
-            samples[name].append((time.perf_counter() - started) / repeats[name])
-    return {name: np.array(values) for name, values in samples.items()}
-
-
 def measure(files: Contestants, threads: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Times, ratios, sizes and kernels of one network, as plain data."""
     paths = {name: getattr(files, name) for name in _TIMED}
     sessions = {name: session(path, threads) for name, path in paths.items()}
-    samples = interleaved(sessions, {sessions["ours"].get_inputs()[0].name: files.image}, rounds)
+    feed = {sessions["ours"].get_inputs()[0].name: files.image}
+    samples = interleaved({name: partial(timed.run, None, feed) for name, timed in sessions.items()}, rounds)
     sizes = files.sizes()
     return {
         "latency_ms": {name: float(np.median(values)) * 1e3 for name, values in samples.items()},
@@ -135,7 +116,6 @@ def main() -> int:
     options = arguments()
     console, notes = Console(width=150), Console(stderr=True)
     torch.set_num_threads(options.threads)
-    random.seed(0)
     results: dict[str, dict[str, Any]] = {}
     try:
         bits = BitWidths.parse(options.bits)

@@ -8,9 +8,7 @@ from qkd_deploy.bits import BitWidths, TensorSpec, bits_for
 from qkd_deploy.errors import UserError
 
 
-@pytest.mark.parametrize(
-    "text", [*(f"w{w}a{a}" for w in range(2, 9) for a in (2, 3, 4, 5, 6, 7, 8)), "w2a32", "w8a32"]
-)
+@pytest.mark.parametrize("text", [*(f"w{w}a{a}" for w in range(2, 9) for a in (2, 3, 4, 5, 6, 7, 8)), "w2a32", "w8a32"])
 def test_all_widths_from_two_to_eight_and_float_activations(text: str) -> None:
     bits = BitWidths.parse(text)
     assert str(bits) == text

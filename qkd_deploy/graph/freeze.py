@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
 from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
+
+
+_POOL_RATIOS = (2.0**-31, 255.0)
 
 
 @torch.no_grad()
@@ -50,6 +54,9 @@ def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:
     spec, scale = quantizer.spec, float(quantizer.scale())
     if not np.isfinite(scale):
         raise UserError(f"the step of {node.name} is not finite; restore an earlier checkpoint")
+    if operands and node.kind == "global_avg_pool":
+        shape = prepared.graph.node(node.inputs[0]).shape or ()
+        scale = _pool_scale(float(operands[0].scale) / math.prod(shape[2:]), scale)
     lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
     if operands and node.kind in ("add", "requantize", "clip"):
         a = _code_range(operands[0])
@@ -59,6 +66,14 @@ def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:
         scale = agreed_add_scale(a, b, CodeRange(scale, spec.zero_point, lo, hi), node.name)
         lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
     return Grid(scale, spec.bits, spec.zero_point, lo, hi)
+
+
+def _pool_scale(source: float, scale: float) -> float:
+    """An output scale that ONNX Runtime's global pool accepts: it refuses ``source / scale`` outside [2^-32, 256).
+
+    Beyond these ratios every sum but zero saturates, or every average is zero, so that a good step is never moved.
+    """
+    return min(max(scale, source / _POOL_RATIOS[1]), source / _POOL_RATIOS[0])
 
 
 def _clipped(scale: float, lo: int, hi: int, clip: tuple[float, float] | None) -> tuple[int, int]:

@@ -62,17 +62,22 @@ def uneven_avg_pool(x: Tensor, **options: Any) -> Tensor:
     return avg_pool(x, **options, count_include_pad=False)
 
 
-def taps(x: Tensor, kernel_size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], ceil_mode: bool = False) -> Iterator[Tensor]:
+def taps(
+    x: Tensor, kernel_size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], ceil_mode: bool = False
+) -> Iterator[Tensor]:
     """What every position of a pooling window sees, in row-major order; outside the image there are zeros."""
     sizes = []
     for n, k, s, p in zip(x.shape[2:], kernel_size, stride, padding, strict=True):
         size = -((k - n - 2 * p) // s) + 1 if ceil_mode else (n + 2 * p - k) // s + 1
         sizes.append(size - 1 if ceil_mode and (size - 1) * s >= n + p else size)  # no window starts beyond the image
-    ends = [(o - 1) * s + k - n - p for o, n, k, s, p in zip(sizes, x.shape[2:], kernel_size, stride, padding, strict=True)]
+    ends = [
+        (o - 1) * s + k - n - p for o, n, k, s, p in zip(sizes, x.shape[2:], kernel_size, stride, padding, strict=True)
+    ]
     padded = F.pad(x, [amount for pair in reversed([*zip(padding, ends, strict=True)]) for amount in pair])
     for offsets in product(*(range(k) for k in kernel_size)):
         windows = (slice(at, at + (o - 1) * s + 1, s) for at, o, s in zip(offsets, sizes, stride, strict=True))
-        yield padded[(..., *windows)]
+        index: tuple[Any, ...] = (..., *windows)
+        yield padded[index]
 
 
 def global_avg_pool(x: Tensor) -> Tensor:

@@ -34,7 +34,9 @@ class PoolingRules(Rules):
     def _avg_pool(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "avg_pool")
         if bound.get("divisor_override"):
-            raise UserError(f"{node.label} pools with a divisor of its own, which ONNX cannot express; multiply instead")
+            raise UserError(
+                f"{node.label} pools with a divisor of its own, which ONNX cannot express; multiply instead"
+            )
         spatial = len(node.shape or ()) - 2
         kernel = _tuple(bound["kernel_size"], spatial)
         padding = _tuple(bound.get("padding", 0), spatial)

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,8 +40,8 @@ def initial_step(v: Tensor, spec: TensorSpec, method: str = "mse") -> float:
     if largest == 0.0:
         return 1.0 / spec.hi  # a tensor of zeros: any step represents it
     if method == "lsq":
-        return max(2 * float(values.abs().mean()) / spec.hi**0.5, STEP_FLOOR)
-    minmax = max(largest / spec.hi, STEP_FLOOR)
+        return max(2 * float(values.abs().mean()) / math.sqrt(spec.hi), STEP_FLOOR)
+    minmax: float = max(largest / spec.hi, STEP_FLOOR)
     return minmax if method == "minmax" else max(_least_squares(values, spec, minmax), STEP_FLOOR)
 
 

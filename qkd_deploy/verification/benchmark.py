@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from qkd_deploy.errors import UserError
@@ -86,12 +87,28 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
         files = {INTEGER: Path(path)}
         if against is not None:
-            files[against] = Path(folder) / "float.onnx"
-            files[against].write_bytes(float_twin(model).SerializeToString())
+            files[against] = _write_twin(model, Path(folder))
         samples = _timed(files, threads, batch, rounds)
         models = {name: _measurement(file, samples[name], threads, batch) for name, file in files.items()}
     ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
     return BenchReport(str(path), batch, threads, rounds, onnxruntime.__version__, models, ratios)
+
+
+def median_latencies(path: Path | str, rounds: int = 9) -> dict[str, float]:
+    """Seconds per image of a file ("integer") and of its float twin ("fp32"): one thread, batch 1, medians.
+
+    Raises:
+        UserError: the file cannot be run.
+    """
+    with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
+        files = {INTEGER: Path(path), "fp32": _write_twin(load_model(path), Path(folder))}
+        return {name: float(np.median(samples)) for name, samples in _timed(files, 1, 1, rounds).items()}
+
+
+def _write_twin(model: onnx.ModelProto, folder: Path) -> Path:
+    file = folder / "float.onnx"
+    file.write_bytes(float_twin(model).SerializeToString())
+    return file
 
 
 def session(path: Path | str, threads: int) -> onnxruntime.InferenceSession:

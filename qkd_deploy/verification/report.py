@@ -42,6 +42,7 @@ class VerificationReport:
 
     ``accuracy`` is in percent, by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
+    ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float.
     """
 
     path: str
@@ -56,6 +57,7 @@ class VerificationReport:
     identity: list[Difference] = field(default_factory=list)
     cpu: dict[str, str | bool] = field(default_factory=dict)
     file_bytes: int = 0
+    latency_seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -113,8 +115,14 @@ class VerificationReport:
         self._list(
             console, "In float", [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops]
         )
-        console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB"))
+        console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB{self._speed()}"))
         console.print(Text(self.verdict, style="bold green" if self.passed else "bold red"), soft_wrap=True)
+
+    def _speed(self) -> str:
+        if not self.latency_seconds:
+            return ""
+        integer, other = self.latency_seconds["integer"], self.latency_seconds["fp32"]
+        return f"; {integer * 1e3:.2f} ms an image, {other / integer:.2f}x the speed of fp32 (one thread)"
 
     def _machine(self) -> str:
         features = [name for name, present in self.cpu.items() if present is True]

@@ -13,6 +13,7 @@ import onnxruntime
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.verification import levels
+from qkd_deploy.verification.benchmark import median_latencies
 from qkd_deploy.verification.golden import golden_differences
 from qkd_deploy.verification.identity import Difference, against_digests, against_expected
 from qkd_deploy.verification.load import load_model
@@ -89,6 +90,8 @@ def verify_onnx(
             if identity.status != "failed":
                 raise
             report.levels.append(Level(name, "failed", (str(error),)))
+    if report.passed:
+        report.latency_seconds = median_latencies(path)
     return report
 
 

@@ -36,7 +36,9 @@ class Random(nn.Module):
             stride = draw(st.sampled_from([1, 2])) if step in ("conv", "depthwise") and size > 2 else 1
             out = width if step != "conv" else draw(st.sampled_from([2, 4, 7]))
             kernel = draw(st.sampled_from([1, 3]))
-            self.layers.append(nn.Conv2d(width, out, kernel, stride, kernel // 2, groups=groups, bias=draw(st.booleans())))
+            self.layers.append(
+                nn.Conv2d(width, out, kernel, stride, kernel // 2, groups=groups, bias=draw(st.booleans()))
+            )
             self.norms.append(nn.BatchNorm2d(out) if draw(st.booleans()) else nn.Identity())
             width, size = out * (2 if step == "concat" else 1), -(-size // stride)
             size = size // 2 if step == "pool" else size

@@ -56,10 +56,16 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "LayerNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.LayerNorm([8, 8, 8])), "LayerNormalization"),
     "GroupNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.GroupNorm(2, 8)), "contract table"),
     "lone BatchNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.BatchNorm2d(8)), "follows no convolution"),
-    "ConvTranspose": (lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)), "no integer ConvTranspose"),
+    "ConvTranspose": (
+        lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)),
+        "no integer ConvTranspose",
+    ),
     "upsampling": (lambda: Small(lambda n, x: F.interpolate(x, scale_factor=2)), "contract table"),
     "multiplication": (lambda: Small(lambda n, x: x * n.conv(x), conv=nn.Conv2d(8, 8, 1)), "contract table"),
-    "in-place multiplication": (lambda: Small(lambda n, x: n.conv(x).mul_(2) + x, conv=nn.Conv2d(8, 8, 1)), "contract table"),
+    "in-place multiplication": (
+        lambda: Small(lambda n, x: n.conv(x).mul_(2) + x, conv=nn.Conv2d(8, 8, 1)),
+        "contract table",
+    ),
     "added number": (lambda: Small(lambda n, x: x + 1), "only two tensors"),
     "weighted sum": (lambda: Small(lambda n, x: torch.add(x, n.conv(x), alpha=2), conv=nn.Conv2d(8, 8, 1)), "factor"),
     "constants": (lambda: Small(lambda n, x: n.affine(x), affine=Affine()), "contract table"),

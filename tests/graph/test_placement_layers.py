@@ -88,7 +88,9 @@ def test_linear_layers_with_batch_norm() -> None:
 
 def test_batch_norm_without_statistics_stays_in_float() -> None:
     """Its result depends on the batch, so that it cannot be folded; eval at batch 1 is undefined for it."""
-    account = prepare(Perceptron(nn.BatchNorm1d(8, track_running_stats=False), nn.Identity()), "w4a4", (noise(3, 6),)).account
+    account = prepare(
+        Perceptron(nn.BatchNorm1d(8, track_running_stats=False), nn.Identity()), "w4a4", (noise(3, 6),)
+    ).account
     assert "without running statistics" in str(account)
 
 

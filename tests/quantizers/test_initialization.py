@@ -78,4 +78,6 @@ def test_unknown_methods_are_refused() -> None:
 
 def test_large_tensors_are_thinned_without_losing_the_range() -> None:
     v = torch.randn(300_000, generator=torch.Generator().manual_seed(3))
-    assert initial_step(v, TensorSpec.weight(4)) == pytest.approx(initial_step(v[:60_000], TensorSpec.weight(4)), rel=0.1)
+    assert initial_step(v, TensorSpec.weight(4)) == pytest.approx(
+        initial_step(v[:60_000], TensorSpec.weight(4)), rel=0.1
+    )

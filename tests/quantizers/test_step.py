@@ -16,7 +16,6 @@ from qkd_deploy.bits import TensorSpec
 from qkd_deploy.quantizers.step import STEP_FLOOR, StepQuantizer, fake_quantize
 from qkd_deploy.verification.runtime import RuntimeModel
 
-
 SCALES = [0.1, 0.05, 1 / 3, 0.7, 1 / 64, 0.0123, 0.0371, 0.917]
 
 
