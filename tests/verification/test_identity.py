@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from mutations import MUTATIONS, Mutation, copy_of, remove_digests, set_constant
+from mutations import MUTATIONS, Mutation, copy_of, remove_digests, set_constant, weight_code
 from onnx import numpy_helper
 from small_network import small_network
 
