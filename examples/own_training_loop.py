@@ -1,6 +1,6 @@
 """Your own network in your own training loop: prepare, initialize, train, export, verify.
 
-    python examples/own_training_loop.py [model.onnx]
+python examples/own_training_loop.py [model.onnx]
 """
 
 import sys

@@ -22,7 +22,7 @@ from qkd_deploy.graph.ir import Node, Ref, substitute
 
 _EXAMPLE_BATCH = 2
 _INEXACT_WHEN_FUSED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax")
-"""Between quantizers ONNX Runtime gives these 8-bit weights of its own choice, or codes that are off by one (Softmax)."""
+"""Between quantizers ONNX Runtime gives these 8-bit weights of its own, or codes that are off by one (Softmax)."""
 
 
 class _Island(nn.Module):

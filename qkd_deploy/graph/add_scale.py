@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from qkd_deploy.errors import UserError
 
+_MAX_RATIO, _FINE_RATIO = 1024.0, 16.0
+"""An operand's scale over the output's. Beyond the first, all sums but those near zero saturate; between the two, the
+float32 rounding of the zero points' offsets may decide ties that no nudge settles, so that the scale is doubled."""
 _MAX_NUDGE = 4096  # units in the last place: 5 parts in 10^4
 
 Floats = npt.NDArray[np.float32]
@@ -38,11 +41,17 @@ def agreed_add_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) -> f
     Raises:
         UserError: no such scale nearby (not seen in practice).
     """
-    for nudge in _nudges():
-        bits = np.float32(out.scale).view(np.int32) + np.int32(nudge)
-        scale = np.int32(bits).view(np.float32)
-        if _forms_agree(a, b, CodeRange(float(scale), out.zero_point, out.lo, out.hi)):
-            return float(scale)
+    largest = max(a.scale, b.scale)
+    start = max(out.scale, largest / _MAX_RATIO)
+    while True:
+        for nudge in _nudges():
+            bits = np.float32(start).view(np.int32) + np.int32(nudge)
+            scale = np.int32(bits).view(np.float32)
+            if _forms_agree(a, b, CodeRange(float(scale), out.zero_point, out.lo, out.hi)):
+                return float(scale)
+        if start > largest / _FINE_RATIO:
+            break
+        start *= 2
     raise UserError(f"{name} has no output scale on which all CPUs agree; train it further or initialise it anew")
 
 

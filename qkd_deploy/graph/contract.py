@@ -82,7 +82,9 @@ SPELLINGS: dict[Any, str] = {
     ),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), "reshape"),
     **dict.fromkeys((torch.permute, torch.transpose, "permute", "transpose"), "transpose"),
-    **{operator.getitem: "getitem", torch.narrow: "narrow", "narrow": "narrow"},
+    operator.getitem: "getitem",
+    torch.narrow: "narrow",
+    "narrow": "narrow",
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout), "dropout"),
     **dict.fromkeys(
         (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout), "dropout"

@@ -7,13 +7,13 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
 from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
-
 
 _POOL_RATIOS = (2.0**-31, 255.0)
 
@@ -36,6 +36,7 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
         first = node.inputs[0] if node.inputs else ""
         holder[node.name] = node.quantizer or holder.get(first)
         if node.kind == "layer":
+            _require_finite(prepared, node)
             source = grids[node.source] if node.source is not None else None
             folded = prepared.folded(node, (source.scale, source.extent) if source is not None else None)
             layers[node.name.replace(".", "/")] = IntegerLayer(folded, prepared.layer_bits[node.name].weight)
@@ -45,6 +46,14 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
     network = copy.deepcopy(prepared.network)
     device = next(prepared.parameters()).device
     return FrozenModel(network, frozen_graph, grids, layers).to(device)
+
+
+def _require_finite(prepared: PreparedModel, node: Node) -> None:
+    """Refuse weights that rounding would hide: an infinite one is clipped to the largest code."""
+    weight = prepared.network.get_submodule(str(node.target)).weight
+    assert isinstance(weight, Tensor)
+    if not bool(torch.isfinite(weight).all()):
+        raise UserError(f"{node.name} has weights that are not finite; restore an earlier checkpoint")
 
 
 def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:

@@ -193,6 +193,6 @@ def _require_own_weight(path: str, module: nn.Module) -> None:
     """
     if isinstance(module, contract.LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
         raise UserError(
-            f"{path} computes its weight from other tensors (weight norm or another parametrization); fix it first with "
-            "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm"
+            f"{path} computes its weight from other tensors (weight norm or another parametrization); fix it first "
+            "with torch.nn.utils.parametrize.remove_parametrizations"
         )

@@ -18,7 +18,7 @@ from qkd_deploy import UserError, prepare
 def behind_conv(activation: Callable[[Any, Any], Any], **modules: nn.Module) -> Small:
     """The activation function on the output of a convolution with batch norm."""
     conv, norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-    return Small(lambda n, x: activation(n, n.bn1(n.conv1(x))), conv1=conv, bn1=norm, **modules)
+    return Small(lambda n, x: activation(n, n.bn1(n.conv1(x))), 8, conv1=conv, bn1=norm, **modules)
 
 
 RELU = {

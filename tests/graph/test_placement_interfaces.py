@@ -50,7 +50,7 @@ def test_tuple_of_outputs() -> None:
 
 class Dictionary(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        low, high, logits = self.features(x)
+        low, _, logits = self.features(x)
         return {"low": low, "logits": logits}
 
 
@@ -108,7 +108,7 @@ def test_input_added_to_a_convolution() -> None:
             self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return x + self.b(F.relu(self.a(x)))
+            return x + self.b(F.relu(self.a(x)))  # type: ignore[no-any-return]
 
     check(Global())
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import UserError, prepare
 
-CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
+CONVOLUTIONS: dict[str, Callable[[], nn.Conv2d]] = {
     "no bias": lambda: nn.Conv2d(8, 8, 3, padding=1, bias=False),
     "bias": lambda: nn.Conv2d(8, 8, 3, padding=1),
     "depthwise": lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8),
@@ -34,8 +34,7 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("geometry", CONVOLUTIONS)
 def test_convolutions(geometry: str, batch_norm: bool) -> None:
     conv = CONVOLUTIONS[geometry]()
-    width = conv.weight.shape[0]
-    assert isinstance(width, int)
+    width = conv.out_channels
     norm = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
     check(Small(lambda n, x: torch.relu(n.bn(n.conv(x))), width, conv=conv, bn=norm))
 
@@ -116,7 +115,7 @@ def test_linear_layer_with_several_readers() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.a(x)
-            return torch.relu(self.b(x)) + self.c(x)
+            return torch.relu(self.b(x)) + self.c(x)  # type: ignore[no-any-return]
 
     check(Readers(), (noise(3, 6),))
 
@@ -199,7 +198,10 @@ def test_a_module_under_two_names() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(F.relu(self.b(F.relu(self.a(x)))).mean((2, 3)))  # type: ignore[no-any-return]
 
-    check(Aliased(), bits="w4a4", overrides={"a": "w4a4"})
+    bits = check(Aliased()).prepared.layer_bits
+    # the first call is the network's first layer; one set of weights is as wide as its widest place
+    assert [str(bits[name]) for name in ("a", "a_2", "head")] == ["w8a8", "w8a4", "w8a8"]
+    assert check(Aliased(), overrides={"a": "w3a4"}).prepared.layer_bits["a_2"].weight == 3
 
 
 def test_padding_of_other_kinds_stays_in_float() -> None:
@@ -213,7 +215,7 @@ def test_zero_padding_of_signed_codes_is_zero() -> None:
     check(Small(lambda n, x: n.conv(n.first(x)), first=nn.Conv2d(8, 8, 1), conv=nn.Conv2d(8, 8, 3, padding=2)))
 
 
-PARAMETRIZED = {
+PARAMETRIZED: dict[str, Callable[[], nn.Module]] = {
     "parametrization": lambda: torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
     "spectral norm": lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1)),
 }

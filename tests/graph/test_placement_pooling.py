@@ -89,7 +89,7 @@ class Sequence(nn.Module):
         return self.head(F.adaptive_avg_pool1d(x, 1).flatten(1))  # type: ignore[no-any-return]
 
 
-POOL_1D = {
+POOL_1D: dict[str, Callable[[Any], Any]] = {
     "none": nn.Identity(),
     "max module": nn.MaxPool1d(2),
     "max function": lambda x: F.max_pool1d(x, 3, 2, 1),

@@ -66,6 +66,7 @@ def settle(model: nn.Module, seed: int = 0) -> nn.Module:
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.3)
             if module.affine:
                 module.weight.data.copy_(torch.randn(module.num_features, generator=generator) * 0.5 + 0.8)
+                module.weight.data[::3] *= -1
                 module.bias.data.copy_(torch.randn(module.num_features, generator=generator) * 0.3)
     return model.eval()
 
