@@ -4,7 +4,8 @@
         --epochs 4 --json docs/results/cifar10.json
 
 Every entry is trained, exported and verified by the command line in processes of its own, and counts only when
-``verify`` passed. A repeated call skips what is done. Results go to JSON with their provenance, and as a table to stdout.
+``verify`` passed. A repeated call skips what is done. Results go to JSON with their provenance, and as a
+table to stdout.
 """
 
 from __future__ import annotations
@@ -42,10 +43,9 @@ def main() -> None:
     options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for row in results:
         accuracy = row["accuracy"]
-        print(
-            f"| {row['bits']} | {row['method']} | {row['seed']} | {accuracy['preview']:.2f} | {accuracy['frozen']:.2f} | "
-            f"{accuracy['runtime']:.2f} | {row['differing_codes']} | {'yes' if row['verified'] else 'NO'} |"
-        )
+        numbers = " | ".join(f"{accuracy[side]:.2f}" for side in ("preview", "frozen", "runtime"))
+        verdict = "yes" if row["verified"] else "NO"
+        print(f"| {row['bits']} | {row['method']} | {row['seed']} | {numbers} | {row['differing_codes']} | {verdict} |")
 
 
 def _entry(options: argparse.Namespace, bits: str, method: str, seed: int) -> dict[str, Any]:

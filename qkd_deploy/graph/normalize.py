@@ -158,6 +158,10 @@ class Normalizer(PoolingRules, SlicingRules):
         if isinstance(target, nn.Module):
             node.kind, node.reason = "dropout", ""
             return ""
+        # traced in eval mode: a dropout that is active here is random in the deployed model, too
+        active = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", target is not torch.dropout)
+        if active is not False:
+            raise UserError(f"{node.label} drops values in eval mode, too; call it with training=self.training")
         rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
         if isinstance(rate, Ref):
             return "a dropout whose rate is a tensor cannot be prepared"

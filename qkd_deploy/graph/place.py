@@ -195,8 +195,15 @@ class _Placer:
         return WIDE_BITS if makes_integers else None
 
     def _is_linear(self, node: Node) -> bool:
-        """A linear layer runs in integers and gives floats, so its last output needs no quantizer."""
-        return node.kind == "layer" and isinstance(self.model.get_submodule(str(node.target)), nn.Linear)
+        """Whether it gives floats from integers: a last linear layer needs no quantizer on its output.
+
+        An activation function behind it does need one: only as a range of codes does it run in integers.
+        """
+        return (
+            node.kind == "layer"
+            and node.clip is None
+            and isinstance(self.model.get_submodule(str(node.target)), nn.Linear)
+        )
 
     def _needs(self, node: Node) -> list[int | None]:
         """Bits that the readers of a tensor need; None for a reader of floats."""

@@ -73,7 +73,7 @@ def prepare(
     )
     network = copy.deepcopy(model)
     was_training = network.training
-    fx_graph, mode_leaves = trace(network, leaf_modules)
+    fx_graph, mode_leaves = trace(network, leaf_modules, len(inputs))
     recorder, batch_dims = record_shapes(network.eval(), fx_graph, inputs)
     graph = Normalizer(network, raw_graph(fx_graph), recorder, batch_dims, mode_leaves).run()
     fuse(network, graph)

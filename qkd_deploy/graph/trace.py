@@ -7,6 +7,7 @@ stochastic depth), the module that reads the flag becomes a leaf, and counts as 
 from __future__ import annotations
 
 import copy
+import inspect
 import linecache
 import traceback
 from typing import Any
@@ -36,8 +37,15 @@ class _Tracer(fx.Tracer):
         )
 
 
-def trace(model: nn.Module, leaf_types: tuple[type[nn.Module], ...] = ()) -> tuple[fx.Graph, set[str]]:
+def trace(
+    model: nn.Module, leaf_types: tuple[type[nn.Module], ...] = (), given: int | None = None
+) -> tuple[fx.Graph, set[str]]:
     """The graph of a model as its eval mode runs it, and the paths of the leaves that read ``self.training``.
+
+    Args:
+        model: the network.
+        leaf_types: classes to keep as single nodes.
+        given: how many arguments of ``forward`` are inputs; later ones keep their defaults. None takes all.
 
     Raises:
         UserError: control flow that cannot be traced (names the line), or a network whose train and eval modes differ
@@ -45,9 +53,10 @@ def trace(model: nn.Module, leaf_types: tuple[type[nn.Module], ...] = ()) -> tup
     """
     leaves: set[str] = set()
     model = copy.deepcopy(model)
+    defaults = _defaults(model, given)
     for _ in range(_MAX_LEAVES):
-        train_graph = _trace(model.train(), leaves, leaf_types)
-        eval_graph = _trace(model.eval(), leaves, leaf_types)
+        train_graph = _trace(model.train(), leaves, leaf_types, defaults)
+        eval_graph = _trace(model.eval(), leaves, leaf_types, defaults)
         owner = _first_difference(train_graph, eval_graph)
         if owner is None:
             return eval_graph, leaves
@@ -60,15 +69,40 @@ def trace(model: nn.Module, leaf_types: tuple[type[nn.Module], ...] = ()) -> tup
     raise UserError("too many modules behave differently in train and eval mode; pass them as leaf_modules")
 
 
-def _trace(model: nn.Module, leaves: set[str], leaf_types: tuple[type[nn.Module], ...]) -> fx.Graph:
+def _defaults(model: nn.Module, given: int | None) -> dict[str, Any]:
+    """Defaults of the arguments of ``forward`` for which there is no example input."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    rest = parameters[given:] if given is not None else []
+    return {p.name: p.default for p in rest if p.default is not inspect.Parameter.empty}
+
+
+def _trace(
+    model: nn.Module, leaves: set[str], leaf_types: tuple[type[nn.Module], ...], defaults: dict[str, Any]
+) -> fx.Graph:
     try:
-        return _Tracer(leaves, leaf_types).trace(model)
+        graph = _Tracer(leaves, leaf_types).trace(model, concrete_args=defaults or None)
+        return _without(graph, defaults)
     except Exception as error:  # torch.fx raises many kinds, all because of the user's code
         raise UserError(
             f"cannot trace the network{_users_line(error)}: {str(error).splitlines()[0] if str(error) else error!r}; "
             "pass the module with this code in leaf_modules (it then stays in float), "
             "or rewrite it without control flow that depends on values"
         ) from error
+
+
+def _without(graph: fx.Graph, defaults: dict[str, Any]) -> fx.Graph:
+    """Drop the inputs whose defaults were traced, and fx's checks that they keep them."""
+    names = tuple(f"{name}_" for name in defaults)
+    for node in [n for n in graph.nodes if n.op == "placeholder" and str(n.target).startswith(names)]:
+        for check in _readers(node):
+            graph.erase_node(check)
+        graph.erase_node(node)
+    return graph
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """All nodes that depend on a node, the last ones first."""
+    return [later for user in node.users for later in (*_readers(user), user)]
 
 
 def _users_line(error: Exception) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
 import torch
 import torch.nn.functional as F
 from deployment import noise
 from placement import IMAGES, check
 from torch import Tensor, nn
 
-from qkd_deploy import prepare
+from qkd_deploy import initialize, prepare
+from qkd_deploy.errors import UserError
 
 OTHER = noise(3, 3, 8, 8, seed=1)
 
@@ -135,3 +137,40 @@ def test_positive_inputs_get_an_unsigned_grid() -> None:
     prepared = prepare(Tuple(), "w4a4", (IMAGES.abs(),))
     assert not prepared.activation("x").spec.signed
     assert prepare(Tuple(), "w4a4", (IMAGES,)).activation("x").spec.signed
+
+
+class WithOptions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, scale: float = 2.0, mask: Tensor | None = None) -> Tensor:
+        x = self.conv(x) * scale
+        if mask is not None:
+            x = x * mask
+        return self.head(x.mean((2, 3)))
+
+
+def test_arguments_without_example_keep_their_defaults() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    prepared = prepare(WithOptions(), "w8a8", (images,))
+    assert prepared.graph.inputs == ["x"]
+    initialize(prepared, images)
+    assert prepared.eval()(images).shape == (2, 5)
+
+
+def test_dropout_that_is_always_on_is_refused() -> None:
+    class AlwaysOn(WithOptions):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return self.head(nn.functional.dropout(self.conv(x).mean((2, 3))))
+
+    with pytest.raises(UserError, match=r"dropout drops values in eval mode.*training=self\.training"):
+        prepare(AlwaysOn(), "w8a8", (torch.randn(2, 3, 8, 8),))
+
+
+def test_activation_behind_the_last_linear_layer_runs_in_integers() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU())
+    account = prepare(network, "w4a4", (torch.randn(2, 3, 2, 2),)).account
+    assert account.entries[-1].bits == "w8a8"
+    assert not account.floats
