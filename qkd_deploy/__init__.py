@@ -12,6 +12,7 @@ from qkd_deploy.errors import UserError
 
 if TYPE_CHECKING:
     from qkd_deploy.data.registry import load_dataset
+    from qkd_deploy.deploy import load
     from qkd_deploy.export.onnx_export import export_onnx
     from qkd_deploy.graph.freeze import freeze
     from qkd_deploy.graph.prepare import initialize, prepare
@@ -30,6 +31,7 @@ __all__ = [
     "export_onnx",
     "freeze",
     "initialize",
+    "load",
     "load_dataset",
     "prepare",
     "train",
@@ -42,6 +44,7 @@ _HOME = {
     "export_onnx": "qkd_deploy.export.onnx_export",
     "freeze": "qkd_deploy.graph.freeze",
     "initialize": "qkd_deploy.graph.prepare",
+    "load": "qkd_deploy.deploy",
     "load_dataset": "qkd_deploy.data.registry",
     "prepare": "qkd_deploy.graph.prepare",
     "train": "qkd_deploy.training.run",

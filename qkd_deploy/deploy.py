@@ -66,6 +66,19 @@ def load_trained(
     return Trained(checkpoint, rebuild(checkpoint, model), _origin(checkpoint, Path(path)))
 
 
+def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedModel:
+    """The trained network of a checkpoint, with its quantizers, in evaluation mode.
+
+    Args:
+        path: the ``model.pt`` of a training run.
+        model: the network, where it is the user's own (see ``rebuild``).
+
+    Raises:
+        UserError: as ``load_trained``.
+    """
+    return load_trained(path, model=model).prepared
+
+
 def export_checkpoint(
     path: Path | str,
     output: Path | str | None = None,

@@ -11,8 +11,10 @@ import onnx
 import pytest
 from mutations import MUTATIONS, Mutation, copy_of, remove_digests
 
+import qkd_deploy
 from qkd_deploy.deploy import export_checkpoint, load_trained
 from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.training.config import make_config
 from qkd_deploy.training.progress import NoProgress
 from qkd_deploy.training.run import train
@@ -83,3 +85,10 @@ def test_the_command_returns_1_and_names_the_layer(
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[-1].startswith("FAILED")
     assert name in done.stdout
+
+
+def test_a_loaded_checkpoint_has_the_constants_of_the_exported_file(run: Path, exported: onnx.ModelProto) -> None:
+    loaded, _ = build_model(qkd_deploy.load(run / "model.pt"))
+    assert [t.SerializeToString() for t in loaded.graph.initializer] == [
+        t.SerializeToString() for t in exported.graph.initializer
+    ]
