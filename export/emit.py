@@ -223,7 +223,7 @@ class _Emitter:
         value: Any = self.frozen.network
         for part in str(node.target).split("."):
             value = getattr(value, part)
-        return self.builder.constant(node.name, value.detach().cpu().numpy())
+        return self.builder.constant(f"{node.name}.value", value.detach().cpu().numpy())
 
     def _island(self, node: Node) -> ir.Value:
         if len(list(references((node.args, node.kwargs)))) != len([n for n in node.inputs if n in self.values]):

@@ -91,7 +91,9 @@ def _translate(island: _Island, operands: list[Node], node: Node) -> ir.Model:
     )
     batch = torch.export.Dim("batch", min=1)
     dims = tuple(dict.fromkeys(o.batch_dims, batch) for o in operands)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -103,6 +105,8 @@ def _translate(island: _Island, operands: list[Node], node: Node) -> ir.Model:
             f"{node.name} ({node.target}) stays in float and PyTorch cannot export it to ONNX; "
             f"replace the operation ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
+    finally:
+        logger.setLevel(level)
     assert program is not None
     model = program.model
     InlinePass()(model)

@@ -126,7 +126,9 @@ class Metadata:
         known |= {tensor.name: tensor.module for tensor in self.tensors}
         owner, slash, _ = name.rpartition("/")
         stem = owner if slash else name if name in known else name.rpartition(".")[0]
-        return known.get(stem, stem or name)
+        if stem not in known and stem.rpartition(".")[0] in known:  # "conv1.weight/DequantizeLinear"
+            stem = stem.rpartition(".")[0]
+        return known.get(stem) or stem or name
 
 
 def array_digest(array: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,7 +117,7 @@ def build_model(
     bits, placement = "", ""
     if isinstance(model, PreparedModel):
         bits, placement = str(model.settings.bits), model.settings.placement
-    frozen = (freeze(model) if isinstance(model, PreparedModel) else model).cpu()
+    frozen = (freeze(model) if isinstance(model, PreparedModel) else copy.deepcopy(model)).cpu()
     described = {"bits": bits, "placement": placement, **(metadata or {})}
     if input == "uint8":
         _require_raw_pixels(frozen, described.get("normalization"))

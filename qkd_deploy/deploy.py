@@ -101,6 +101,8 @@ def export_checkpoint(
     Raises:
         UserError: as ``load_trained`` and ``export_onnx``, or if the output is the checkpoint itself.
     """
+    if output is None and Path(path).suffix == ".onnx":
+        raise UserError(f"{path} is no checkpoint by its name; use the model.pt of a training run")
     target = Path(path).with_suffix(".onnx") if output is None else Path(output)
     if target.exists() and Path(path).exists() and target.samefile(path):
         raise UserError(f"the output {target} is the checkpoint itself; choose another --output")

@@ -82,6 +82,7 @@ SPELLINGS: dict[Any, str] = {
     ),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), "reshape"),
     **dict.fromkeys((torch.permute, torch.transpose, "permute", "transpose"), "transpose"),
+    **dict.fromkeys(("to", "type", "clone", "detach", torch.clone, torch.detach, "expand", "expand_as"), "copy"),
     operator.getitem: "getitem",
     torch.narrow: "narrow",
     "narrow": "narrow",
@@ -98,6 +99,12 @@ CLIP_RANGES: dict[Any, tuple[float, float]] = {
     **dict.fromkeys((nn.ReLU6, F.relu6), (0.0, 6.0)),
 }
 """Ranges of the activation functions that take no bounds as arguments."""
+
+NEUTRAL: dict[Any, int] = {
+    **dict.fromkeys((operator.mul, torch.mul, "mul", operator.truediv, torch.div, "div"), 1),
+    **dict.fromkeys((operator.add, torch.add, "add", operator.sub, torch.sub, "sub"), 0),
+}
+"""Second operands with which an operation changes nothing."""
 
 NONNEGATIVE: set[Any] = {
     nn.Sigmoid,

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
+from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.prepare import PreparedModel
 
 _POOL_RATIOS = (2.0**-31, 255.0)
@@ -34,12 +36,13 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
     holder: dict[str, str | None] = {}
     for node in frozen_graph.nodes:
         first = node.inputs[0] if node.inputs else ""
-        holder[node.name] = node.quantizer or holder.get(first)
+        passes_codes = OPERATORS[node.kind].operand_bits == "codes"
+        holder[node.name] = node.quantizer or (holder.get(first) if passes_codes else None)
         if node.kind == "layer":
             _require_finite(prepared, node)
             source = grids[node.source] if node.source is not None else None
             folded = prepared.folded(node, (source.scale, source.extent) if source is not None else None)
-            layers[node.name.replace(".", "/")] = IntegerLayer(folded, prepared.layer_bits[node.name].weight)
+            layers[module_key(node.name)] = IntegerLayer(folded, prepared.layer_bits[node.name].weight)
         if node.quantizer is not None:
             operands = [grids[key] for name in node.inputs if (key := holder.get(name)) is not None]
             grids[node.quantizer] = _grid(prepared, node, operands)

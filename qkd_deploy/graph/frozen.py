@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph import operations
 from qkd_deploy.graph.fold import FoldedLayer
 from qkd_deploy.graph.ir import Graph, Node
+from qkd_deploy.graph.module_keys import module_key
 
 POOL_CODE = 64
 """Weight code of average pools written as convolutions: the largest that is safe on every x86 CPU."""
@@ -91,7 +92,8 @@ class IntegerLayer(nn.Module):
         exact = self._exact_product and not x.codes.is_cuda  # CUDA may choose TF32 or Winograd for float32
         dtype = torch.float32 if exact else torch.float64
         weight = self.codes.to(dtype).div_(self.upscale)
-        total = operations.layer_forward(layer, x.codes.to(dtype), weight, None)
+        with torch.backends.nnpack.flags(enabled=False):  # its Winograd transforms round
+            total = operations.layer_forward(layer, x.codes.to(dtype), weight, None)
         if not (exact and self._exact_sum):
             total = total.double()
         return total.mul_(self.upscale).add_(self._channels(layer, self.bias, total)).float()
@@ -136,16 +138,14 @@ class FrozenModel(nn.Module):
 
     def layer(self, node: Node) -> IntegerLayer:
         """The constants of a layer node."""
-        layer = self.layers[node.name.replace(".", "/")]
+        layer = self.layers[module_key(node.name)]
         assert isinstance(layer, IntegerLayer)
         return layer
 
     @torch.inference_mode()
     def forward(self, *inputs: Any) -> Any:
         """Float inputs (or ready ``Codes``) in, the user's output structure out, in floats."""
-        with torch.autocast(self._device_type(), enabled=False):
-            output = self.graph.run(inputs, self.evaluate)
-        return real(output)
+        return real(self.run(inputs, self.evaluate))
 
     @torch.inference_mode()
     def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
@@ -158,8 +158,13 @@ class FrozenModel(nn.Module):
                 found[node.name] = value.grid.store(value.codes)
             return value
 
-        self.graph.run(inputs, evaluate)
+        self.run(inputs, evaluate)
         return found
+
+    def run(self, inputs: tuple[Any, ...], evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+        """``Graph.run`` in the precision that codes need: outside autocast."""
+        with torch.autocast(self._device_type(), enabled=False):
+            return self.graph.run(inputs, evaluate)
 
     def _device_type(self) -> str:
         return next((b.device.type for b in self.buffers()), "cpu")
@@ -234,7 +239,7 @@ def _global_avg_pool(grid: Grid, x: Codes) -> Tensor:
 def _avg_pool(grid: Grid, x: Codes, **options: Any) -> Tensor:
     """A depthwise convolution with weight codes 64, which ONNX Runtime computes faster and exactly, unlike its pool."""
     total = sum(operations.taps(x.codes.double(), **options), torch.zeros(())).mul(POOL_CODE).float()
-    weight_scale = torch.tensor(pool_weight_scale(options["kernel_size"]), device=total.device)
+    weight_scale = x.grid.scale.new_tensor(pool_weight_scale(options["kernel_size"]))
     return torch.round((total * (x.grid.scale * weight_scale / grid.scale)).clamp_(grid.lo, grid.hi))
 
 

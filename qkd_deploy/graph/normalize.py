@@ -16,7 +16,7 @@ from torch import nn
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph import contract
 from qkd_deploy.graph.in_place import out_of_place, switch_off
-from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
+from qkd_deploy.graph.ir import Graph, Node, Ref, references, substitute
 from qkd_deploy.graph.pooling_rules import PoolingRules
 from qkd_deploy.graph.slicing_rules import SlicingRules
 
@@ -72,7 +72,7 @@ class Normalizer(PoolingRules, SlicingRules):
             if node.module in self.mode_leaves and self.recorder.unchanged.get(node.name):
                 node.kind = "dropout"
                 return
-        kind = contract.SPELLINGS.get(contract.spelling(target))
+        kind = "copy" if self._is_neutral(node, target) else contract.SPELLINGS.get(contract.spelling(target))
         node.kind, node.reason = "float", contract.float_reason(target)
         if kind == "identity":
             self._drop(node)
@@ -83,6 +83,13 @@ class Normalizer(PoolingRules, SlicingRules):
                 node.kind, node.reason = "float", reason
         if in_place:
             self._read_result(node)
+
+    def _is_neutral(self, node: Node, target: Any) -> bool:
+        """Whether it is ``x * 1``, ``x + 0`` and the like."""
+        neutral = contract.NEUTRAL.get(contract.spelling(target))
+        if neutral is None or len(node.args) != 2 or node.kwargs:
+            return False
+        return isinstance(node.args[1], (int, float)) and node.args[1] == neutral
 
     def _drop(self, node: Node) -> None:
         self.graph.replace(node.name, node.args[0].name)
@@ -150,6 +157,8 @@ class Normalizer(PoolingRules, SlicingRules):
     def _concat(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "concat")
         tensors = bound["tensors"]
+        if isinstance(tensors, Ref):
+            raise UserError(f"{node.label} concatenates a computed list; name its parts, as in a, b = x.chunk(2, 1)")
         if not all(self._is_activation(t) for t in tensors):
             return "a concatenation with constants or integer tensors stays in float"
         return self._settle(node, "concat", (list(tensors),), dim=bound.get("dim", 0) % len(node.shape or ()))
@@ -173,6 +182,12 @@ class Normalizer(PoolingRules, SlicingRules):
     def _reshape(self, node: Node, target: Any) -> str:
         node.kind, node.reason = "reshape", ""
         return ""
+
+    def _copy(self, node: Node, target: Any) -> str:
+        """Copies and conversions that change nothing: left in float, the runtime would merge the quantizers around."""
+        if any(references((node.args[1:], node.kwargs))) or not self.recorder.unchanged.get(node.name):
+            return contract.GENERAL_REASON
+        return self._reshape(node, target)
 
     def _transpose(self, node: Node, target: Any) -> str:
         rank = self._rank(node.args[0])

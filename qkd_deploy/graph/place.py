@@ -18,6 +18,7 @@ from qkd_deploy.bits import BitWidths, TensorSpec, bits_for
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import NONNEGATIVE, OPERATORS
 from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.module_keys import module_key
 
 PLACEMENTS = ("integer", "paper")
 RESIDUALS = ("wide", "shared")
@@ -229,7 +230,7 @@ class _Placer:
             spec = TensorSpec.activation(WIDE_BITS, signed=True)
         else:
             spec = TensorSpec.activation(bits, signed=node.name not in self.nonnegative)
-        node.quantizer = node.name.replace(".", "/")
+        node.quantizer = module_key(node.name)
         self.activations[node.quantizer] = spec
         return node.quantizer
 

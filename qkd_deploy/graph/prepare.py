@@ -17,6 +17,7 @@ from qkd_deploy.graph.account import Account, account_of
 from qkd_deploy.graph.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.fuse import fuse
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.normalize import Normalizer
 from qkd_deploy.graph.place import Placed, Settings, place
 from qkd_deploy.graph.trace import raw_graph, record_shapes, trace
@@ -184,7 +185,7 @@ class PreparedModel(nn.Module):
         if not torch.is_grad_enabled():
             return value
         trained = self._train_layer(node, x)  # eval mode with gradients: the folded value, the ordinary gradient
-        return trained + (value - trained).detach()
+        return value + (trained - trained.detach())  # the difference is zero, so that the value stays as it is
 
     def _train_layer(self, node: Node, x: Tensor) -> Tensor:
         layer = self._module(node)
@@ -225,7 +226,7 @@ class PreparedModel(nn.Module):
 
 def weight_key(node: Node) -> str:
     """Key of a layer's weight quantizer: the module's path, so that shared layers share it."""
-    return str(node.target).replace(".", "/")
+    return module_key(str(node.target))
 
 
 @torch.no_grad()

@@ -41,5 +41,5 @@ def preview_codes(
             found.append((node.name, value.grid.store(value.grid.quantize(before)), value.grid.store(value.codes)))
         return value
 
-    frozen.graph.run(inputs, evaluate)
+    frozen.run(inputs, evaluate)
     return iter(found)

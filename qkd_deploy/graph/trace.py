@@ -147,7 +147,7 @@ class ShapeRecorder(fx.Interpreter):
         floating: whether a tensor holds floats.
         python: values without any tensor in them (sizes, numbers).
         fixed: those of them that do not depend on the batch size.
-        unchanged: whether a module returned its first operand as it was.
+        unchanged: whether a call returned its first operand as it was: type, shape and values.
         smallest: smallest element of every floating input.
     """
 
@@ -169,9 +169,11 @@ class ShapeRecorder(fx.Interpreter):
             self.floating[n.name] = result.is_floating_point()
             if n.op == "placeholder" and result.numel() and result.is_floating_point():
                 self.smallest[n.name] = float(result.min())
-            if n.op == "call_module":
+            if n.op.startswith("call_"):
                 source = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
-                self.unchanged[n.name] = isinstance(source, Tensor) and torch.equal(source, result)
+                self.unchanged[n.name] = (
+                    isinstance(source, Tensor) and source.dtype == result.dtype and torch.equal(source, result)
+                )
         else:
             self.shapes[n.name] = None
             if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):

@@ -49,7 +49,8 @@ def _pass_inside(grad: Tensor, v: Tensor, step: Tensor, lo: int, hi: int) -> Ten
     """The gradient where ``lo * s <= v <= hi * s``, zero elsewhere."""
     if v.is_cpu and not torch.compiler.is_compiling():
         # one fused pass instead of four; its bounds are exclusive, and reading the step costs nothing on a CPU
-        bounds = step.detach().numpy() * np.array([lo, hi], np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step that diverged shows in the loss, with advice
+            bounds = step.detach().numpy() * np.array([lo, hi], np.float32)
         low, high = np.nextafter(bounds, np.array([-np.inf, np.inf], np.float32)).tolist()
         return torch.ops.aten.hardtanh_backward(grad, v, low, high)  # type: ignore[no-any-return]
     return grad * ((v >= lo * step) & (v <= hi * step))

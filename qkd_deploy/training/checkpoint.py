@@ -64,14 +64,15 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
 
 
 def save_tensors(path: Path | str, content: Mapping[str, Any]) -> None:
-    """``torch.save`` that leaves either the whole new file or the old one.
+    """``torch.save`` that leaves either the whole new file or the old one; equal contents give equal bytes.
 
     Raises:
         UserError: the file cannot be written, as on a full disk.
     """
     with atomic_write(path) as temporary:
         try:
-            torch.save(dict(content), temporary)
+            with temporary.open("wb") as file:  # given a path, torch would store the temporary name in the file
+                torch.save(dict(content), file)
         except RuntimeError as error:  # torch's writer hides the operating system's error
             raise OSError(None, f"writing failed ({str(error).splitlines()[0][:80]})") from error
 

@@ -118,8 +118,9 @@ class _Twin:
     def _conv(self, node: onnx.NodeProto) -> None:
         weight = self._constants.get(node.input[1])
         source = [self._now(node.input[0])]
+        own = f"{node.name.rpartition('/')[0]}.input/"  # the nodes of the rewriting, and not the network's own reshapes
         while weight is not None and (producer := self._producers.get(source[-1])) is not None:
-            if producer.op_type not in ("Reshape", "Transpose", "Pad"):
+            if not producer.name.startswith(own):
                 break
             source.append(producer.input[0])
         plain = None

@@ -185,8 +185,13 @@ class Tally:
         self.largest = 0.0
 
     def add(self, sides: Mapping[str, list[np.ndarray]], labels: np.ndarray | None) -> None:
-        """Count one batch; every side holds its outputs in graph order."""
+        """Count one batch; every side holds its outputs in graph order.
+
+        Raises:
+            UserError: the sides give outputs of other shapes, or not one for each label.
+        """
         runtime = sides["runtime"]
+        _require_equal_shapes(sides, None if labels is None else len(labels))
         self.images += len(runtime[0])
         if "frozen" in sides:
             for left, right in zip(sides["frozen"], runtime, strict=True):
@@ -228,6 +233,23 @@ class Tally:
         if problems:
             return Level("accuracy", "failed", (*problems, summary))
         return Level("accuracy", "passed", (summary,))
+
+
+def _require_equal_shapes(sides: Mapping[str, list[np.ndarray]], images: int | None) -> None:
+    """A damaged graph may give outputs that cannot be compared at all."""
+    shapes = {side: [output.shape for output in outputs] for side, outputs in sides.items()}
+    for side, found in shapes.items():
+        if found != shapes["runtime"]:
+            raise UserError(
+                f"ONNX Runtime gives outputs of shapes {shapes['runtime']}, but the {side} model {found}, so nothing "
+                "can be compared; export the model again"
+            )
+    first = shapes["runtime"][0]
+    if not first or images not in (None, first[0]):
+        raise UserError(
+            f"the model's first output has the shape {list(first)}, which does not hold one row per input; such a "
+            "model cannot be verified with these data"
+        )
 
 
 def _predictions(outputs: np.ndarray) -> np.ndarray:

@@ -1,13 +1,27 @@
-"""Outputs of the torch models as arrays in the order of the ONNX graph's outputs."""
+"""The torch models of a verification: in evaluation mode, with outputs in the order of those of the ONNX graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module | None) -> Iterator[None]:
+    """``module.eval()`` for the time of the context; a model in train mode would move its batch norms' statistics."""
+    modes = {} if module is None else {part: part.training for part in module.modules()}
+    if module is not None:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def outputs_of(module: nn.Module, floats: tuple[np.ndarray, ...]) -> list[np.ndarray]:

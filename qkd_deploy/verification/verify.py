@@ -21,6 +21,7 @@ from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import cpu_capabilities
 from qkd_deploy.verification.source import Source, from_arrays, from_dataset
 from qkd_deploy.verification.subject import Subject
+from qkd_deploy.verification.torch_side import evaluation_mode
 
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import ImageDataset
@@ -83,13 +84,14 @@ def verify_onnx(
         "accuracy": lambda: levels.accuracy_level(subject, source, threads, batch_size, tolerance, report),
         "kernels": lambda: levels.kernels_level(subject, require_integer, report),
     }
-    for name, step in steps.items():
-        try:
-            report.levels.append(step())
-        except UserError as error:
-            if identity.status != "failed":
-                raise
-            report.levels.append(Level(name, "failed", (str(error),)))
+    with evaluation_mode(prepared):
+        for name, step in steps.items():
+            try:
+                report.levels.append(step())
+            except UserError as error:
+                if identity.status != "failed":
+                    raise
+                report.levels.append(Level(name, "failed", (str(error),)))
     if report.passed:
         report.latency_seconds = median_latencies(path)
     return report

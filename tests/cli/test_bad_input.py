@@ -105,6 +105,7 @@ EXPORT = [
     case("export dict.pt", "dict.pt is not a checkpoint of qkd-deploy", "use the model.pt"),
     case("export tensor.pt", "tensor.pt is not a checkpoint of qkd-deploy", "use the model.pt"),
     case("export model.onnx --output other.onnx", "model.onnx is refused: it is damaged", "use a checkpoint"),
+    case("export model.onnx", "model.onnx is no checkpoint", "use the model.pt"),
     case("export evil.pt", "evil.pt is refused", "run code"),
     case("export evil.pickle", "evil.pickle is refused", "run code"),
     case("export nan.pt", "NaN or infinite values in network.features.0.weight", "use an earlier or another file"),

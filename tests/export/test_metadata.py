@@ -158,6 +158,9 @@ def test_names_of_nodes_and_constants_lead_to_modules() -> None:
     assert METADATA.module_of("layer1.0.conv1/Conv") == "layer1.0.conv1"
     assert METADATA.module_of("layer1.0.conv1.bias") == "layer1.0.conv1"
     assert METADATA.module_of("logits") == "logits"
+    assert METADATA.module_of("head.hidden.weight/Mul") == "head"
+    root = dataclasses.replace(METADATA, tensors=(dataclasses.replace(METADATA.tensors[0], module=""),))
+    assert root.module_of("x/QuantizeLinear") == "x"
 
 
 def test_golden_inputs_are_the_same_everywhere_and_meet_the_whole_range() -> None:

@@ -195,6 +195,14 @@ def test_another_network_is_refused_with_an_account(path: Path) -> None:
         rebuild(load_checkpoint(path), model="resnet8")
 
 
+def test_equal_contents_give_equal_bytes(tmp_path: Path) -> None:
+    checkpoint = quantized_checkpoint()[1]
+    files = [tmp_path / "model.pt", tmp_path / "again" / "other.pt"]
+    for file in files:
+        save_checkpoint(file, checkpoint)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 

@@ -82,6 +82,31 @@ def test_rewritten_convolutions_get_their_plain_form_back(
     assert np.allclose(run(twin, x.numpy()), expected, atol=0.02 * np.abs(expected).max())
 
 
+class Shuffled(nn.Module):
+    """A channel shuffle by reshaping in front of one convolution, and a reshape in front of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv1d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x.reshape(-1, 2, 4, 6, 6).transpose(1, 2).reshape(-1, 8, 6, 6).transpose(2, 3).flatten(2).transpose(1, 2)
+        x = self.second(x.reshape(-1, 6, 6, 8).transpose(1, 3)).flatten(2)
+        return self.third(x)
+
+
+def test_reshapes_of_the_network_are_no_rewriting(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, x = Shuffled().eval(), torch.randn(4, 4, 8, 8)
+    prepared = prepare(network, "w8a8", (x,))
+    initialize(prepared, x)
+    export_onnx(prepared, tmp_path / "m.onnx")
+    with torch.no_grad():
+        expected = network(x).numpy()
+    assert np.allclose(run(float_twin(onnx.load(tmp_path / "m.onnx")), x.numpy()), expected, atol=0.03)
+
+
 def test_a_quantizer_of_signed_values_is_no_relu(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)).eval()

@@ -233,6 +233,22 @@ def test_damaged_graph_fails_without_a_traceback(file: Path, dataset: ImageDatas
     json.loads(report.to_json())
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_lost_pooling_that_moves_pixels_into_the_batch_fails(
+    checkpoint: bool, model: onnx.ModelProto, file: Path, dataset: ImageDataset
+) -> None:
+    changed = onnx.load(file)
+    pool = next(node for node in changed.graph.node if node.op_type == "GlobalAveragePool")
+    for node in changed.graph.node:
+        node.input[:] = [pool.input[0] if name == pool.output[0] else name for name in node.input]
+    changed.graph.node.remove(pool)
+    onnx.save(changed, file)
+    side = TorchSide(model) if checkpoint else None
+    report = verify_onnx(file, data=dataset, frozen=side, expected=model if checkpoint else None)
+    assert statuses(report)["accuracy"] == "failed"
+    assert not report.passed
+
+
 def toy(shape: tuple[int, ...] = (3, 8, 8), classes: int = CLASSES) -> ImageDataset:
     split = Split(torch.zeros((4, *shape), dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     return ImageDataset("toy", split, split, tuple(map(str, range(classes))))

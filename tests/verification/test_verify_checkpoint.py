@@ -116,3 +116,15 @@ def test_one_weight_of_a_real_export_is_found_without_digests(digits: ImageDatas
     report = verify_onnx(tmp_path / "model.onnx", data=digits, limit=8, expected=expected)
     assert not report.passed
     assert [difference.name for difference in report.identity] == [tensor.name]
+
+
+def test_models_in_train_mode_are_left_as_they_are(digits: ImageDataset, tmp_path: Path) -> None:
+    prepared = prepared_model("w4a4", digits).train()
+    prepared.network.get_submodule("bn1").eval()
+    before = {name: value.clone() for name, value in prepared.state_dict().items()}
+    modes = [module.training for module in prepared.modules()]
+    onnx.save(build_model(prepared, metadata=DESCRIPTION)[0], tmp_path / "model.onnx")
+    report = verify_onnx(tmp_path / "model.onnx", frozen=freeze(prepared), prepared=prepared)
+    assert report.passed, report.verdict
+    assert all(torch.equal(before[name], value) for name, value in prepared.state_dict().items())
+    assert [module.training for module in prepared.modules()] == modes
