@@ -42,7 +42,8 @@ def _print_rest(found: Inspection) -> None:
     accuracy = found.origin.get("accuracy")
     if accuracy is not None:
         where = f"{accuracy['images']} images of {accuracy['dataset']}"
-        click.echo(f"integer accuracy {accuracy['integer']:.2f} % on {where}")
+        kind = "accuracy" if found.floats else "integer accuracy"
+        click.echo(f"{kind} {accuracy['integer']:.2f} % on {where}")
     weights = sum(layer.bytes for layer in found.layers)
     click.echo(
         f"{found.path}: {found.bits}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers"

@@ -126,5 +126,6 @@ def _print(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
     if with_teacher:
         click.echo(f"teacher   {table['teacher']}  ({result.teacher_accuracy:.2f} % in full precision)")
     click.echo(f"settings  {result.folder / 'config.toml'}")
-    click.echo(f"integer accuracy {result.accuracy:.2f} % on {result.images} held-out images ({config.bits})")
+    kind = "accuracy" if result.student.account.floats else "integer accuracy"
+    click.echo(f"{kind} {result.accuracy:.2f} % on {result.images} held-out images ({config.bits})")
     click.echo(f"next: qkd-deploy export --bits {config.bits} {shlex.quote(str(result.checkpoint))}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--inputs", type=Path, help="Instead of a data set: a .npy array, or .npz with one array per input.")
 @click.option("--checkpoint", type=Path, help="The model.pt that the file was exported from.")
 @click.option("--model", help="Your own network, package.module:factory, where the checkpoint holds one.")
-@click.option("--split", type=Choice(["test", "train"]), default="test", help="Part of the data set.")
+@click.option("--split", type=Choice(["test", "train"]), help="Part of the data set (test).")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
 @click.option(
     "--tolerance",
@@ -37,7 +37,7 @@ def command(
     inputs: Path | None,
     checkpoint: Path | None,
     model: str | None,
-    split: str,
+    split: str | None,
     limit: int | None,
     tolerance: float,
     require_integer: bool,
@@ -50,6 +50,10 @@ def command(
     """
     if model is not None and checkpoint is None:
         raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")
+    if dataset is None and (split is not None or data_dir is not None):
+        raise click.UsageError("--split and --data-dir belong to a data set; give --dataset too")
+    if dataset is None and inputs is None and limit is not None:
+        raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data import load_dataset
     from qkd_deploy.deploy import verify_deployed
     from qkd_deploy.verification.inputs import read_inputs
@@ -60,7 +64,7 @@ def command(
         model=model,
         data=None if dataset is None else load_dataset(dataset, data_dir),
         inputs=None if inputs is None else read_inputs(inputs),
-        split=split,
+        split=split or "test",
         limit=limit,
         tolerance=tolerance,
         require_integer=require_integer,

@@ -12,7 +12,17 @@ from onnx import numpy_helper
 from qkd_deploy.export.metadata import PREFIX, Metadata, graph_digest, graph_digests, named_nodes, node_digest
 
 # Entries that describe the model itself; versions, hashes and results may differ between two exports of one checkpoint.
-COMPARED_ENTRIES = ("bits", "placement", "weights", "input", "tensors", "layers", "normalization", "classes")
+COMPARED_ENTRIES = (
+    "bits",
+    "placement",
+    "weights",
+    "input",
+    "tensors",
+    "layers",
+    "normalization",
+    "classes",
+    "checkpoint_sha256",
+)
 
 
 @dataclass(frozen=True)

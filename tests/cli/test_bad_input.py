@@ -150,6 +150,8 @@ VERIFY = [
     case("verify model.onnx --dataset data:seven", "10 outputs", "7 classes"),
     case("verify model.onnx --dataset digits --split tset", "did you mean 'test'?"),
     case("verify model.onnx --dataset digits --limit 0", "--limit"),
+    case("verify model.onnx --limit 5", "--limit counts images", "give --dataset or --inputs"),
+    case("verify model.onnx --split train", "belong to a data set", "give --dataset"),
     case("verify model.onnx --dataset digits --limit many", "--limit", "not a valid integer"),
     case("verify model.onnx --dataset digits --tolerance -1", "--tolerance"),
     case("verify model.onnx --dataset digits --tolerance nan", "--tolerance"),
@@ -172,9 +174,9 @@ VERIFY = [
     case("verify model.onnx --dataset digits --checkpoint float.pt", "full-precision network"),
     case("verify model.onnx --dataset digits --checkpoint factory.pt", "--model payload:build"),
     case("verify model.onnx --dataset digits --model plaincnn", "give --checkpoint too"),
-    case("verify model.onnx --limit 5 --json text.pt/r.json", "cannot write text.pt/r.json", "choose another path"),
-    case("verify model.onnx --limit 5 --json folder", "cannot write folder: it is a folder"),
-    case("verify model.onnx --limit 5 --json /dev/full", "cannot write /dev/full: it is no file"),
+    case("verify model.onnx --json text.pt/r.json", "cannot write text.pt/r.json", "choose another path"),
+    case("verify model.onnx --json folder", "cannot write folder: it is a folder"),
+    case("verify model.onnx --json /dev/full", "cannot write /dev/full: it is no file"),
 ]
 
 INSPECT = [
