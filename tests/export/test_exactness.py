@@ -65,16 +65,18 @@ def harsh(model: nn.Module) -> None:
             module.running_var[0] = 0.0
 
 
-def test_resnet18() -> None:
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3", "w2a2"])
+def test_resnet18_with_harsh_gammas(bits: str) -> None:
     torch.manual_seed(0)
     images = noise(2, 3, 64, 64)
-    prepared = prepare(create_model("resnet18", 10), "w4a4", (images,))
+    prepared = prepare(create_model("resnet18", 10), bits, (images,))
     initialize(prepared, images)
     train(prepared, images, torch.tensor([1, 2]), steps=1)
     harsh(prepared.network)
-    deployed = emitted(prepared, freeze(prepared), weights="packed")
-    for threads in (1, 2):
-        assert not assert_same_codes(deployed, (images[:1],), threads=threads)
+    frozen = freeze(prepared)
+    for weights, threads in (("int8", 1), ("packed", 2)):
+        deployed = emitted(prepared, frozen, weights=weights)
+        assert not assert_same_codes(deployed, (images,), threads=threads)
     assert float_operations(deployed.model) == []
 
 
@@ -96,7 +98,7 @@ class Inverted(nn.Module):
         return x + y if self.same else y  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w2a2"])
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3", "w2a2"])
 def test_depthwise_network_with_harsh_gammas(bits: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
