@@ -27,6 +27,7 @@ class GraphBuilder:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.opset = OPSET
+        self._taken: set[str] = set()
 
     def constant(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer; the same name gives the same value. ``dtype`` names packed types that numpy lacks."""
@@ -51,11 +52,11 @@ class GraphBuilder:
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
         """Append a node with one output called ``output``; the node is called ``{node}/{operator}``."""
-        taken = {existing.name for existing in self.nodes}
         name, count = f"{node}/{operator}", 1
-        while name in taken:
+        while name in self._taken:
             count += 1
             name = f"{node}/{operator}_{count}"
+        self._taken.add(name)
         value = ir.Value(name=output)
         self.nodes.append(ir.node(operator, inputs, attributes or {}, outputs=[value], name=name))
         return value

@@ -141,9 +141,10 @@ def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | 
     """Refuse uint8 inputs unless a pixel is its own code."""
     node = frozen.graph.node(frozen.graph.inputs[0])
     grid = frozen.grid(node.quantizer) if node.quantizer is not None else None
+    if grid is None:
+        raise UserError("--input uint8 needs a quantized input, but this model reads floats; export with float32")
     pixels = (
-        grid is not None
-        and normalization is not None
+        normalization is not None
         and isinstance(normalization.get("mean"), (int, float))
         and isinstance(normalization.get("std"), (int, float))
         and grid.zero_point == normalization["mean"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.frozen import FrozenModel
@@ -16,7 +15,7 @@ from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import RuntimeModel, optimized_graph
 from qkd_deploy.verification.source import Batch, Source
 from qkd_deploy.verification.subject import Subject
-from qkd_deploy.verification.torch_side import outputs_of
+from qkd_deploy.verification.torch_side import outputs_of, tensors_for
 
 FLOAT_TOLERANCE = 1e-4  # of the largest output, where float operators had a part in it
 
@@ -81,7 +80,7 @@ def _compare_frozen(
     comparison: CodesComparison,
     outputs: _OutputCheck,
 ) -> None:
-    frozen = model.codes(*map(torch.from_numpy, batch.floats))
+    frozen = model.codes(*tensors_for(model, batch.floats))
     known = {record.value for record in subject.metadata.tensors} - outputs.after_float
     exact = subject.by_tensor({name: array for name, array in codes.items() if name in known})
     comparison.exact("frozen model and ONNX Runtime", {n: a for n, a in frozen.items() if n in exact}, exact)
@@ -120,7 +119,7 @@ def preview_level(subject: Subject, source: Source, batch_size: int) -> Level:
     comparison = subject.comparison()
     limit = min(source.images, subject.code_images(source.sample_shape))
     for batch in source.batches(min(batch_size, limit), limit):
-        inputs = map(torch.from_numpy, batch.floats)
+        inputs = tensors_for(subject.frozen, batch.floats)
         for name, preview, frozen in preview_codes(subject.prepared, subject.frozen, *inputs):
             comparison.within_a_step(name, preview, frozen)
     problems = comparison.exceeding()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import nn
+
+from qkd_deploy.export.onnx_export import flat_tensors
 
 
 @contextmanager
@@ -24,18 +26,13 @@ def evaluation_mode(module: nn.Module | None) -> Iterator[None]:
             part.training = training
 
 
+def tensors_for(module: nn.Module, floats: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, ...]:
+    """Float arrays as tensors on the device of ``module``."""
+    own = next(chain(module.parameters(), module.buffers()), None)
+    return tuple(torch.from_numpy(array).to("cpu" if own is None else own.device) for array in floats)
+
+
 def outputs_of(module: nn.Module, floats: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     """Run ``module`` on float arrays without gradients; nested outputs are flattened in order."""
     with torch.inference_mode():
-        return list(_flat(module(*map(torch.from_numpy, floats))))
-
-
-def _flat(value: Any) -> Iterator[np.ndarray]:
-    if isinstance(value, torch.Tensor):
-        yield value.detach().cpu().numpy()
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _flat(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _flat(item)
+        return [tensor.cpu().numpy() for tensor in flat_tensors(module(*tensors_for(module, floats)))]

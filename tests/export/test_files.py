@@ -221,3 +221,9 @@ def test_weights_alone_need_no_activation_quantizers() -> None:
     deployed = deploy(settle(Net()), (IMAGES,), "w4a32", weights="packed")
     assert not any(node.op_type == "QuantizeLinear" for node in deployed.model.graph.node)
     assert_same_codes(deployed, (IMAGES,))
+
+
+def test_raw_pixels_need_a_quantized_input() -> None:
+    prepared = prepare(create_model("resnet8", 10), "w4a32", (noise(2, 3, 8, 8),))
+    with pytest.raises(UserError, match="this model reads floats"):
+        build_model(prepared, input="uint8")
