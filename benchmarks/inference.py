@@ -30,6 +30,7 @@ from rich.table import Table
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
+from qkd_deploy.verification.runtime import session_options
 from qkd_deploy.verification.timing import interleaved
 
 _HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "AveragePool"}
@@ -38,11 +39,7 @@ _TIMED = ("fp32", "quantize_static", "ours")
 
 def session(path: Path, threads: int, optimized: Path | None = None) -> ort.InferenceSession:
     """A CPU session with all optimizations; idle threads sleep, so that turns do not disturb each other."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = session_options(threads)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

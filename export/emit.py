@@ -20,6 +20,7 @@ from qkd_deploy.export.float_islands import emit_island
 from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.layers import dequantize_weight, emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
+from qkd_deploy.graph import operations
 from qkd_deploy.graph.frozen import POOL_CODE, FrozenModel, Grid, pool_weight_scale
 from qkd_deploy.graph.ir import Node, Ref, references
 
@@ -155,42 +156,24 @@ class _Emitter:
         return self.builder.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
 
     def _max_pool(self, node: Node) -> ir.Value:
-        options = node.kwargs
-        return self._simple(
-            node,
-            "MaxPool",
-            kernel_shape=list(options["kernel_size"]),
-            strides=list(options["stride"]),
-            pads=list(options["padding"]) * 2,
-            dilations=list(options["dilation"]),
-            ceil_mode=int(options["ceil_mode"]),
-        )
+        dilations, ceil_mode = list(node.kwargs["dilation"]), int(node.kwargs["ceil_mode"])
+        return self._simple(node, "MaxPool", **_windows(node), dilations=dilations, ceil_mode=ceil_mode)
 
     def _avg_pool(self, node: Node) -> ir.Value:
         """A depthwise convolution with equal weights: exact, and several times faster than the runtime's pool."""
-        kernel, b, name = node.kwargs["kernel_size"], self.builder, node.name
-        strides, pads = list(node.kwargs["stride"]), list(node.kwargs["padding"]) * 2
         if node.quantizer is None:
-            options = {"kernel_shape": list(kernel), "strides": strides, "pads": pads, "count_include_pad": 1}
-            return self._simple(node, "AveragePool", **options)
+            return self._simple(node, "AveragePool", **_windows(node), count_include_pad=1)
+        kernel, b, name = node.kwargs["kernel_size"], self.builder, node.name
         channels = (node.shape or ())[1]
         codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
         scale = np.full(channels, pool_weight_scale(kernel), np.float32)
         weight = dequantize_weight(b, name, codes, scale)
-        attributes = {"kernel_shape": list(kernel), "strides": strides, "pads": pads, "group": channels}
+        attributes = {**_windows(node), "group": channels}
         return b.add("Conv", [self.values[node.inputs[0]], weight], f"{name}.float", node=name, attributes=attributes)
 
     def _uneven_avg_pool(self, node: Node) -> ir.Value:
-        options = node.kwargs
-        return self._simple(
-            node,
-            "AveragePool",
-            kernel_shape=list(options["kernel_size"]),
-            strides=list(options["stride"]),
-            pads=list(options["padding"]) * 2,
-            ceil_mode=int(options["ceil_mode"]),
-            count_include_pad=0,
-        )
+        ceil_mode = int(node.kwargs["ceil_mode"])
+        return self._simple(node, "AveragePool", **_windows(node), ceil_mode=ceil_mode, count_include_pad=0)
 
     def _requantize(self, node: Node) -> ir.Value:
         """Codes on another grid: an integer addition of zero, which unlike Q behind DQ is never merged away."""
@@ -220,9 +203,7 @@ class _Emitter:
         return self.builder.add("Slice", [self.values[node.inputs[0]], *limits], f"{node.name}.float", node=node.name)
 
     def _constant(self, node: Node) -> ir.Value:
-        value: Any = self.frozen.network
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
+        value = operations.apply(self.frozen.network, node, (), {}, training=False)
         return self.builder.constant(f"{node.name}.value", value.detach().cpu().numpy())
 
     def _island(self, node: Node) -> ir.Value:
@@ -263,6 +244,16 @@ class _Emitter:
         identity.replace_input_with(0, None)
         source.name = value.name
         return source
+
+
+def _windows(node: Node) -> dict[str, list[int]]:
+    """The attributes that all pooling operators share."""
+    options = node.kwargs
+    return {
+        "kernel_shape": list(options["kernel_size"]),
+        "strides": list(options["stride"]),
+        "pads": list(options["padding"]) * 2,
+    }
 
 
 def _output_names(output: Any) -> list[str]:

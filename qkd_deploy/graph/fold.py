@@ -51,7 +51,7 @@ class FoldedLayer:
 
     def weight(self) -> Tensor:
         """The weights in real units, float32."""
-        return self.codes.float() * _per_channel(self.scale, self.codes)
+        return dequantized_weight(self.codes, self.scale)
 
     def real_bias(self) -> Tensor:
         """The bias in real units, float32 ``[C_out]``."""
@@ -89,7 +89,7 @@ def fold_layer(
     scale = step.double() * factor.abs()
     if not bool(torch.isfinite(scale).all() and torch.isfinite(offset).all()):
         raise UserError(f"{name} has weights or statistics that are not finite; restore an earlier checkpoint")
-    base = base * torch.where(factor < 0, -1.0, 1.0).view(-1, *[1] * (base.dim() - 1))
+    base = base * _per_channel(torch.where(factor < 0, -1.0, 1.0), base)
     upscale = spec.upscale
     if input_scale is None:
         base, scale32 = _raise_scale(base, scale, torch.zeros_like(scale), upscale)
@@ -131,11 +131,16 @@ def _raise_scale(base: Tensor, scale: Tensor, floor: Tensor, upscale: int) -> tu
     low = upscaled.double() < floor
     raised = torch.where(low, floor.float(), upscaled)
     ratio = torch.where(low, scale / (raised.double() * upscale), 1.0)
-    return torch.round(base * ratio.view(-1, *[1] * (base.dim() - 1))), raised
+    return torch.round(base * _per_channel(ratio, base)), raised
 
 
 def _int8(codes: Tensor) -> Tensor:
     return codes.to(torch.int8)
+
+
+def dequantized_weight(codes: Tensor, scale: Tensor) -> Tensor:
+    """``codes * scale`` per output channel, float32: ONNX's DequantizeLinear along axis 0."""
+    return codes.float() * _per_channel(scale, codes)
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:

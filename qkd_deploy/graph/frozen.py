@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.graph import operations
-from qkd_deploy.graph.fold import FoldedLayer
+from qkd_deploy.graph.fold import FoldedLayer, dequantized_weight
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
 
@@ -109,7 +109,7 @@ class IntegerLayer(nn.Module):
 
     def real_weight(self) -> Tensor:
         """DequantizeLinear of the weights."""
-        return self.codes.float() * self.scale.view(-1, *[1] * (self.codes.dim() - 1))
+        return dequantized_weight(self.codes, self.scale)
 
 
 class FrozenModel(nn.Module):

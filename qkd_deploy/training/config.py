@@ -58,7 +58,7 @@ class TrainConfig:
         device: ``"auto"`` takes an accelerator when there is one.
         threads: of the CPU, while the run lasts; 0 leaves torch's choice. Results are bit-identical for equal numbers.
         precision: ``"bf16"`` trains under autocast; quantizers stay in float32.
-        compile: run the networks through ``torch.compile``: about three times faster per batch on CPUs for a minute of
+        compile: run the networks through ``torch.compile``: about half the time per batch on CPUs, for a minute of
             compilation per phase; needs a C++ compiler.
         evaluate_every: epochs between two measurements of held-out accuracy.
         evaluate_limit: images used for those; 0 means all. The final accuracy always uses all.

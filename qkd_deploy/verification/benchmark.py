@@ -18,6 +18,7 @@ from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.verification.float_twin import float_twin
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.peak_memory import peak_memory
+from qkd_deploy.verification.runtime import session_options
 from qkd_deploy.verification.timing import interleaved
 
 AGAINST = ("fp32",)
@@ -117,12 +118,8 @@ def session(path: Path | str, threads: int) -> onnxruntime.InferenceSession:
     Raises:
         UserError: ONNX Runtime cannot load the file.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no public common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}") from error

@@ -22,7 +22,7 @@ class RuntimeModel:
     """
 
     def __init__(self, model: onnx.ModelProto, threads: int = 1) -> None:
-        self._session = _session(model, _options(threads))
+        self._session = _session(model, session_options(threads))
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -92,7 +92,7 @@ def optimized_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
         path = Path(folder) / "optimized.onnx"
-        options = _options(threads=1)
+        options = session_options(threads=1)
         options.optimized_model_filepath = str(path)
         _session(model, options)
         return onnx.load(path)
@@ -122,7 +122,8 @@ def cpu_capabilities(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | b
     return found | {name: bool(flags & wanted) for name, wanted in names.items()}
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """All optimizations, a fixed number of threads that sleep when idle, so that sessions do not disturb each other."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
