@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
+import tomllib
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
 import click
+
+_WORD = re.compile(r"[A-Za-z_~./][^\n\"']*")
+"""Text that cannot be mistaken for another TOML value: it begins like a name or a path."""
 
 
 class Choice(click.Choice[str]):
@@ -58,6 +63,28 @@ class Override(click.ParamType[tuple[str, str]]):
         if not pattern or not bits:
             self.fail(f"{value!r}; write PATTERN=wXaY, such as 'layer3.*=w8a8'", param, ctx)
         return pattern, bits
+
+
+class Argument(click.ParamType[tuple[str, Any]]):
+    """``KEY=VALUE`` with a TOML value; a plain word needs no quotes, which a shell would take off."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Split at the first equals sign and read what follows as TOML."""
+        key, _, text = str(value).partition("=")
+        if not key.isidentifier() or not text.strip():
+            self.fail(f"{value!r}; write KEY=VALUE, such as depth=3", param, ctx)
+        if text in ("True", "False", "None"):
+            advice = "leave the argument out" if text == "None" else f"write {key}={text.lower()}"
+            self.fail(f"{text} is Python's spelling; {advice}", param, ctx)
+        try:
+            parsed = tomllib.loads(f"value = {text}")
+        except tomllib.TOMLDecodeError:
+            parsed = {"value": text} if _WORD.fullmatch(text) else {}
+        if set(parsed) != {"value"} or not isinstance(parsed["value"], (str, int, float, bool, list, dict)):
+            self.fail(f"{text!r} is no value; write a number, true, false, [a, list] or '\"text\"'", param, ctx)
+        return key, parsed["value"]
 
 
 def split_teacher(text: str, known: Iterable[str]) -> tuple[str, str | None]:

@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from qkd_deploy.errors import UserError
@@ -15,30 +16,51 @@ from qkd_deploy.errors import UserError
 Factory = Callable[..., object]
 
 
-def build(kind: str, name: str, builtin: Mapping[str, Factory], **offered: Any) -> object:
+@dataclass(frozen=True)
+class Alias:
+    """An offered value whose keyword goes by another name in some libraries.
+
+    Attributes:
+        value: what is offered.
+        other: the keyword that takes its place where only that one is in the signature.
+        through_kwargs: whether a factory that names neither, but takes ``**kwargs``, receives it, as ``other``.
+    """
+
+    value: object
+    other: str
+    through_kwargs: bool
+
+
+def build(
+    kind: str, name: str, builtin: Mapping[str, Factory], args: Mapping[str, Any] | None = None, **offered: Any
+) -> object:
     """Build what ``name`` names: call the built-in factory, or import and call the user's.
 
     Args:
         kind: what the name stands for, in words ("model", "data set"); used in messages.
         name: a key of ``builtin``, or ``package.module:factory``.
         builtin: the factories that come with the package.
-        offered: keyword arguments; each factory receives those that its signature accepts.
+        args: the user's own keyword arguments; all of them must be accepted, and they win over what is offered.
+        offered: keyword arguments (or an ``Alias``); each factory receives those that its signature accepts.
 
     Raises:
-        UserError: the name is unknown, the module or attribute cannot be imported, or the user's factory
-            cannot be called with the offered arguments or fails.
+        UserError: the name is unknown, the module or attribute cannot be imported, or the factory does not take
+            ``args``, cannot be called with the offered arguments, or fails.
     """
-    if name in builtin:
+    given = dict(args or {})
+    if name in builtin and not given:
         return builtin[name](**_accepted(builtin[name], offered))
-    if ":" not in name:
+    if name not in builtin and ":" not in name:
         raise UserError(_unknown(kind, name, list(builtin)))
-    factory = import_factory(name)
+    factory = builtin[name] if name in builtin else import_factory(name)
+    keywords = _checked(name, factory, offered, given)
     try:
-        return factory(**_checked(name, factory, offered))
+        return factory(**keywords)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{name} failed with {_reason(error)}; correct that {kind} factory") from error
+        advice = f"correct its arguments {_listed(given)} or" if given else "correct"
+        raise UserError(f"{name} failed with {_reason(error)}; {advice} that {kind} factory") from error
 
 
 def import_factory(name: str) -> Factory:
@@ -68,33 +90,77 @@ def import_factory(name: str) -> Factory:
     return factory  # type: ignore[no-any-return]
 
 
+def plain_arguments(setting: str, value: object) -> dict[str, Any]:
+    """``value`` as keyword arguments for a factory, of data that a checkpoint and TOML can hold.
+
+    Args:
+        setting: where it comes from, such as "model_args"; used in messages.
+        value: a mapping from keywords to text, numbers, true or false, and lists and tables of those.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(value, Mapping):
+        raise UserError(f"{setting} is {value!r}; it must map keywords to values, such as {{ depth = 3 }}")
+    for key, item in value.items():
+        if not isinstance(key, str) or not key.isidentifier():
+            raise UserError(f"{setting} has the key {key!r}; a keyword is letters, digits and underscores")
+        if not _is_plain(item):
+            kinds = "text, numbers, true or false, lists and tables"
+            raise UserError(f"{setting}: {key} is {item!r}; a factory can be given only {kinds}")
+    return dict(value)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return type(value) in (str, int, float, bool)
+
+
 def _accepted(factory: Factory, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """The offered keywords that the signature of ``factory`` takes; all of them where it has no signature."""
+    """The offered keywords that ``factory`` takes: those in its signature, or all where that does not tell."""
+    names, open_ended = _keywords(factory)
+    accepted = {}
+    for key, item in offered.items():
+        alias = item if isinstance(item, Alias) else Alias(item, key, through_kwargs=True)
+        if key in names:
+            accepted[key] = alias.value
+        elif alias.other in names or (open_ended and alias.through_kwargs):
+            accepted[alias.other] = alias.value
+    return accepted
+
+
+def _keywords(factory: Factory) -> tuple[list[str], bool]:
+    """The keywords in the signature of ``factory``, and whether it may take others."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
-        return dict(offered)
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return dict(offered)
-    by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return {key: value for key, value in offered.items() if key in by_keyword}
+        return [], True
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _checked(name: str, factory: Factory, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """``_accepted``, and a clear sentence where the factory demands more than is offered."""
-    accepted = _accepted(factory, offered)
+def _checked(name: str, factory: Factory, offered: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of the call, and a clear sentence where the factory takes fewer or demands more."""
+    names, open_ended = _keywords(factory)
+    for key in given:
+        if key not in names and not open_ended:
+            takes = f"it takes {', '.join(names)}" if names else "it takes none: leave the argument out"
+            raise UserError(f"{name} takes no argument '{key}'{_closest(key, names)}; {takes}")
+    arguments = {**_accepted(factory, offered), **given}
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
-        return accepted
+        return arguments
     try:
-        signature.bind(**accepted)
+        signature.bind(**arguments)
     except TypeError as error:
-        names = ", ".join(offered)
-        raise UserError(
-            f"{name} cannot be called: {error}; it is offered only {names}: give the rest defaults"
-        ) from error
-    return accepted
+        known = ", ".join({**offered, **given})
+        advice = "give the rest as arguments or as defaults"
+        raise UserError(f"{name} cannot be called: {error}; it is offered only {known}: {advice}") from error
+    return arguments
 
 
 def _reason(error: Exception) -> str:
@@ -102,11 +168,15 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return f"({', '.join(f'{key} = {value!r}' for key, value in arguments.items())})"
+
+
 def _unknown(kind: str, name: str, known: list[str]) -> str:
     return f"unknown {kind} '{name}'{_closest(name, known)}; known: {', '.join(known)}, or package.module:factory"
 
 
-def _closest(name: str, known: list[str]) -> str:
+def _closest(name: str, known: Iterable[str]) -> str:
     """A hint in brackets, led by a blank, at the known name that resembles ``name``; empty where none does."""
     folded = {key.lower(): key for key in known}
     matches = difflib.get_close_matches(name.lower(), folded, n=1)

@@ -126,6 +126,7 @@ def inspect_checkpoint(path: Path | str, *, model: str | nn.Module | None = None
     built, checkpoint = trained.build(), trained.checkpoint
     origin = {
         "model": checkpoint.model.name,
+        "model_args": checkpoint.model.args,
         "method": checkpoint.training.method,
         "epochs": checkpoint.training.epochs,
         "seed": checkpoint.training.seed,

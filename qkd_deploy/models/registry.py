@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.factory import Factory, build
+from qkd_deploy.factory import Alias, Factory, build
 from qkd_deploy.models.blocks import BasicBlock, Bottleneck
 from qkd_deploy.models.cifar_resnet import CifarResNet
 from qkd_deploy.models.imagenet_resnet import ImageNetResNet
@@ -24,20 +26,26 @@ MODELS: dict[str, Factory] = {
     "resnet50": partial(ImageNetResNet, Bottleneck, (3, 4, 6, 3)),
 }
 
+_USUAL_CHANNELS = 3
+"""What every factory builds unless told otherwise; torchvision's cannot be told."""
+
 
 def model_names() -> list[str]:
     """Names that `create_model` knows."""
     return list(MODELS)
 
 
-def create_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
+def create_model(name: str, num_classes: int, in_channels: int = 3, args: Mapping[str, Any] | None = None) -> nn.Module:
     """A network with fresh random weights (from torch's global generator), in training mode.
 
     Args:
         name: one of `model_names`, or ``package.module:factory``; the user's factory receives those of the keywords
-            ``num_classes`` and ``in_channels`` that its signature accepts, and must return an ``nn.Module``.
+            ``num_classes`` and ``in_channels`` (or ``in_chans``) that its signature accepts, and must return an
+            ``nn.Module``. One that takes them only through ``**kwargs`` receives ``num_classes``, and ``in_chans``
+            where the images have other than three channels, as timm's and torchvision's factories expect.
         num_classes: length of the logits.
         in_channels: channels of the images.
+        args: further keyword arguments, which the factory must accept.
 
     Raises:
         UserError: an unknown name, a factory that cannot be imported, called, or returns something else, or a
@@ -46,7 +54,8 @@ def create_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module
     for what, count in (("classes", num_classes), ("channels", in_channels)):
         if count < 1:
             raise UserError(f"a model with {count} {what} is impossible; give 1 or more")
-    model = build("model", name, MODELS, num_classes=num_classes, in_channels=in_channels)
+    channels = Alias(in_channels, other="in_chans", through_kwargs=in_channels != _USUAL_CHANNELS)
+    model = build("model", name, MODELS, args, num_classes=num_classes, in_channels=channels)
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned a {type(model).__name__}; a model factory must return a torch.nn.Module")
     return model

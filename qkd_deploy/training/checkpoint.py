@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
 from qkd_deploy.models import create_model
-from qkd_deploy.quantizers.step import StepQuantizer
+from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.training.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
 from qkd_deploy.training.weights import load_into, read_tensors
 
@@ -103,7 +103,10 @@ def _record(key: str, values: Any, path: Path | str) -> Any:
     if values is None and key == "quantization":
         return None
     expected = {item.name: str(item.type).partition("[")[0] for item in fields(kind)}
-    if not isinstance(values, dict) or {k: type(v).__name__ for k, v in values.items()} != expected:
+    # Older checkpoints lack what was added later.
+    added = {item.name: item.default_factory() for item in fields(kind) if item.default_factory is not MISSING}
+    added |= {item.name: item.default for item in fields(kind) if item.default is not MISSING}
+    if not isinstance(values, dict) or {k: type(v).__name__ for k, v in {**added, **values}.items()} != expected:
         raise UserError(f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint")
     record = kind(**values)
     if isinstance(record, ModelRecord) and not all(type(n) is int and n > 0 for n in record.image_shape):
@@ -158,6 +161,7 @@ def prepare_student(network: nn.Module, image_shape: list[int], record: Quantiza
         residual=record.residual,
         first_last_bits=record.first_last_bits,
         weight_range=record.weight_range,
+        quantizer=record.quantizer,
         input_quantization=(record.input_scale, record.input_zero_point),
     )
 
@@ -171,7 +175,7 @@ def _network(checkpoint: Checkpoint, model: str | nn.Module | None) -> nn.Module
             f"{checkpoint.source} holds a network from {record.name}; to allow importing that code, "
             f"name it again: --model {record.name}"
         )
-    return create_model(model or record.name, record.num_classes, record.in_channels)
+    return create_model(model or record.name, record.num_classes, record.in_channels, record.args)
 
 
 def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
@@ -181,6 +185,6 @@ def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
 def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint, name: str) -> None:
     load_into(prepared, checkpoint.state_dict, name, checkpoint.source)
     for quantizer in prepared.modules():
-        if isinstance(quantizer, StepQuantizer) and quantizer.step.item() <= 0:
-            step = quantizer.step.item()
-            raise UserError(f"{checkpoint.source} is damaged: a quantization step is {step:g}; use another file")
+        for step in (value.item() for value in quantizer.ranges()) if isinstance(quantizer, Quantizer) else ():
+            if step <= 0:
+                raise UserError(f"{checkpoint.source} is damaged: a quantization step is {step:g}; use another file")

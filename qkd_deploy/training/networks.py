@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +31,33 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def start_network(name: str, weights: Path | str | None, dataset: ImageDataset) -> nn.Module:
+def start_network(
+    name: str,
+    weights: Path | str | None,
+    dataset: ImageDataset,
+    *,
+    args: Mapping[str, Any] | None = None,
+    skip: Sequence[str] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> nn.Module:
     """A full-precision network for ``dataset``, on its device.
 
     Args:
         name: as for ``create_model``.
         weights: file to start from; None leaves the random weights, drawn from torch's global generator.
         dataset: decides classes, channels and image size.
+        args: keyword arguments of the factory, as for ``create_model``.
+        skip: entries or modules that stay at random, as for ``load_into``.
+        report: receives a line about the weights that were loaded.
 
     Raises:
         UserError: the network cannot be built, does not fit the weights, or does not map images to logits.
     """
-    network = create_model(name, len(dataset.classes), dataset.in_channels)
+    network = create_model(name, len(dataset.classes), dataset.in_channels, args)
     if weights is not None:
-        load_into(network, read_weights(weights), name, weights)
+        account = load_into(network, read_weights(weights), name, weights, skip=skip)
+        if report is not None:
+            report(f"{name}: {account}")
     network.to(dataset.train.images.device)
     _require_logits(network, name, dataset)
     return network

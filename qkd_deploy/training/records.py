@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.training.config import TrainConfig
@@ -10,12 +11,13 @@ from qkd_deploy.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The network: ``name`` as for ``create_model``, and the shape [C, H, W] of one input image."""
+    """The network: ``name`` and ``args`` as for ``create_model``, and the shape [C, H, W] of one input image."""
 
     name: str
     num_classes: int
     in_channels: int
     image_shape: list[int]
+    args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class QuantizationRecord:
     weight_range: str
     input_scale: float
     input_zero_point: int
+    quantizer: str = "interval"
 
 
 @dataclass(frozen=True)
@@ -82,4 +85,5 @@ def quantization_record(config: TrainConfig, dataset: ImageDataset) -> Quantizat
         # With this step the 8-bit input code is the raw pixel.
         input_scale=1.0 / dataset.std,
         input_zero_point=int(dataset.mean),
+        quantizer=config.quantizer,
     )

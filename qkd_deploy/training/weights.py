@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.training.weights_fit import Fit, common_prefix
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "network")
-_PREFIXES = ("module.", "_orig_mod.")
+# Where training programs put a state_dict in what they save, and averaged weights only where there are no others.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "params", "weights")
+_AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
+_DEEPEST = 3
 
 
 def read_tensors(path: Path | str) -> Any:
@@ -48,8 +51,6 @@ def read_tensors(path: Path | str) -> Any:
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """A state_dict from a ``.safetensors`` file, a plain or wrapped ``.pt``, or a full-precision checkpoint of ours.
 
-    Prefixes that wrappers add to every name (``module.``, ``_orig_mod.``) are removed.
-
     Raises:
         UserError: the file cannot be read or holds no state_dict, or the weights of a quantized network.
     """
@@ -57,13 +58,20 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     content = _read_safetensors(file) if file.suffix == ".safetensors" else read_tensors(file)
     if isinstance(content, Mapping) and content.get("quantization") is not None:
         raise UserError(f"{file} holds a quantized network; give full-precision weights")
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping) or not content or not all(map(_is_weight, content.items())):
+    weights = _state_dict_in(content)
+    if weights is None:
         raise UserError(f"{file} holds no state_dict (names with tensors); save one with torch.save(net.state_dict())")
-    return _without_prefixes(dict(content))
+    return dict(weights)
+
+
+def _state_dict_in(content: Any, depth: int = 0) -> Mapping[str, Tensor] | None:
+    """The state_dict that ``content`` is or wraps; None where there is none."""
+    if not isinstance(content, Mapping) or not content or depth > _DEEPEST:
+        return None
+    if all(map(_is_weight, content.items())):
+        return content
+    found = (_state_dict_in(content.get(wrapper), depth + 1) for wrapper in (*_WRAPPERS, *_AVERAGED))
+    return next((weights for weights in found if weights is not None), None)
 
 
 def _is_weight(item: tuple[Any, Any]) -> bool:
@@ -83,37 +91,50 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} is not a safetensors file or is damaged; use another file") from error
 
 
-def _without_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
-
-
-def load_into(network: nn.Module, weights: Mapping[str, Tensor], network_name: str, source: Path | str) -> None:
+def load_into(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    network_name: str,
+    source: Path | str,
+    *,
+    skip: Sequence[str] | None = None,
+) -> str:
     """Copy ``weights`` into ``network``; names and shapes must agree and values be finite.
 
+    A prefix that wrappers put before the network's names (``module.``, ``_orig_mod.``, ``backbone.``, ...) is taken
+    off, whatever it is, and what lies outside of it is ignored. Values are converted to the network's types.
+
+    Args:
+        network: is changed in place.
+        weights: from ``read_weights``.
+        network_name: of the network, for messages.
+        source: the file, for messages.
+        skip: patterns of entries or modules that keep the values they have, such as ``("fc",)`` for a head of another
+            number of classes; None where the caller has no setting for them.
+
+    Returns:
+        what was loaded and what was not, as one line.
+
     Raises:
-        UserError: they do not; the message says what is missing, unexpected, of another shape or not finite.
+        UserError: something does not fit (the message says what is missing, unexpected, of another shape or type),
+            is not finite, or a pattern matches nothing.
     """
     wanted = network.state_dict()
-    # Counters that newer batch norms keep; files from other tools lack them.
-    missing = [name for name in wanted if name not in weights and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in weights if name not in wanted]
-    shapes = [
-        f"{name} {list(weights[name].shape)} instead of {list(value.shape)}"
-        for name, value in wanted.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    account = [
-        f"{kind} {_some(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("other shapes:", shapes))
-        if names
-    ]
-    if account:
-        raise UserError(f"{source} does not fit {network_name}: {'; '.join(account)}; name the model it belongs to")
-    require_finite(weights, source)
-    network.load_state_dict(dict(weights), strict=False)
+    prefix = common_prefix(weights, wanted, network_name, source)
+    fit = Fit(
+        wanted,
+        {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)},
+        outside=[name for name in weights if not name.startswith(prefix)],
+        skip=tuple(skip or ()),
+    )
+    fit.require_matches(source)
+    if account := fit.account():
+        raise UserError(f"{source} does not fit {network_name}: {account}; {fit.advice(with_skip=skip is not None)}")
+    values = {name: fit.found[name].to(wanted[name].dtype) for name in wanted if name in fit.found}
+    values = {name: value for name, value in values.items() if not fit.skips(name)}
+    require_finite(values, source)
+    network.load_state_dict(values, strict=False)
+    return fit.report(source, prefix, values)
 
 
 def require_finite(weights: Mapping[str, Tensor], source: Path | str) -> None:
@@ -125,8 +146,3 @@ def require_finite(weights: Mapping[str, Tensor], source: Path | str) -> None:
     for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise UserError(f"{source} holds NaN or infinite values in {name}; use an earlier or another file")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

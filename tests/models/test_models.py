@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import fx, nn
@@ -105,35 +102,3 @@ def test_bad_requests_are_refused() -> None:
         create_model("resnet8", 0)
     with pytest.raises(UserError, match="0 channels"):
         create_model("resnet8", 10, 0)
-
-
-USER_MODULE = """
-from torch import nn
-def small(num_classes): return nn.Linear(4, num_classes)
-class Net(nn.Linear):
-    def __init__(self, in_channels, num_classes, depth=3): super().__init__(in_channels, num_classes)
-def fixed(): return nn.Linear(4, 3)
-def greedy(num_classes, width): return nn.Linear(width, num_classes)
-def wrong(num_classes): return [num_classes]
-"""
-
-
-@pytest.fixture
-def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "my_networks.py").write_text(USER_MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "my_networks", raising=False)
-    return "my_networks"
-
-
-def test_user_factories_receive_what_they_accept(user_module: str) -> None:
-    shapes = [create_model(f"{user_module}:{name}", 5, 2).weight.shape for name in ("small", "Net", "fixed")]
-    assert shapes == [(5, 4), (5, 2), (3, 4)]
-
-
-def test_user_factories_that_fail_are_explained(user_module: str) -> None:
-    with pytest.raises(UserError, match=r"missing a required argument: 'width'; it is offered only num_classes"):
-        create_model(f"{user_module}:greedy", 5)
-    with pytest.raises(UserError, match=r"returned a list; .* torch\.nn.Module"):
-        create_model(f"{user_module}:wrong", 5)
