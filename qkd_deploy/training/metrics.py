@@ -1,34 +1,44 @@
-"""``metrics.jsonl``: what happened in each epoch, one JSON object per line.
-
-Schema of a line (``EpochRecord``):
-
-- ``stage``: "pretrain-teacher", "pretrain-student", or the method's name.
-- ``phase``: the phase within the stage, such as "co-study".
-- ``epoch``, ``epochs``: 1-based number within the stage, and the stage's length.
-- ``losses``: for each network that learned, its loss terms averaged over the epoch, such as
-  ``{"student": {"ce": 0.31, "kl": 0.12}}``.
-- ``learning_rates``: for each network that learned, the learning rate of its weights in the last batch.
-- ``step_movement``: mean ``|log(s_after / s_before)|`` of the quantization steps over the epoch, for weights and
-  activations; empty for full-precision networks.
-- ``accuracy``: percent on the held-out split, or null in an epoch without evaluation. In the method's stage it is the
-  accuracy of the *frozen integer* model; in pre-training, of the float network.
-- ``seconds``: wall-clock time of the epoch. The only value that differs between two equal runs.
-"""
+"""``metrics.jsonl``: what happened in each epoch, one JSON object per line, as docs/monitoring.md describes it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import IO
+from types import UnionType
+from typing import IO, Any, Literal, get_args, get_origin, get_type_hints
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
 
+TIMING_FIELDS = ("seconds", "images_per_second")
+"""The only fields that differ between two equal runs on one machine."""
+
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of ``metrics.jsonl``; the fields are described at the top of this module."""
+    """One line of ``metrics.jsonl``.
+
+    Attributes:
+        stage: "pretrain-teacher", "pretrain-student", or the method's name.
+        phase: the phase within the stage, such as "co-study".
+        epoch, epochs: 1-based number within the stage, and the stage's length.
+        losses: for each network that learned, its loss terms averaged over the epoch, such as
+            ``{"student": {"ce": 0.31, "kl": 0.12}}``.
+        learning_rates: for each network that learned, the learning rate of its weights in the last batch.
+        step_movement: mean ``|log(s_after / s_before)|`` of the quantization steps over the epoch, for weights and
+            activations; empty for full-precision networks.
+        accuracy: percent on the held-out split, or None in an epoch without evaluation; see ``measured``.
+        seconds: wall-clock time of the epoch, evaluation included.
+        images_per_second: training images over the time that they took, evaluation left out; 0 where not measured.
+        steps: step size of every quantized tensor after the epoch, by name; like the next two, empty for
+            full-precision networks.
+        clipped: share of every tensor's values whose nearest code lies beyond its grid.
+        levels_used: share of every tensor's codes that occur at all.
+    """
 
     stage: str
     phase: str
@@ -39,14 +49,28 @@ class EpochRecord:
     step_movement: dict[str, float]
     accuracy: float | None
     seconds: float
+    images_per_second: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)
+    clipped: dict[str, float] = field(default_factory=dict)
+    levels_used: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> Literal["integer", "student", "teacher"]:
+        """What ``accuracy`` is of: the student's frozen integer model, or one of the networks in full precision."""
+        if "student" not in self.losses:
+            return "teacher"
+        return "student" if self.stage.startswith("pretrain-") else "integer"
 
 
 class MetricsFile:
-    """Appends records to ``path``, each flushed as it is written.
+    """Appends records to ``path``, each on the disk when ``write`` returns.
 
     Args:
         path: the file; an existing one is continued.
         keep: lines to keep of an existing file: those that the checkpoint to continue from knows about.
+
+    Attributes:
+        lines: how many the file holds.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -54,23 +78,81 @@ class MetricsFile:
 
     def __init__(self, path: Path, keep: int) -> None:
         self._path = path
-        old = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        old = _read(path).splitlines(keepends=True) if path.exists() else []
         with atomic_write(path) as temporary:
             temporary.write_text("".join(old[:keep]), encoding="utf-8")
         self.lines = min(keep, len(old))
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        try:
+            self._file: IO[str] = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._failure(error) from error
 
     def write(self, record: EpochRecord) -> None:
-        """Append one record and flush it."""
+        """Append one record.
+
+        Raises:
+            UserError: the file cannot be written, as on a full disk.
+        """
         try:
             self._file.write(json.dumps(asdict(record)) + "\n")
             self._file.flush()
+            os.fsync(self._file.fileno())
         except OSError as error:
-            raise UserError(
-                f"cannot write {self._path}: {error.strerror}; free some space, then use --resume"
-            ) from error
+            raise self._failure(error) from error
         self.lines += 1
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was reported, and is tried once more here
+            self._file.close()
+
+    def _failure(self, error: OSError) -> UserError:
+        return UserError(f"cannot write {self._path}: {error.strerror}; free some space, then use --resume")
+
+
+def read_metrics(path: Path) -> list[EpochRecord]:
+    """The records of a ``metrics.jsonl``. A last line that is still being written is left out.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not as ``MetricsFile`` writes it.
+    """
+    lines = _read(path).split("\n")[:-1]
+    return [_record(line, f"line {number} of {path}") for number, line in enumerate(lines, start=1)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UserError(f"cannot read {path}: {reason}; check the folder of the run") from error
+
+
+def _record(line: str, where: str) -> EpochRecord:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        values = None
+    types = _types()
+    required = {item.name for item in fields(EpochRecord) if item.default is item.default_factory is MISSING}
+    if (
+        not isinstance(values, dict)
+        or not required <= values.keys() <= types.keys()
+        or not all(_fits(value, types[name]) for name, value in values.items())
+    ):
+        raise UserError(f"{where} does not describe an epoch as this version writes it; repair or remove the line")
+    return EpochRecord(**values)
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(EpochRecord)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value has a field's type."""
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(item, get_args(kind)[1]) for item in value.values())
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, one) for one in get_args(kind))
+    return type(value) is kind
