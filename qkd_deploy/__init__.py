@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qkd_deploy.errors import UserError
 
 if TYPE_CHECKING:
+    from qkd_deploy.calibration import calibrate
     from qkd_deploy.data.registry import load_dataset
     from qkd_deploy.deploy import load
     from qkd_deploy.export.onnx_export import export_onnx
@@ -18,34 +19,42 @@ if TYPE_CHECKING:
     from qkd_deploy.graph.prepare import initialize, prepare
     from qkd_deploy.models.registry import create_model
     from qkd_deploy.training.config import TrainConfig
+    from qkd_deploy.training.parameter_groups import parameter_groups
     from qkd_deploy.training.run import train
+    from qkd_deploy.training.steps_optimizer import RelativeAdam
     from qkd_deploy.verification.verify import verify_onnx
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RelativeAdam",
     "TrainConfig",
     "UserError",
     "__version__",
+    "calibrate",
     "create_model",
     "export_onnx",
     "freeze",
     "initialize",
     "load",
     "load_dataset",
+    "parameter_groups",
     "prepare",
     "train",
     "verify_onnx",
 ]
 
 _HOME = {
+    "RelativeAdam": "qkd_deploy.training.steps_optimizer",
     "TrainConfig": "qkd_deploy.training.config",
+    "calibrate": "qkd_deploy.calibration",
     "create_model": "qkd_deploy.models.registry",
     "export_onnx": "qkd_deploy.export.onnx_export",
     "freeze": "qkd_deploy.graph.freeze",
     "initialize": "qkd_deploy.graph.prepare",
     "load": "qkd_deploy.deploy",
     "load_dataset": "qkd_deploy.data.registry",
+    "parameter_groups": "qkd_deploy.training.parameter_groups",
     "prepare": "qkd_deploy.graph.prepare",
     "train": "qkd_deploy.training.run",
     "verify_onnx": "qkd_deploy.verification.verify",

@@ -72,7 +72,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 
 
 def test_unknown_methods_are_refused() -> None:
-    with pytest.raises(UserError, match=r"unknown initialisation 'msr'; choose one of mse, lsq, minmax"):
+    with pytest.raises(UserError, match=r"unknown initialisation 'msr'; choose one of mse, percentile, lsq, minmax"):
         initial_step(torch.ones(2), TensorSpec.weight(4), "msr")
 
 
