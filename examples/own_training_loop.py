@@ -17,7 +17,7 @@ def network() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 10),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(128, 10),
     )  # fmt: skip
 
 
@@ -30,22 +30,21 @@ def main(file: str) -> int:
     student = qkd.prepare(network(), "w4a4", (images,), input_quantization=(1 / 64, 128))
     print(student.account)
     qkd.initialize(student, images)
-    weights = torch.optim.Adam(student.network_parameters(), lr=3e-3)
-    steps = torch.optim.Adam([*student.weight_steps(), *student.activation_steps()], lr=1e-4)
+    groups = qkd.parameter_groups(student, lr=3e-3)
+    optimizers = torch.optim.Adam(groups.weights), qkd.RelativeAdam(groups.steps)
     generator = torch.Generator().manual_seed(0)
-    for epoch in range(15):
+    for epoch in range(8):
         student.train()
         for inputs, labels in batches(digits.train, 64, generator, digits.augmentation):
             loss = nn.functional.cross_entropy(student(inputs), labels)
             loss.backward()
-            for optimizer in (weights, steps):
+            for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
         print(f"epoch {epoch + 1}  loss {loss.item():.3f}")
     student.eval()
-    frozen = qkd.freeze(student)
-    qkd.export_onnx(frozen, file, metadata={"bits": "w4a4", "placement": "integer"})
-    report = qkd.verify_onnx(file, data=digits, frozen=frozen, prepared=student, require_integer=True)
+    qkd.export_onnx(student, file)
+    report = qkd.verify_onnx(file, data=digits, frozen=qkd.freeze(student), prepared=student, require_integer=True)
     print(report.verdict)
     return 0 if report.passed else 1
 

@@ -7,16 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_own_training_loop_ends_verified_with_a_useful_accuracy(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, EXAMPLES / "own_training_loop.py", tmp_path / "model.onnx"], capture_output=True, text=True
-    )
+def output_of(example: str, folder: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / example), str(folder / "model.onnx")]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "Everything runs in integers." in run.stdout
-    verdict = run.stdout.splitlines()[-1]
+    return run.stdout
+
+
+@pytest.mark.parametrize("example", ["own_training_loop.py", "fabric_loop.py"])
+def test_loops_of_ones_own_end_verified_with_a_useful_accuracy(example: str, tmp_path: Path) -> None:
+    verdict = output_of(example, tmp_path).splitlines()[-1]
     assert verdict.startswith("VERIFIED")
     accuracy = re.search(r"([\d.]+) %", verdict)
     assert accuracy is not None and float(accuracy[1]) > 90, verdict
+    assert (tmp_path / "model.onnx").is_file()
+
+
+def test_every_example_is_tested() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text] == []

@@ -1,0 +1,114 @@
+"""A network and weights from elsewhere, from the command line to VERIFIED."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+# The signature of timm's, whose networks have a vocabulary of their own.
+MODULE = """
+from torch import nn
+
+class TinyNet(nn.Module):
+    def __init__(self, num_classes=1000, in_chans=3, stem_width=8):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_chans, stem_width, 3, padding=1), nn.BatchNorm2d(stem_width), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(stem_width, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.head(self.pool(self.body(self.stem(x))).flatten(1))
+
+def create_model(model_name, pretrained=False, num_classes=1000, in_chans=3, **kwargs):
+    assert model_name == "tiny" and not pretrained
+    return TinyNet(num_classes, in_chans, **kwargs)
+"""
+MODEL = "--model zoo:create_model --model-arg model_name=tiny --model-arg stem_width=12"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The module, and ImageNet-like half-precision weights of one of its networks, under a prefix."""
+    (tmp_path / "zoo.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "zoo", raising=False)
+    import zoo  # type: ignore[import-not-found]
+
+    torch.manual_seed(0)
+    weights = zoo.create_model("tiny", num_classes=10, in_chans=1, stem_width=12).state_dict()
+    halved = {f"module.{name}": value.half() for name, value in weights.items() if value.is_floating_point()}
+    save_file(halved, tmp_path / "start.safetensors")
+    other = {name: value.new_zeros(1000, *value.shape[1:]) for name, value in halved.items() if "head" in name}
+    save_file({**halved, **other}, tmp_path / "imagenet.safetensors")
+    return tmp_path
+
+
+def ok(outcome: Any) -> str:
+    assert outcome.code == 0, outcome.err
+    return str(outcome.out)
+
+
+def test_a_timm_like_factory_with_a_safetensors_start_ends_verified(folder: Path, warm_run: Any) -> None:
+    train = f"train {MODEL} --init start.safetensors --method qat --epochs 2 --lr 0.05 --out run --json"
+    done = warm_run(train, folder)
+    assert json.loads(ok(done))["settings"]["model_args"] == {"model_name": "tiny", "stem_width": 12}
+    assert "without the prefix 'module.', converted from float16" in done.err
+    assert "pretrain" not in done.err
+    ok(warm_run("export run/model.pt --model zoo:create_model --bits w4a4", folder))
+    verify = "verify run/model.onnx --dataset digits --checkpoint run/model.pt --model zoo:create_model"
+    assert ok(warm_run(f"{verify} --require-integer", folder)).splitlines()[-1].startswith("VERIFIED ")
+    shown = json.loads(ok(warm_run("inspect run/model.pt --model zoo:create_model --json", folder)))
+    assert shown["origin"]["model_args"] == {"model_name": "tiny", "stem_width": 12}
+    assert [layer["module"] for layer in shown["layers"]] == ["stem.0", "body.0", "head"]
+
+
+def test_arguments_of_model_and_teacher_come_from_a_file_too(folder: Path, warm_run: Any) -> None:
+    settings = 'model = "zoo:create_model"\nteacher = "zoo:create_model"\nmethod = "kd"\nepochs = 1\n'
+    settings += "pretrain_epochs = 1\nteacher_pretrain_epochs = 1\n"
+    tables = '[model_args]\nmodel_name = "tiny"\n[teacher_args]\nmodel_name = "tiny"\nstem_width = 16\n'
+    (folder / "settings.toml").write_text(settings + tables)
+    ok(warm_run("train --config settings.toml --out run", folder))
+    student, teacher = (torch.load(folder / "run" / name, weights_only=True) for name in ("model.pt", "teacher.pt"))
+    assert student["model"]["args"] == {"model_name": "tiny"}
+    assert teacher["model"]["args"] == {"model_name": "tiny", "stem_width": 16}
+    assert teacher["state_dict"]["stem.0.weight"].shape[0] == 16
+
+
+def test_a_head_of_another_size_starts_at_random_and_is_trained_first(folder: Path, warm_run: Any) -> None:
+    train = f"train {MODEL} --init imagenet.safetensors --method qat --epochs 1 --pretrain-epochs 1 --out run"
+    refused = warm_run(train, folder)
+    assert refused.code == 2
+    assert "does not fit zoo:create_model: other shapes 2: head.weight [1000, 16] instead of [10, 16]" in refused.err
+    assert "let head start at random with init_skip" in refused.err
+    assert not (folder / "run").exists()
+    done = warm_run(f"{train} --init-skip head", folder)
+    ok(done)
+    assert "2 left at random (head.weight, head.bias)" in done.err
+    assert "pretrain-student" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("--model zoo:create_model", "missing a required argument: 'model_name'"),
+        (f"{MODEL} --model-arg stem_widht=3", "unexpected keyword argument 'stem_widht'; correct its arguments"),
+        (f"{MODEL} --model-arg pretrained=True", "write pretrained=true"),
+        ("--model resnet8 --model-arg depth=3", "resnet8 takes no argument 'depth'"),
+        (f"{MODEL} --init start.safetensors --model-arg stem_width=6", "other shapes"),
+        (f"{MODEL} --init start.safetensors --init-skip fc", "'fc' matches no weights"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, warm_run: Any, options: str, complaint: str) -> None:
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    done = warm_run(f"train {options} --method qat --out run", folder)
+    assert done.code == 2, done.err
+    assert complaint in done.err and len(done.err.splitlines()) == 1
+    assert not (folder / "run").exists()
