@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from qkd_deploy.data.normalize import MEAN
+from qkd_deploy.data.transform import Drawn
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """What training may do to a data set's images.
+class Augmentation(Drawn):
+    """Crop each image at its own random place out of its padded self, then mirror every second one or so.
 
     Attributes:
-        pad: pixels added on each side before cropping back to the old size; 0 leaves the position alone.
+        pad: pixels added on each side before cropping back to the old size; 0 leaves the position alone. Offsets are
+            uniform over the ``(2 * pad + 1) ** 2`` places.
         flip: mirror left and right with probability 1/2 (wrong for digits and letters).
         fill: the added pixels' value, 0..255; 128 is zero after normalisation, what a convolution pads with.
     """
@@ -24,9 +26,21 @@ class Augmentation:
     flip: bool
     fill: int = int(MEAN)
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Augment uint8 images [N, C, H, W]; see `augment`."""
-        return augment(images, generator, self.pad, self.flip, self.fill)
+    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Row and column offsets int64 [count, 1] from 0 to ``2 * pad``, and bool [count, 1]: mirrored or not."""
+        offsets = torch.randint(2 * self.pad + 1, (2, count, 1), generator=generator, device=generator.device)
+        mirrored = torch.rand((count, 1), generator=generator, device=generator.device) < (0.5 if self.flip else 0.0)
+        return offsets[0], offsets[1], mirrored
+
+    def apply(self, images: torch.Tensor, *drawn: torch.Tensor) -> torch.Tensor:
+        """The crops uint8 [N, C, H, W]."""
+        top, left, mirrored = (parameter.to(images.device) for parameter in drawn)
+        height, width = images.shape[2:]
+        padded = F.pad(images, (self.pad,) * 4, value=self.fill)
+        # A view of all places [N, C, 2 * pad + 1, 2 * pad + 1, H, W], of which one is copied for each image.
+        places = padded.unfold(2, height, 1).unfold(3, width, 1)
+        crops = places[torch.arange(len(images), device=images.device), :, top.flatten(), left.flatten()]
+        return torch.where(mirrored.view(-1, 1, 1, 1), crops.flip(3), crops)
 
 
 UNCHANGED = Augmentation(pad=0, flip=False)
@@ -35,31 +49,5 @@ UNCHANGED = Augmentation(pad=0, flip=False)
 def augment(
     images: torch.Tensor, generator: torch.Generator, pad: int = 4, flip: bool = True, fill: int = int(MEAN)
 ) -> torch.Tensor:
-    """Crop each image at its own random place out of its padded self, then mirror every second one or so.
-
-    Offsets are uniform over the ``(2 * pad + 1) ** 2`` places. Random numbers come from ``generator`` alone and are
-    drawn on its device, so a CPU generator gives the same crops whatever device holds the images.
-
-    Args:
-        images: uint8 [N, C, H, W].
-        generator: source of all randomness; its state advances.
-        pad: pixels added on each side before cropping.
-        flip: whether images are mirrored, each with probability 1/2.
-        fill: value of the added pixels, 0..255.
-
-    Returns:
-        uint8 [N, C, H, W] on the device of ``images``; the input is left as it is.
-    """
-    count, channels, height, width = images.shape
-    offsets = torch.randint(2 * pad + 1, (2, count, 1), generator=generator, device=generator.device)
-    mirrored = torch.rand((count, 1), generator=generator, device=generator.device) < (0.5 if flip else 0.0)
-    offsets, mirrored = offsets.to(images.device), mirrored.to(images.device)
-
-    rows = offsets[0] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(count, width)
-    columns = offsets[1] + torch.where(mirrored, width - 1 - columns, columns)
-    # One flat index of [N, 1, H * W] positions per padded plane, the same for every channel of an image.
-    places = rows.unsqueeze(2) * (width + 2 * pad) + columns.unsqueeze(1)
-    places = places.view(count, 1, height * width).expand(count, channels, height * width)
-    planes = F.pad(images, (pad, pad, pad, pad), value=fill).flatten(2)
-    return planes.gather(2, places).view_as(images)
+    """Crop and mirror each of the uint8 ``images`` [N, C, H, W] at random; see `Augmentation`."""
+    return Augmentation(pad, flip, fill)(images, generator)

@@ -1,4 +1,4 @@
-"""Normalised batches from a split that stays uint8 on its device."""
+"""Normalised batches from a split, for one process or for one of many."""
 
 from __future__ import annotations
 
@@ -6,50 +6,111 @@ from collections.abc import Iterator
 
 import torch
 
-from qkd_deploy.data.augment import Augmentation
-from qkd_deploy.data.dataset import Split
+from qkd_deploy.data.dataset import AnySplit
+from qkd_deploy.data.mixing import Mixing
 from qkd_deploy.data.normalize import normalize
+from qkd_deploy.data.presets import divide_at_decoding
+from qkd_deploy.data.stream import StreamedSplit
+from qkd_deploy.data.transform import Transform
 from qkd_deploy.errors import UserError
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def batches(
-    split: Split,
+    split: AnySplit,
     batch_size: int,
     generator: torch.Generator | None = None,
-    augmentation: Augmentation | None = None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    augmentation: Transform | None = None,
+    shard: tuple[int, int] = (0, 1),
+    mixing: Mixing | None = None,
+    classes: int = 0,
+) -> Iterator[Pair]:
     """Iterate once over ``split``; every image comes exactly once, the last batch may be smaller.
 
     Args:
         split: where images come from; batches are on its device.
-        batch_size: images in a batch, at least 1.
-        generator: shuffles (and drives the augmentation); without it the order is that of the split.
+        batch_size: images in a whole batch, at least 1.
+        generator: shuffles, and drives augmentation and mixing: its state alone decides what comes. Without it the
+            order is that of the split.
         augmentation: applied to the uint8 images of each batch; needs a generator.
+        shard: ``(r, w)`` yields the r-th of w contiguous parts of every batch. The images are those that a single
+            process would have seen there; parts of a small last batch may be empty, so that all processes see the
+            same number of batches.
+        mixing: blends images and labels of neighbours, where the split is labelled; needs a generator.
+        classes: number of classes, for ``mixing``.
 
     Yields:
-        normalised float32 images [B, C, H, W] and int64 labels [B].
+        normalised float32 images [B, C, H, W] and int64 labels [B] (-1 where unlabelled); with ``mixing``,
+        probabilities float32 [B, classes].
 
     Raises:
-        UserError: the batch size is below 1.
+        UserError: the batch size is below 1, or parts of mixed batches are odd.
         ValueError: an augmentation without a generator.
     """
+    rank, world = shard
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; give 1 or more")
-    if augmentation is not None and generator is None:
+    if generator is None and (augmentation is not None or mixing):
         raise ValueError("augmentation is random: pass the generator that drives it")
-    return _iterate(split, batch_size, generator, augmentation)
+    if not 0 <= rank < world:
+        raise ValueError(f"there is no part {rank} of {world}")
+    if mixing and split.labels.dim() != 1:
+        raise UserError("mixup and cutmix need one class per image; leave them out for data with targets of their own")
+    if mixing and world > 1 and batch_size % (2 * world):
+        raise UserError(
+            f"mixup and cutmix mix pairs, which {world} processes cannot share: a batch of {batch_size} leaves one of "
+            f"them an odd number of images; choose a batch size that is a multiple of {2 * world}"
+        )
+    return _iterate(split, batch_size, generator, augmentation, shard, mixing, classes)
 
 
 def _iterate(
-    split: Split, batch_size: int, generator: torch.Generator | None, augmentation: Augmentation | None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    device = split.images.device
-    order = None
-    if generator is not None:
-        order = torch.randperm(len(split), generator=generator, device=generator.device).to(device)
-    for start in range(0, len(split), batch_size):
-        chosen = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-        images, labels = split.images[chosen], split.labels[chosen]
-        if augmentation is not None and generator is not None:
-            images = augmentation(images, generator)
+    split: AnySplit,
+    batch_size: int,
+    generator: torch.Generator | None,
+    augmentation: Transform | None,
+    shard: tuple[int, int],
+    mixing: Mixing | None,
+    classes: int,
+) -> Iterator[Pair]:
+    if generator is None:
+        order = torch.arange(len(split))
+    else:
+        order = torch.randperm(len(split), generator=generator, device=generator.device)
+    wholes = torch.split(order, batch_size)
+    places = [_part(len(whole), shard) for whole in wholes]
+    pieces = [whole[place] for whole, place in zip(wholes, places, strict=True)]
+    read, augmentation = _reader(split, pieces, places, batch_size, generator, augmentation)
+    for whole, place, (images, labels) in zip(wholes, places, read, strict=True):
+        if generator is not None and augmentation is not None:
+            images = augmentation(images, generator, len(whole), place)
+        if generator is not None and mixing:
+            images, probabilities = mixing(images, labels.clamp(min=0), classes, generator)
+            labels = probabilities if split.labelled else labels
         yield normalize(images), labels
+
+
+def _reader(
+    split: AnySplit,
+    pieces: list[torch.Tensor],
+    places: list[slice],
+    batch_size: int,
+    generator: torch.Generator | None,
+    augmentation: Transform | None,
+) -> tuple[Iterator[Pair], Transform | None]:
+    """The images of all pieces, and what remains to be done to them."""
+    if isinstance(split, StreamedSplit) and generator is not None:
+        crop, rest = divide_at_decoding(augmentation)
+        if crop is not None:
+            # Drawn in the order of the images for all of them, since files are read ahead.
+            (numbers,) = crop.draw(len(split), generator)
+            parts = [part[place] for part, place in zip(torch.split(numbers, batch_size), places, strict=True)]
+            return split.read(pieces, crop, parts), rest
+    return split.read(pieces), augmentation
+
+
+def _part(count: int, shard: tuple[int, int]) -> slice:
+    """Where one of the parts of ``count`` images begins and ends."""
+    rank, world = shard
+    return slice(count * rank // world, count * (rank + 1) // world)

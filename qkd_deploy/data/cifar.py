@@ -19,7 +19,8 @@ from qkd_deploy.data.cifar_layout import (
     read_pickled,
     read_pickled_names,
 )
-from qkd_deploy.data.dataset import ImageDataset, Split
+from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
 
 

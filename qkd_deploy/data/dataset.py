@@ -8,56 +8,33 @@ from typing import ClassVar
 
 import torch
 
-from qkd_deploy.data.augment import UNCHANGED, Augmentation
+from qkd_deploy.data.augment import UNCHANGED
 from qkd_deploy.data.fingerprint import fingerprint_of, known_name
+from qkd_deploy.data.metric import Metric
 from qkd_deploy.data.normalize import MEAN, STD
+from qkd_deploy.data.presets import preset
+from qkd_deploy.data.split import Split
+from qkd_deploy.data.stream import StreamedSplit
+from qkd_deploy.data.transform import Transform
 from qkd_deploy.errors import UserError
 
-
-@dataclass(frozen=True)
-class Split:
-    """Images and labels of one part of a data set, both on one device.
-
-    Attributes:
-        images: uint8 [N, C, H, W], raw pixels.
-        labels: int64 [N], class numbers from 0.
-
-    Raises:
-        UserError: types or shapes are others than these, or there is no image.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
-            raise UserError(f"images must be uint8 [N, C, H, W], not {_kind(self.images)}; convert them")
-        if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
-            raise UserError(f"labels must be int64 [N], not {_kind(self.labels)}; convert them")
-        if len(self.images) != len(self.labels) or not len(self.images):
-            raise UserError(f"{len(self.images)} images and {len(self.labels)} labels; give one label to each image")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> Split:
-        """The same split on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
-
-    def head(self, count: int) -> Split:
-        """The first ``count`` images, or all where there are fewer."""
-        return Split(self.images[:count], self.labels[:count])
+AnySplit = Split | StreamedSplit
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A labelled image data set that is held in memory.
+    """An image data set, in memory or read from files as it is needed.
 
     Attributes:
         name: the name the user asks for, such as "cifar10".
         train, test: the two splits; images of both have the same [C, H, W].
         classes: class names; label ``i`` means ``classes[i]``.
         augmentation: what training may do to the images without changing their meaning; nothing by default.
+        mirrored: whether a mirrored image means the same (not for digits and letters).
+        metric: how networks that are no classifiers are judged; None counts right classes. Its mean over all samples
+            is what is called accuracy, in percent.
+        metric_name: what that mean is called.
+        remarks: what the user should know about the data, in sentences.
         mean, std: pixels enter a network as ``(pixel - mean) / std``, the same for every data set and channel, so
             that an 8-bit input quantizer (scale 1/64, zero point 128) reproduces the raw pixel exactly.
 
@@ -66,42 +43,65 @@ class ImageDataset:
     """
 
     name: str
-    train: Split
-    test: Split
+    train: AnySplit
+    test: AnySplit
     classes: tuple[str, ...]
-    augmentation: Augmentation = UNCHANGED
+    augmentation: Transform = UNCHANGED
+    mirrored: bool = True
+    metric: Metric | None = None
+    metric_name: str = "accuracy"
+    remarks: tuple[str, ...] = ()
     mean: ClassVar[float] = MEAN
     std: ClassVar[float] = STD
 
     def __post_init__(self) -> None:
-        shapes = [tuple(split.images.shape[1:]) for split in (self.train, self.test)]
+        shapes = [split.image_shape for split in (self.train, self.test)]
         if shapes[0] != shapes[1]:
             raise UserError(f"data set {self.name}: train images are {shapes[0]}, test images {shapes[1]}; resize one")
         for split in (self.train, self.test):
-            low, high = int(split.labels.min()), int(split.labels.max())
-            if low < 0 or high >= len(self.classes):
-                known = f"but its {len(self.classes)} classes are numbered from 0"
-                raise UserError(f"data set {self.name} has labels {low}..{high}, {known}; correct one of them")
+            if self.metric is None and split.labelled:
+                self._check_labels(split.labels)
+
+    def _check_labels(self, labels: torch.Tensor) -> None:
+        if labels.dim() != 1:
+            raise UserError(f"data set {self.name} has labels {list(labels.shape)}; give a metric, or one class each")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self.classes):
+            known = f"but its {len(self.classes)} classes are numbered from 0"
+            raise UserError(f"data set {self.name} has labels {low}..{high}, {known}; correct one of them")
 
     @property
     def in_channels(self) -> int:
         """Channels of an image."""
-        return self.train.images.shape[1]
+        return self.train.image_shape[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know: remarks, and what was found in the files so far."""
+        found = dict.fromkeys((*self.train.notes, *self.test.notes))
+        return (*self.remarks, *found)
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of a SHA-256 over all pixels and labels of both splits, in order."""
-        return fingerprint_of(self.train.images, self.train.labels, self.test.images, self.test.labels)
+        """First 16 hex digits of a SHA-256 over both splits, in order.
+
+        Over all pixels and labels of images in memory; over names, sizes and labels of images that are read from files.
+        """
+        return fingerprint_of(*self.train.identity(), *self.test.identity())
 
     @property
     def known_as(self) -> str:
         """The name to write in results: it tells a copy from the original by its fingerprint."""
         return known_name(self.name, self.fingerprint)
 
+    def augmentation_named(self, name: str) -> Transform:
+        """The augmentation "auto" (what suits these data), "none", "crop", "imagenet" or "randaugment".
+
+        Raises:
+            UserError: an unknown name.
+        """
+        return preset(name, self.augmentation, self.train.image_shape[1], mirrored=self.mirrored)
+
     def to(self, device: torch.device | str) -> ImageDataset:
         """The same data set on another device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from qkd_deploy.data.augment import Augmentation
-from qkd_deploy.data.dataset import ImageDataset, Split
+from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.held_out import held_out
+from qkd_deploy.data.split import Split
 
 # The file holds counts 0..16; 15 times that spreads them over 0..240.
 PIXELS_PER_COUNT = 15
@@ -25,7 +27,7 @@ def digits() -> ImageDataset:
         values, labels = arrays["values"], arrays["labels"]
     images = torch.from_numpy(values * np.uint8(PIXELS_PER_COUNT)).unsqueeze(1)
     numbers = torch.from_numpy(labels.astype(np.int64))
-    test = _is_test(numbers)
+    test = held_out(numbers)
     return ImageDataset(
         name="digits",
         train=Split(images[~test], numbers[~test]),
@@ -33,12 +35,5 @@ def digits() -> ImageDataset:
         classes=tuple("0123456789"),
         # A mirrored digit is another sign, and the paper around it is black (0), not grey.
         augmentation=Augmentation(pad=1, flip=False, fill=0),
+        mirrored=False,
     )
-
-
-def _is_test(labels: torch.Tensor) -> torch.Tensor:
-    """Mark, as bool [N], the third, eighth, thirteenth ... image of each class."""
-    test = torch.zeros_like(labels, dtype=torch.bool)
-    for label in range(10):
-        test[torch.where(labels == label)[0][2::5]] = True
-    return test

@@ -14,4 +14,4 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     Exact: a difference of two integers below 256 and a division by a power of two do not round, so an 8-bit
     quantizer of scale 1/64 and zero point 128 gives the raw pixel back.
     """
-    return (images.to(torch.float32) - MEAN) / STD
+    return images.to(torch.float32).sub_(MEAN).div_(STD)

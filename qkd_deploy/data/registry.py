@@ -2,35 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from qkd_deploy.data.arrays import array_dataset
+from qkd_deploy.data.assemble import Options
 from qkd_deploy.data.cifar import cifar10, cifar100
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.digits import digits
+from qkd_deploy.data.hugging_face import hugging_face
+from qkd_deploy.data.image_folder import image_folder
+from qkd_deploy.data.resize import resized
+from qkd_deploy.data.tiny_imagenet import tiny_imagenet
 from qkd_deploy.errors import UserError
 from qkd_deploy.factory import Factory, build
 
-DATASETS: dict[str, Factory] = {"digits": digits, "cifar10": cifar10, "cifar100": cifar100}
+DATASETS: dict[str, Factory] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "tiny-imagenet": tiny_imagenet,
+}
+_FOLDER, _HUGGING_FACE, _ARRAYS = "imagefolder:", "hf:", ".npz"
 
 
 def dataset_names() -> list[str]:
-    """Names that `load_dataset` knows."""
+    """Names of data sets that `load_dataset` knows."""
     return list(DATASETS)
 
 
-def load_dataset(name: str, data_dir: Path | None = None) -> ImageDataset:
-    """Read a data set into memory (CPU, uint8).
+def load_dataset(
+    name: str,
+    data_dir: Path | None = None,
+    *,
+    image_size: int = 0,
+    workers: int = 2,
+    strict: bool = False,
+    classes: int = 0,
+    args: Mapping[str, Any] | None = None,
+) -> ImageDataset:
+    """Open a data set: small ones in memory (CPU, uint8), big ones as streams.
 
     Args:
-        name: one of `dataset_names`, or ``package.module:factory``; the user's factory receives ``data_dir`` if its
-            signature accepts it, and must return an `ImageDataset`.
-        data_dir: where the files lie; not needed by "digits", which is embedded.
+        name: one of `dataset_names`, ``imagefolder:PATH``, ``FILE.npz``, ``hf:NAME_OR_PATH``, or
+            ``package.module:factory``; the user's factory receives ``data_dir`` if its signature accepts it, and must
+            return an `ImageDataset`.
+        data_dir: where the files lie; relative paths in ``name`` start there. Not needed by "digits", which is
+            embedded, nor by "cifar10" and "cifar100", which are downloaded where they are missing.
+        image_size: height and width that images are brought to; 0 keeps the data's own.
+        workers: processes that decode image files; 0 decodes in this one, with the same result.
+        strict: an image file that cannot be read is an error instead of being left out.
+        classes: number of classes where the data do not tell.
+        args: keyword arguments of the user's factory, or ``image``, ``label`` and ``config`` of Hugging Face data.
 
     Raises:
         UserError: an unknown name, missing, damaged or dangerous files, or a factory that cannot be imported,
             called, or returns something else.
     """
-    dataset = build("data set", name, DATASETS, data_dir=data_dir)
+    options = Options(image_size, workers, strict, classes)
+    dataset = _opened(name, data_dir, options, dict(args or {}))
+    return resized(dataset, image_size) if image_size else dataset
+
+
+def _opened(name: str, data_dir: Path | None, options: Options, args: dict[str, Any]) -> ImageDataset:
+    folder = data_dir if data_dir is not None else Path()
+    if name.startswith(_HUGGING_FACE):
+        return hugging_face(name.removeprefix(_HUGGING_FACE), folder, options, args)
+    if name.startswith(_FOLDER) or name.endswith(_ARRAYS):
+        if args:
+            raise UserError(f"{name} takes no argument '{min(args)}'; leave it out")
+        if name.startswith(_FOLDER):
+            return image_folder(folder / name.removeprefix(_FOLDER), options)
+        return array_dataset(folder / name, options)
+    # What the package's own data sets are offered beyond the folder is no business of a user's factory.
+    offered = {"data_dir": data_dir, **({"options": options} if name in DATASETS else {})}
+    dataset = build("data set", name, DATASETS, args, **offered)
     if not isinstance(dataset, ImageDataset):
         raise UserError(f"{name} returned a {type(dataset).__name__}; a data set factory must return an ImageDataset")
     return dataset

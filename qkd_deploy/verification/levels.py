@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
+from qkd_deploy.data.metric import Metric, scores_of
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.preview import preview_codes
@@ -157,7 +159,7 @@ def accuracy_level(
     if not source.labelled and subject.frozen is None:
         return Level("accuracy", "skipped", ("there are no labels and no checkpoint to compare with",))
     runtime = RuntimeModel(subject.model, max(threads))
-    tally = Tally(exact=_outputs_are_exact(subject, source))
+    tally = Tally(exact=_outputs_are_exact(subject, source), metric=source.metric, metric_name=source.metric_name)
     for batch in source.batches(batch_size):
         sides = {"runtime": list(runtime.run(batch.feeds).values())}
         if subject.frozen is not None:
@@ -182,13 +184,14 @@ def _outputs_are_exact(subject: Subject, source: Source) -> bool:
 class Tally:
     """Counts of right predictions by side, and of disagreements between the frozen model and the runtime.
 
-    ``exact`` demands that their outputs are equal in every bit.
+    ``exact`` demands that their outputs are equal in every bit. A ``metric`` gives each output a score in 0..1 instead
+    of right or wrong.
     """
 
-    def __init__(self, *, exact: bool) -> None:
-        self._exact = exact
+    def __init__(self, *, exact: bool, metric: Metric | None = None, metric_name: str = "accuracy") -> None:
+        self._exact, self._metric, self._metric_name = exact, metric, metric_name
         self.images = 0
-        self.correct: dict[str, int] = {}
+        self.correct: dict[str, float] = {}
         self.disagreements = 0
         self.unequal_outputs = 0
         self.largest = 0.0
@@ -208,9 +211,13 @@ class Tally:
                 self.largest = max(self.largest, output_difference(left, right))
         if labels is None:
             return
-        predictions = {side: _predictions(outputs[0]) for side, outputs in sides.items()}
-        for side, predicted in predictions.items():
-            self.correct[side] = self.correct.get(side, 0) + int((predicted == labels).sum())
+        if self._metric is None:
+            predictions = {side: _predictions(outputs[0]) for side, outputs in sides.items()}
+            scores = {side: predicted == labels for side, predicted in predictions.items()}
+        else:
+            predictions = scores = {side: _scores(self._metric, outputs, labels) for side, outputs in sides.items()}
+        for side, score in scores.items():
+            self.correct[side] = self.correct.get(side, 0) + float(score.sum(dtype=np.float64))
         if "frozen" in predictions:
             self.disagreements += int((predictions["frozen"] != predictions["runtime"]).sum())
 
@@ -242,7 +249,8 @@ class Tally:
             allowed = int(np.ceil(tolerance * self.images / 100 - 1e-9))
             if abs(self.correct["preview"] - self.correct["frozen"]) > allowed:
                 problems.append(f"the float preview is more than {tolerance:g} points away from the integer model")
-        summary = f"{shown} on {self.images} images"
+        name = "" if self._metric is None else f"{self._metric_name}: "
+        summary = f"{name}{shown} on {self.images} images"
         if problems:
             return Level("accuracy", "failed", (*problems, summary))
         return Level("accuracy", "passed", (summary,))
@@ -265,9 +273,17 @@ def _require_equal_shapes(sides: Mapping[str, list[np.ndarray]], images: int | N
         )
 
 
+def _scores(metric: Metric, outputs: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """What the metric of a data set says of the outputs, as `scores_of` checks it."""
+    tensors = [torch.from_numpy(output) for output in outputs]
+    given = tensors[0] if len(tensors) == 1 else tuple(tensors)
+    return np.asarray(scores_of(metric, given, torch.from_numpy(labels)).numpy())
+
+
 def _predictions(outputs: np.ndarray) -> np.ndarray:
     if outputs.ndim != 2:
         raise UserError(
-            "the model's first output is not [N, classes], so it is no classifier; verify it with --inputs x.npy"
+            "the model's first output is not [N, classes], so it is no classifier; verify it with --inputs x.npy, or "
+            "with a data set that has a metric"
         )
     return np.asarray(outputs.argmax(axis=1))

@@ -40,7 +40,8 @@ class FirstDifference:
 class VerificationReport:
     """Everything that ``verify`` found out.
 
-    ``accuracy`` is in percent, by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
+    ``accuracy`` is in percent (of right classes, or of the score that ``metric`` names where the data set has its own),
+    by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
     ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float.
     """
@@ -48,6 +49,7 @@ class VerificationReport:
     path: str
     levels: list[Level] = field(default_factory=list)
     accuracy: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(("preview", "frozen", "runtime")))
+    metric: str = "accuracy"
     dataset: dict[str, str | int] | None = None
     images: int = 0
     compared_codes: int = 0
@@ -81,7 +83,7 @@ class VerificationReport:
             return f"FAILED {self.path}: {reason}"
         parts = []
         if self.accuracy["runtime"] is not None:
-            kind = "accuracy" if self.float_ops else "integer accuracy"
+            kind = self.metric if self.float_ops else f"integer {self.metric}"
             parts.append(f"{kind} {self.accuracy['runtime']:.2f} % on {self.images} images")
         parts.append(f"0 of {self.compared_codes:,} codes differ" if self.compared_codes else "outputs agree")
         floats = len(self.float_ops)

@@ -11,9 +11,11 @@ import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata
+from qkd_deploy.verification.samples import ArraySamples, Samples, SplitSamples
 
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import ImageDataset
+    from qkd_deploy.data.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -26,54 +28,62 @@ class Batch:
 
 
 class Source:
-    """Streams batches; ``arrays`` holds one array per graph input, in order, with equal first dimensions.
+    """Streams batches of samples.
 
     Images (uint8) are normalised for a model with float inputs, and normalised floats become pixels for one with uint8
     inputs, so the same data serve both.
 
+    Args:
+        model: what the samples are for.
+        metadata: says how images are normalised.
+        samples: the samples, for all inputs of the graph in order.
+        metric: what judges outputs by labels; None is for classifiers.
+        metric_name: what its mean is called.
+
     Raises:
-        UserError: number, types or shapes of the arrays do not fit the model's inputs.
+        UserError: number, types or shapes of the samples do not fit the model's inputs.
     """
 
     def __init__(
         self,
         model: onnx.ModelProto,
         metadata: Metadata,
-        arrays: tuple[np.ndarray, ...],
-        labels: np.ndarray | None = None,
+        samples: Samples,
+        metric: Metric | None = None,
+        metric_name: str = "accuracy",
     ) -> None:
         self._inputs = list(model.graph.input)
         normalization = metadata.normalization or {}
         self._mean, self._std = float(normalization.get("mean", 128)), float(normalization.get("std", 64))
-        self._arrays, self._labels = arrays, labels
+        self._samples = samples
+        self.metric, self.metric_name = metric, metric_name
         self._check()
 
     @property
     def images(self) -> int:
         """Number of samples."""
-        return len(self._arrays[0])
+        return len(self._samples)
 
     @property
     def labelled(self) -> bool:
         """Whether labels are known."""
-        return self._labels is not None
+        return self._samples.labelled
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample of the first input."""
-        return self._arrays[0].shape[1:]
+        return self._samples.kinds[0][1][1:]
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Batches of at most ``size`` samples, in order, of the first ``limit`` samples."""
         end = self.images if limit is None else min(limit, self.images)
-        for start in range(0, end, size):
-            part = slice(start, min(start + size, end))
-            floats = tuple(self._normalised(array[part]) for array in self._arrays)
+        for arrays, labels in self._samples.read(size, end):
+            floats = tuple(map(self._normalised, arrays))
             feeds = {
                 value.name: self._pixels(number) if _is_uint8(value) else number
                 for value, number in zip(self._inputs, floats, strict=True)
             }
-            yield Batch(feeds, floats, None if self._labels is None else self._labels[part])
+            yield Batch(feeds, floats, labels)
 
     def _normalised(self, array: np.ndarray) -> np.ndarray:
         if array.dtype == np.uint8:
@@ -85,24 +95,20 @@ class Source:
         return np.asarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
     def _check(self) -> None:
-        if len(self._arrays) != len(self._inputs):
+        kinds = self._samples.kinds
+        if len(kinds) != len(self._inputs):
             names = ", ".join(value.name for value in self._inputs)
-            raise UserError(f"the model has the inputs {names}; give one array for each, not {len(self._arrays)}")
-        for value, array in zip(self._inputs, self._arrays, strict=True):
+            raise UserError(f"the model has the inputs {names}; give one array for each, not {len(kinds)}")
+        for value, (dtype, shape) in zip(self._inputs, kinds, strict=True):
             wanted = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
-            found = list(array.shape)
-            fits = len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted[1:], found[1:], strict=True))
+            fits = len(shape) == len(wanted) and all(w in (None, f) for w, f in zip(wanted[1:], shape[1:], strict=True))
             if not fits:
                 expected = "x".join("N" if size is None else str(size) for size in wanted)
-                shape = "x".join(map(str, found)) or "a single number"
-                raise UserError(f"the model's input {value.name} is {expected}, but the data are {shape}")
-            if array.dtype != np.uint8 and array.dtype.kind != "f":
-                raise UserError(
-                    f"the data for input {value.name} are {array.dtype}; give uint8 pixels or float32 values"
-                )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise UserError(f"the data for input {value.name} hold NaN or infinite values; remove them")
-        if len({len(array) for array in self._arrays}) != 1 or not self.images:
+                found = "x".join(map(str, shape)) or "a single number"
+                raise UserError(f"the model's input {value.name} is {expected}, but the data are {found}")
+            if dtype != np.uint8 and dtype.kind != "f":
+                raise UserError(f"the data for input {value.name} are {dtype}; give uint8 pixels or float32 values")
+        if len({shape[0] for _, shape in kinds}) != 1 or not self.images:
             raise UserError("the arrays must hold the same number of samples, at least one")
 
 
@@ -120,10 +126,11 @@ def from_dataset(
         raise UserError(f"cannot verify on {limit} images; give a limit of at least 1")
     part = data.train if split == "train" else data.test
     outputs = _classes_of(model, metadata)
-    if outputs is not None and outputs != len(data.classes):
+    classified = data.metric is None and part.labelled
+    if classified and outputs is not None and outputs != len(data.classes):
         raise UserError(f"the model has {outputs} outputs, but data set {data.name} has {len(data.classes)} classes")
-    images, labels = part.images[:limit].cpu().numpy(), part.labels[:limit].cpu().numpy()
-    return Source(model, metadata, (images,), labels)
+    samples = SplitSamples(part if limit is None else part.head(limit))
+    return Source(model, metadata, samples, data.metric, data.metric_name)
 
 
 def from_arrays(
@@ -141,8 +148,16 @@ def from_arrays(
             raise UserError(
                 f"the model has the inputs {', '.join(names)}; the data disagree about {', '.join(unknown)}"
             )
-        return Source(model, metadata, tuple(np.asarray(inputs[name])[:limit] for name in names))
-    return Source(model, metadata, (np.asarray(inputs)[:limit],))
+        return _from_arrays(model, metadata, [np.asarray(inputs[name]) for name in names], limit)
+    return _from_arrays(model, metadata, [np.asarray(inputs)], limit)
+
+
+def _from_arrays(model: onnx.ModelProto, metadata: Metadata, arrays: list[np.ndarray], limit: int | None) -> Source:
+    source = Source(model, metadata, ArraySamples(tuple(array[:limit] if array.ndim else array for array in arrays)))
+    for value, array in zip(model.graph.input, arrays, strict=True):
+        if array.dtype.kind == "f" and not np.isfinite(array[:limit]).all():
+            raise UserError(f"the data for input {value.name} hold NaN or infinite values; remove them")
+    return source
 
 
 def _classes_of(model: onnx.ModelProto, metadata: Metadata) -> int | None:

@@ -19,6 +19,7 @@ from qkd_deploy.verification.identity import Difference, against_digests, agains
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import cpu_capabilities
+from qkd_deploy.verification.samples import ArraySamples
 from qkd_deploy.verification.source import Source, from_arrays, from_dataset
 from qkd_deploy.verification.subject import Subject
 from qkd_deploy.verification.torch_side import evaluation_mode
@@ -48,7 +49,7 @@ def verify_onnx(
 
     Args:
         path: the ONNX file.
-        data: labelled images, streamed batch by batch; or
+        data: images, read batch by batch; without labels, only codes and outputs are compared; or
         inputs: an array for the model's only input, or arrays by input name: uint8 pixels or normalised floats. With
             neither, codes are compared on the golden inputs of the file.
         frozen: the frozen model of the checkpoint; None without one.
@@ -69,6 +70,7 @@ def verify_onnx(
     subject = Subject(model, read_metadata(model), frozen, prepared)
     source = _source(subject.model, subject.metadata, data, inputs, split, limit)
     report = _empty_report(Path(path))
+    report.metric = source.metric_name
     if data is not None:
         report.dataset = {
             "name": data.known_as,
@@ -159,7 +161,7 @@ def _source(
         return from_arrays(model, metadata, inputs, limit)
     if metadata.golden is None:
         raise UserError("the file carries no golden inputs; give --dataset or --inputs")
-    return Source(model, metadata, metadata.golden.inputs)
+    return Source(model, metadata, ArraySamples(metadata.golden.inputs))
 
 
 def _empty_report(path: Path) -> VerificationReport:

@@ -1,0 +1,33 @@
+"""The share of a data set that is kept from training where its publisher made no split."""
+
+from __future__ import annotations
+
+import torch
+
+from qkd_deploy.errors import UserError
+
+
+def held_out(labels: torch.Tensor) -> torch.Tensor:
+    """Mark, as bool [N], every fifth image of each class, starting with its third one.
+
+    The choice depends on the order of the images alone, and is the same in every run.
+
+    Args:
+        labels: int64 [N]; equal numbers are one class (-1 too, where nothing is labelled).
+    """
+    marked = torch.zeros_like(labels, dtype=torch.bool)
+    for label in torch.unique(labels):
+        marked[torch.where(labels == label)[0][2::5]] = True
+    return marked
+
+
+def divided(name: str, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices int64 of the training and of the held-out images.
+
+    Raises:
+        UserError: there are too few images to keep any from training.
+    """
+    marked = held_out(labels)
+    if not marked.any():
+        raise UserError(f"{name} has no held-out images, and too few to keep any from training; add a folder or arrays")
+    return torch.where(~marked)[0], torch.where(marked)[0]

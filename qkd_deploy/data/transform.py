@@ -1,0 +1,81 @@
+"""What may happen to a batch of uint8 images in training: the common form of all augmentations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+EVERYTHING = slice(None)
+
+
+class Transform(ABC):
+    """Changes uint8 images [N, C, H, W], a whole batch at once, on the device that holds them.
+
+    All randomness comes from the generator, which lives on the CPU, so that all devices see the same changes. A process
+    that holds only a part of a batch draws for the whole batch and uses its own part: it sees the images that a single
+    process would have seen.
+    """
+
+    @abstractmethod
+    def __call__(
+        self,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        count: int | None = None,
+        place: slice = EVERYTHING,
+    ) -> torch.Tensor:
+        """Change ``images``.
+
+        Args:
+            images: uint8 [N, C, H, W]; left as they are.
+            generator: source of all randomness; its state advances as ``count`` demands.
+            count: size of the whole batch; by default ``images`` is the whole batch.
+            place: where ``images`` are in the whole batch.
+
+        Returns:
+            uint8 [N, C, H, W] on the device of ``images``.
+        """
+
+
+class Drawn(Transform):
+    """A transform that first draws the parameters of every image, then applies them."""
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        count: int | None = None,
+        place: slice = EVERYTHING,
+    ) -> torch.Tensor:
+        """Change ``images``; see `Transform`."""
+        drawn = self.draw(len(images) if count is None else count, generator)
+        return self.apply(images, *(parameter[place] for parameter in drawn))
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Parameters of ``count`` images; the first dimension of each tensor is ``count``."""
+
+    @abstractmethod
+    def apply(self, images: torch.Tensor, *drawn: torch.Tensor) -> torch.Tensor:
+        """The changed images; ``drawn`` are on the generator's device."""
+
+
+@dataclass(frozen=True)
+class Chain(Transform):
+    """One transform after the other."""
+
+    steps: tuple[Transform, ...]
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        count: int | None = None,
+        place: slice = EVERYTHING,
+    ) -> torch.Tensor:
+        """Change ``images``; see `Transform`."""
+        for step in self.steps:
+            images = step(images, generator, count, place)
+        return images
