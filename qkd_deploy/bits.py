@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from qkd_deploy.errors import UserError
 
 FLOAT_BITS = 32
+STEP_FLOOR = 1e-8
+"""Smallest step: keeps ``v / s`` finite for any float32 activation that occurs in a network."""
 _PATTERN = re.compile(r"w(\d+)a(\d+)")
 
 

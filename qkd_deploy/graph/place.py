@@ -19,6 +19,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import NONNEGATIVE, OPERATORS
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.quantizers.registry import quantizer_kind
 
 PLACEMENTS = ("integer", "paper")
 RESIDUALS = ("wide", "shared")
@@ -37,8 +38,10 @@ class Settings:
     first_last_bits: int = 8
     weight_range: str = "narrow"
     input_quantization: tuple[float, int] | None = None
+    quantizer: str = "interval"
 
     def __post_init__(self) -> None:
+        quantizer_kind(self.quantizer)
         for name, value, allowed in (
             ("placement", self.placement, PLACEMENTS),
             ("residual", self.residual, RESIDUALS),

@@ -21,7 +21,8 @@ from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.normalize import Normalizer
 from qkd_deploy.graph.place import Placed, Settings, place
 from qkd_deploy.graph.trace import raw_graph, record_shapes, trace
-from qkd_deploy.quantizers.initialization import initial_step
+from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.registry import quantizer_kind
 from qkd_deploy.quantizers.step import StepQuantizer
 
 
@@ -37,6 +38,7 @@ def prepare(
     weight_range: str = "narrow",
     input_quantization: tuple[float, int] | None = None,
     leaf_modules: tuple[type[nn.Module], ...] = (),
+    quantizer: str = "interval",
 ) -> PreparedModel:
     """Insert learnable quantizers into a copy of any network that ``torch.fx`` can trace.
 
@@ -54,6 +56,7 @@ def prepare(
         input_quantization: scale and zero point of the input's 8-bit codes where they are known, as ``(1/64, 128)`` for
             pixels normalised by ``(p - 128) / 64``; learned otherwise.
         leaf_modules: classes to keep as one float step each, for code that cannot be traced.
+        quantizer: the published method of all learned quantizers, a key of ``registry.QUANTIZERS``.
 
     Returns:
         A model called like ``model``, whose ``account`` says what runs in integers and what stays in float and why.
@@ -71,6 +74,7 @@ def prepare(
         first_last_bits,
         weight_range,
         input_quantization,
+        quantizer,
     )
     network = copy.deepcopy(model)
     was_training = network.training
@@ -104,10 +108,13 @@ class PreparedModel(nn.Module):
         self.graph = placed.graph
         self.settings = settings
         self.layer_bits = placed.layer_bits
-        self.activations = nn.ModuleDict({k: self._activation(k, spec) for k, spec in placed.activations.items()})
+        kind = quantizer_kind(settings.quantizer)
+        self.activations = nn.ModuleDict(
+            {k: self._fixed(k, spec) or kind.activation(spec) for k, spec in placed.activations.items()}
+        )
         self.weights = nn.ModuleDict(
             {
-                weight_key(node): StepQuantizer(
+                weight_key(node): kind.weight(
                     TensorSpec.weight(self.layer_bits[node.name].weight, settings.weight_range)
                 )
                 for node in self.layers()
@@ -115,10 +122,10 @@ class PreparedModel(nn.Module):
         )
         self.account: Account = account_of(network, placed)
 
-    def _activation(self, key: str, spec: TensorSpec) -> StepQuantizer:
+    def _fixed(self, key: str, spec: TensorSpec) -> Quantizer | None:
         fixed = self.settings.input_quantization
         if fixed is None or not any(node.quantizer == key and node.kind == "input" for node in self.graph.nodes):
-            return StepQuantizer(spec)
+            return None
         scale, zero_point = fixed
         grid = TensorSpec(spec.bits, zero_point > 0, zero_point, -zero_point, 2**spec.bits - 1 - zero_point)
         return StepQuantizer(grid, step=scale, learnable=False)
@@ -128,33 +135,38 @@ class PreparedModel(nn.Module):
         return [node for node in self.graph.nodes if node.kind == "layer"]
 
     def weight_steps(self) -> list[nn.Parameter]:
-        """The learned steps of the weights, one scalar per layer."""
-        return [quantizer.step for quantizer in self._quantizers(self.weights)]
+        """The learned scalars that decide the weights' scales: usually one step per layer."""
+        return [value for quantizer in self._quantizers(self.weights) for value in quantizer.learned()]
 
     def activation_steps(self) -> list[nn.Parameter]:
-        """The learned steps of the activations, one scalar per tensor; fixed ones are left out."""
-        return [quantizer.step for quantizer in self._quantizers(self.activations) if quantizer.step.requires_grad]
+        """The learned scalars that decide the activations' scales; fixed ones are left out."""
+        return [value for quantizer in self._quantizers(self.activations) for value in quantizer.learned()]
 
     def network_parameters(self) -> list[nn.Parameter]:
         """The network's own parameters."""
         return list(self.network.parameters())
 
+    def differences(self) -> list[str]:
+        """How what is trained differs from the published quantizers, each sentence once; empty where it does not."""
+        quantizers = [*self._quantizers(self.weights), *self._quantizers(self.activations)]
+        return list(dict.fromkeys(quantizer.difference for quantizer in quantizers if quantizer.difference))
+
     @staticmethod
-    def _quantizers(holder: nn.ModuleDict) -> Iterator[StepQuantizer]:
+    def _quantizers(holder: nn.ModuleDict) -> Iterator[Quantizer]:
         for quantizer in holder.values():
-            assert isinstance(quantizer, StepQuantizer)
+            assert isinstance(quantizer, Quantizer)
             yield quantizer
 
-    def activation(self, key: str) -> StepQuantizer:
+    def activation(self, key: str) -> Quantizer:
         """The activation quantizer of that key."""
         quantizer = self.activations[key]
-        assert isinstance(quantizer, StepQuantizer)
+        assert isinstance(quantizer, Quantizer)
         return quantizer
 
-    def weight(self, node: Node) -> StepQuantizer:
+    def weight(self, node: Node) -> Quantizer:
         """The weight quantizer of a layer."""
         quantizer = self.weights[weight_key(node)]
-        assert isinstance(quantizer, StepQuantizer)
+        assert isinstance(quantizer, Quantizer)
         return quantizer
 
     def forward(self, *inputs: Any) -> Any:
@@ -230,8 +242,8 @@ def weight_key(node: Node) -> str:
 
 
 @torch.no_grad()
-def initialize(prepared: PreparedModel, *inputs: Any, method: str = "mse") -> None:
-    """Set every learned step from the weights and one batch, layer by layer on already quantized inputs.
+def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> None:
+    """Set every scale from the weights and one batch, layer by layer on already quantized inputs.
 
     Call it once, before training and before wrapping the model for distribution or compilation. Batch norms are not
     touched.
@@ -239,7 +251,8 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "mse") -> No
     Args:
         prepared: the model from ``prepare``.
         inputs: a batch, as the network takes it; some hundred samples are plenty.
-        method: "mse", "lsq" or "minmax"; see ``quantizers.initialization``.
+        method: "mse", "percentile", "lsq" or "minmax", see ``quantizers.initialization``; "auto" takes the start that
+            goes with the quantizers ("mse" for intervals).
 
     Raises:
         UserError: an unknown method, or values that are not finite.
@@ -250,17 +263,17 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "mse") -> No
         assert isinstance(weight, Tensor)
         if not bool(torch.isfinite(weight).all()):
             raise UserError(f"{node.name} has weights that are not finite; start from other weights")
-        quantizer.step.fill_(initial_step(weight, quantizer.spec, method))
+        quantizer.set_scale(quantizer.start(weight, method))
 
-    spread = _spread()
+    factors = spread()
 
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = prepared.unquantized(node, args, kwargs)
         if node.quantizer is None:
             return value
         quantizer = prepared.activation(node.quantizer)
-        if quantizer.step.requires_grad:
-            quantizer.step.fill_(initial_step(value, quantizer.spec, method) * next(spread))
+        if not quantizer.fixed:
+            quantizer.set_scale(quantizer.start(value, method) * next(factors))
         return quantizer(value)
 
     was_training = prepared.training
@@ -269,7 +282,7 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "mse") -> No
     prepared.train(was_training)
 
 
-def _spread() -> Iterator[float]:
+def spread() -> Iterator[float]:
     """Factors between 1 and 1.01, all different.
 
     Steps that start from related tensors (a pool and its operand) often stand in the ratio of two small integers, on

@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.bits import TensorSpec
-
-STEP_FLOOR = 1e-8
-"""Smallest step: keeps ``v / s`` finite for any float32 activation that occurs in a network."""
+from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.quantizers.base import Quantizer
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -80,7 +78,7 @@ def fake_quantize(v: Tensor, step: Tensor, lo: int, hi: int, gradient_scale: flo
     return result
 
 
-class StepQuantizer(nn.Module):
+class StepQuantizer(Quantizer):
     """A fake quantizer with one learned step per tensor.
 
     ``step`` is an ``nn.Parameter`` of shape ``[]`` in the units of the tensor. It is 1 until ``initialize`` or a
@@ -89,25 +87,27 @@ class StepQuantizer(nn.Module):
 
     def __init__(self, spec: TensorSpec, *, step: float = 1.0, learnable: bool = True) -> None:
         """Start at ``step`` on the grid ``spec``."""
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
+        self.fixed = not learnable
         self.step = nn.Parameter(torch.tensor(step, dtype=torch.float32), requires_grad=learnable)
+
+    def ranges(self) -> list[Tensor]:
+        """The step."""
+        return [self.step]
 
     def scale(self) -> Tensor:
         """The step that is used: positive and finite whatever an optimizer did to the parameter. Shape ``[]``."""
         return self.step.clamp(min=STEP_FLOOR)
 
-    def forward(self, v: Tensor) -> Tensor:
-        """Fake-quantize a tensor of any shape; autocast is left, because codes need float32."""
-        with torch.autocast(v.device.type, enabled=False):
-            return fake_quantize(v.float(), self.scale(), self.spec.lo, self.spec.hi)
+    @torch.no_grad()
+    def set_scale(self, value: float) -> None:
+        """Set the step."""
+        self.step.fill_(value)
 
-    def codes(self, v: Tensor) -> Tensor:
-        """Centered codes of a tensor as float32 integers, same shape, without gradient."""
-        with torch.no_grad():
-            return torch.round(v.float() / self.scale()).clamp_(self.spec.lo, self.spec.hi)
+    def gradient_scale(self, v: Tensor) -> float:
+        """The factor on the step's gradient for the tensor ``v``."""
+        return 1.0
 
-    def extra_repr(self) -> str:
-        """Bits, signedness and step for ``print``."""
-        sign = "signed" if self.spec.signed else "unsigned"
-        return f"{self.spec.bits} bits {sign}, codes {self.spec.lo}..{self.spec.hi}, step {self.step.item():.4g}"
+    def fake_quantize(self, v: Tensor) -> Tensor:
+        """Clip and round; gradients as in the module's docstring."""
+        return fake_quantize(v, self.scale(), self.spec.lo, self.spec.hi, self.gradient_scale(v))

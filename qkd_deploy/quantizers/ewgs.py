@@ -1,0 +1,103 @@
+"""EWGS (Lee, Kim, Ham 2021, arXiv:2104.00903), the quantizer of SQAKD (Zhao & Zhao 2024, arXiv:2403.11106).
+
+With the tensor normalised to its learned range and clipped, ``x_c`` in [0, 1], and discretised to ``x_q``:
+
+    dL/dx_c = g * (1 + delta * sign(g) * (x_c - x_q)) = g + delta * |g| * (x_c - x_q),     g = dL/dx_q
+
+``delta >= 0`` is one number per tensor, from ``ewgs_refresh.py``; 0 gives the straight-through estimator. The gradient
+of the range follows from autograd through normalisation, clipping and back to the tensor's units.
+
+Deployable form:
+
+    v_q = s * clip(round(v / s), lo, hi),  s = u / hi
+
+Published are two learned ends ``l`` and ``u``; an integer zero point needs ``l = 0`` after a ReLU and a symmetric range
+elsewhere, so that ``u`` alone is learned. Published are also normalised values, with a learned factor behind the
+convolution instead of the way back to the tensor's units; integers carry their scale, which makes the factor redundant.
+Activations start as published. Weights start from the least squared error: their published start, three standard
+deviations, is meant for a grid without zero, and would leave nine in ten 2-bit weights at zero here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.quantizers.base import Quantizer
+
+
+class _Ewgs(torch.autograd.Function):
+    """The backward pass can be differentiated, with the masks and rounding errors as constants."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, step: Tensor, delta: Tensor, lo: int, hi: int) -> Tensor:
+        result = torch.div(v, step).round_().clamp_(lo, hi).mul_(step)
+        ctx.save_for_backward(v, step, delta, result)
+        ctx.lo, ctx.hi = lo, hi
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        (grad,) = grads
+        v, step, delta, result = (tensor.detach() for tensor in ctx.saved_tensors)
+        inside = (v >= ctx.lo * step) & (v <= ctx.hi * step)
+        error = (v - result) * (delta / (step * (ctx.hi - ctx.lo)))  # delta * (x_c - x_q)
+        grad_v = torch.where(inside, grad + grad.abs() * error, 0.0)
+        grad_step = None
+        if ctx.needs_input_grad[1]:
+            grad_step = (torch.sum(grad * result) - torch.sum(grad_v * v)) / step
+        return grad_v, grad_step, None, None, None
+
+
+class EwgsQuantizer(Quantizer):
+    """A learned range ``u``, and gradients scaled element by element."""
+
+    difference: ClassVar[str] = (
+        "the range has one learned end instead of two ([0, u] after a ReLU, symmetric elsewhere), "
+        "and values keep their units, so that the learned output factor is dropped"
+    )
+    delta: Tensor
+
+    def __init__(self, spec: TensorSpec) -> None:
+        """Start at the upper end 1 with ``delta = 0``."""
+        super().__init__(spec)
+        self.upper = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("delta", torch.tensor(0.0))
+
+    def ranges(self) -> list[Tensor]:
+        """The upper end."""
+        return [self.upper]
+
+    def scale(self) -> Tensor:
+        """``u / hi``."""
+        return (self.upper / self.spec.hi).clamp(min=STEP_FLOOR)
+
+    @torch.no_grad()
+    def set_scale(self, value: float) -> None:
+        """Put the upper end at ``value * hi``."""
+        self.upper.fill_(value * self.spec.hi)
+
+    def fake_quantize(self, v: Tensor) -> Tensor:
+        """See the module's docstring."""
+        result: Tensor = _Ewgs.apply(  # type: ignore[no-untyped-call]
+            v, self.scale(), self.delta, self.spec.lo, self.spec.hi
+        )
+        return result
+
+
+class EwgsActivation(EwgsQuantizer):
+    """EWGS on an activation, with its published start."""
+
+    @torch.no_grad()
+    def start(self, v: Tensor, method: str = "auto") -> float:
+        """By itself, ``u`` is three standard deviations: of the tensor, or of the normal whose positive half it is."""
+        usual = super().start(v, method)
+        deviation = float(v.float().std(correction=0)) if v.numel() else 0.0
+        if method != "auto" or deviation == 0.0:
+            return usual
+        half_normal = 1.0 if self.spec.signed else math.sqrt(1 - 2 / math.pi)
+        return max(3 * deviation / half_normal / self.spec.hi, STEP_FLOOR)

@@ -1,0 +1,73 @@
+"""PACT (Choi et al. 2018, arXiv:1805.06085): activations with a learned clipping point ``alpha``.
+
+    y = clip(x, 0, alpha)        y_q = s * round(y / s),  s = alpha / hi
+    dy_q/dx     = 1 where 0 <= x < alpha, else 0
+    dy_q/dalpha = 1 where x >= alpha, else 0
+
+The paper adds an L2 penalty on ``alpha`` to the loss, which alone moves a clipping point beyond all values. Its
+gradient ``DECAY * alpha`` is added in the backward pass; the paper's coefficient is not known to us, ``DECAY`` is ours.
+Weights are those of DoReFa (``dorefa.py``), as published.
+
+Deployable form: as published after a ReLU. Signed tensors, which the paper lacks, are clipped at both ends of the
+signed grid, ``[lo * s, hi * s]``, with ``dy_q/dalpha = lo / hi`` at the lower end.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.quantizers.base import Quantizer
+
+DECAY = 1e-4
+"""Weight of the L2 penalty on the clipping point, as a gradient ``DECAY * alpha``; the usual weight decay."""
+
+
+class _Pact(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, alpha: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
+        ctx.save_for_backward(v, alpha, step)
+        ctx.lo, ctx.hi = lo, hi
+        return torch.div(v, step).round_().clamp_(lo, hi).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (grad,) = grads
+        v, alpha, step = ctx.saved_tensors
+        above, below = v >= alpha, v < ctx.lo * step
+        clipped = torch.sum(grad * above) + ctx.lo / ctx.hi * torch.sum(grad * below)
+        return grad.masked_fill(above | below, 0.0), clipped + DECAY * alpha, None, None, None
+
+
+class PactActivation(Quantizer):
+    """An activation with a learned clipping point."""
+
+    difference: ClassVar[str] = "signed activations, which the paper lacks, are clipped at both ends of the signed grid"
+
+    def __init__(self, spec: TensorSpec) -> None:
+        """Start at the clipping point 6."""
+        super().__init__(spec)
+        self.alpha = nn.Parameter(torch.tensor(6.0))
+
+    def ranges(self) -> list[Tensor]:
+        """The clipping point."""
+        return [self.alpha]
+
+    def scale(self) -> Tensor:
+        """``alpha / hi``."""
+        return (self.alpha / self.spec.hi).clamp(min=STEP_FLOOR)
+
+    @torch.no_grad()
+    def set_scale(self, value: float) -> None:
+        """Clip at ``value * hi``."""
+        self.alpha.fill_(value * self.spec.hi)
+
+    def fake_quantize(self, v: Tensor) -> Tensor:
+        """See the module's docstring."""
+        result: Tensor = _Pact.apply(  # type: ignore[no-untyped-call]
+            v, self.alpha, self.scale().detach(), self.spec.lo, self.spec.hi
+        )
+        return result

@@ -1,0 +1,100 @@
+"""QIL (Jung et al. 2019, arXiv:1808.05779): a learned interval of magnitudes, which prunes below and clips above.
+
+With centre ``c`` and half-width ``d``, so that ``p = c - d`` prunes and ``u = c + d`` clips (``gamma = 1``):
+
+    w_t = sign(w) * clip(A |w| + B, 0, 1),   A = 1 / (2d),  B = -c / (2d) + 1/2
+    w_q = round(hi * w_t) / hi
+
+Gradients come from autograd through the transformation, with STE through the rounding. There is no gradient scale: what
+moves the steps here moves them relatively. The exponent ``gamma`` is not learned, which others found unstable.
+
+Deployable form:
+
+    weights      w_q = u * round(hi * w_t) / hi, with p held at or above 0
+    activations  x_q = u * clip(round(hi * x / u), lo, hi) / hi,  u = 2d
+
+so values keep their units (published ones fill [-1, 1], and batch norm rescales them), and activations are not pruned:
+an offset of the activations that is no multiple of the step has no integer zero point.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.quantizers.base import Quantizer, round_straight_through
+from qkd_deploy.quantizers.step import fake_quantize
+
+
+class QilWeight(Quantizer):
+    """Weights with a learned centre and half-width."""
+
+    difference: ClassVar[str] = "weights keep their units, where the published ones fill [-1, 1]"
+
+    def __init__(self, spec: TensorSpec) -> None:
+        """Start with the interval [0, 1]."""
+        super().__init__(spec)
+        self.center = nn.Parameter(torch.tensor(0.5))
+        self.half_width = nn.Parameter(torch.tensor(0.5))
+
+    def ranges(self) -> list[Tensor]:
+        """Centre and half-width."""
+        return [self.center, self.half_width]
+
+    def scale(self) -> Tensor:
+        """``(c + d) / hi``."""
+        return ((self.center + self.half_width) / self.spec.hi).clamp(min=STEP_FLOOR)
+
+    @torch.no_grad()
+    def set_scale(self, value: float) -> None:
+        """Clip at ``value * hi``, and prune from 0."""
+        self.center.fill_(value * self.spec.hi / 2)
+        self.half_width.copy_(self.center)
+
+    def fake_quantize(self, v: Tensor) -> Tensor:
+        """See the module's docstring."""
+        return round_straight_through(self._transformed(v)) * v.sign() * self.scale()
+
+    def codes(self, v: Tensor) -> Tensor:
+        """Centered codes of the weights."""
+        with torch.no_grad():
+            return torch.round(self._transformed(v.float())) * v.sign()
+
+    def _transformed(self, v: Tensor) -> Tensor:
+        """``hi * |w_t|``: from 0 at the pruning point to ``hi`` at the clipping point."""
+        prune = (self.center - self.half_width).clamp(min=0)
+        width = (self.center + self.half_width - prune).clamp(min=STEP_FLOOR)
+        return ((v.abs() - prune) / width).clamp(0, 1) * self.spec.hi
+
+
+class QilActivation(Quantizer):
+    """Activations with a learned half-width."""
+
+    difference: ClassVar[str] = (
+        "activations keep their units and are not pruned, which would need a zero point that is no integer"
+    )
+
+    def __init__(self, spec: TensorSpec) -> None:
+        """Start with the interval [0, 1]."""
+        super().__init__(spec)
+        self.half_width = nn.Parameter(torch.tensor(0.5))
+
+    def ranges(self) -> list[Tensor]:
+        """The half-width, which is also the centre."""
+        return [self.half_width]
+
+    def scale(self) -> Tensor:
+        """``2d / hi``."""
+        return (2 * self.half_width / self.spec.hi).clamp(min=STEP_FLOOR)
+
+    @torch.no_grad()
+    def set_scale(self, value: float) -> None:
+        """Clip at ``value * hi``."""
+        self.half_width.fill_(value * self.spec.hi / 2)
+
+    def fake_quantize(self, v: Tensor) -> Tensor:
+        """See the module's docstring."""
+        return fake_quantize(v, self.scale(), self.spec.lo, self.spec.hi)

@@ -1,0 +1,50 @@
+"""The quantizers by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.dorefa import DoReFaActivation, DoReFaWeight
+from qkd_deploy.quantizers.ewgs import EwgsActivation, EwgsQuantizer
+from qkd_deploy.quantizers.lsq import LsqActivation, LsqWeight
+from qkd_deploy.quantizers.pact import PactActivation
+from qkd_deploy.quantizers.qil import QilActivation, QilWeight
+from qkd_deploy.quantizers.step import StepQuantizer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A published method: what quantizes weights and what activations, each built from a ``TensorSpec``."""
+
+    weight: type[Quantizer]
+    activation: type[Quantizer]
+
+
+QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "interval": Kind(StepQuantizer, StepQuantizer),
+        "lsq": Kind(LsqWeight, LsqActivation),
+        "pact": Kind(DoReFaWeight, PactActivation),
+        "dorefa": Kind(DoReFaWeight, DoReFaActivation),
+        "ewgs": Kind(EwgsQuantizer, EwgsActivation),
+        "qil": Kind(QilWeight, QilActivation),
+    }
+)
+
+
+def quantizer_kind(name: str) -> Kind:
+    """The quantizer called ``name``.
+
+    Raises:
+        UserError: there is none; the message lists them and suggests the nearest.
+    """
+    if name in QUANTIZERS:
+        return QUANTIZERS[name]
+    close = difflib.get_close_matches(name, QUANTIZERS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(f"unknown quantizer {name!r}; {hint}known quantizers: {', '.join(QUANTIZERS)}")
