@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.observe import Observation, TensorObservation
+
+if TYPE_CHECKING:
+    from qkd_deploy.training.observe import Observation, TensorObservation
 
 
 class EventFiles:

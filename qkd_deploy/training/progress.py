@@ -31,7 +31,7 @@ class RunProgress(Protocol):
         """An epoch is finished; ``seconds_left`` is the estimate for the rest of its stage."""
 
     def summary(self, folder: Path, teacher_accuracy: float | None) -> None:
-        """The run in ``folder`` is finished; ``teacher_accuracy`` as for ``summary_table``."""
+        """The run in ``folder`` is finished; ``teacher_accuracy`` as for ``print_summary``."""
 
     def close(self) -> None:
         """Nothing more follows."""
@@ -110,10 +110,10 @@ class PlainProgress(NoProgress):
 
     def summary(self, folder: Path, teacher_accuracy: float | None) -> None:
         """Print the run's summary, aligned, without lines and colours."""
-        from qkd_deploy.training.summary import summary_table
+        from qkd_deploy.training.summary import print_summary
 
-        console = Console(file=self._stream, width=_WIDTH_OF_PIPES, no_color=True)
-        console.print(summary_table(folder, teacher_accuracy, boxed=False), highlight=False)
+        console = Console(file=self._stream, width=_WIDTH_OF_PIPES, force_terminal=False, no_color=True)
+        print_summary(console, folder, teacher_accuracy)
 
 
 class TerminalProgress:
@@ -169,9 +169,9 @@ class TerminalProgress:
 
     def summary(self, folder: Path, teacher_accuracy: float | None) -> None:
         """Print the run's summary as a table."""
-        from qkd_deploy.training.summary import summary_table
+        from qkd_deploy.training.summary import print_summary
 
-        self._console.print(summary_table(folder, teacher_accuracy), highlight=False)
+        print_summary(self._console, folder, teacher_accuracy)
 
     def close(self) -> None:
         """Remove the bars."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +12,7 @@ from qkd_deploy.training.metrics import EpochRecord, read_metrics
 from qkd_deploy.training.progress import duration, loss_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 _FILES = ("model.pt", "teacher.pt", "config.toml", "metrics.jsonl", "plot.png", "events")
@@ -55,27 +56,33 @@ def summarize(records: list[EpochRecord]) -> Iterator[PhaseSummary]:
         )
 
 
-def summary_table(folder: Path, teacher_accuracy: float | None = None, *, boxed: bool = True) -> Table:
-    """One row per phase of the run in ``folder``; below it, the teacher's accuracy and where the files are.
+def print_summary(console: Console, folder: Path, teacher_accuracy: float | None) -> None:
+    """Print what the run in ``folder`` did, what its teacher reaches in full precision, and where its files are.
 
     Args:
+        console: a terminal gets lines and colours, anything else plain text.
         folder: of the run, finished or not.
-        teacher_accuracy: percent, of the full-precision teacher after the run; None where there is none.
-        boxed: with lines and colours, for terminals.
+        teacher_accuracy: percent, after the run; None where there is no teacher.
 
     Raises:
         UserError: its ``metrics.jsonl`` cannot be read.
     """
+    phases = list(summarize(read_metrics(folder / "metrics.jsonl")))
+    console.print(summary_table(phases, boxed=console.is_terminal), highlight=False)
+    lines = [] if teacher_accuracy is None else [f"teacher: {teacher_accuracy:.2f} % in full precision"]
+    there = [name for name in _FILES if (folder / name).exists()]
+    for line in (*lines, f"files in {folder}: {', '.join(there)}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)  # a path is never broken
+
+
+def summary_table(phases: Sequence[PhaseSummary], *, boxed: bool = True) -> Table:
+    """One row per phase; ``boxed`` with lines and bold headings."""
     from rich.box import ROUNDED
     from rich.table import Table
 
-    phases = list(summarize(read_metrics(folder / "metrics.jsonl")))
     table = Table(
         title=f"{sum(phase.epochs for phase in phases)} epochs in {duration(sum(phase.seconds for phase in phases))}",
         title_justify="left",
-        caption=_caption(folder, teacher_accuracy),
-        caption_justify="left",
-        caption_style="",
         title_style="bold" if boxed else "",
         header_style="bold" if boxed else "",
         box=ROUNDED if boxed else None,
@@ -94,14 +101,6 @@ def summary_table(folder: Path, teacher_accuracy: float | None = None, *, boxed:
             duration(phase.seconds),
         )
     return table
-
-
-def _caption(folder: Path, teacher_accuracy: float | None) -> str:
-    from rich.markup import escape
-
-    there = [name for name in _FILES if (folder / name).exists()]
-    lines = [] if teacher_accuracy is None else [f"teacher: {teacher_accuracy:.2f} % in full precision"]
-    return "\n".join([*lines, f"files in {escape(str(folder))}: {', '.join(there)}"])
 
 
 def _percent(value: float | None) -> str:
