@@ -20,8 +20,11 @@ from qkd_deploy.data.cifar_layout import (
     read_pickled_names,
 )
 from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.download import Archive, cache_folder, fetch
 from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
+
+_PUBLISHER = "https://www.cs.toronto.edu/~kriz/"
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,12 @@ def cifar100(data_dir: Path | None = None) -> ImageDataset:
 def load_cifar(cifar: Cifar, data_dir: Path | None) -> ImageDataset:
     """Read a data set whose layout folder is ``data_dir`` or lies directly in it.
 
+    Where ``data_dir`` has no such folder, the publisher's archive is unpacked there, and downloaded before if it is not
+    there either. Without a ``data_dir``, this happens in the cache folder.
+
     Raises:
-        UserError: no folder is given or found, or a file is missing, of the wrong size, damaged or dangerous.
+        UserError: there is no such folder, or a file is missing, of the wrong size, damaged or dangerous, or cannot be
+            downloaded.
     """
     layout, folder = _locate(cifar, data_dir)
     for name in layout.files:
@@ -69,17 +76,20 @@ def load_cifar(cifar: Cifar, data_dir: Path | None) -> ImageDataset:
 
 
 def _locate(cifar: Cifar, data_dir: Path | None) -> tuple[Layout, Path]:
-    """The first layout of which some file exists, and its folder."""
-    folders = " or ".join(layout.folder for layout in cifar.layouts)
-    if data_dir is None:
-        raise UserError(f"{cifar.name} needs --data-dir: the folder that holds {folders} from the publisher's archive")
-    if not data_dir.is_dir():
+    """The first layout of which some file exists, and its folder; downloaded where there is none."""
+    if data_dir is not None and not data_dir.is_dir():
+        folders = " or ".join(layout.folder for layout in cifar.layouts)
         raise UserError(f"there is no folder {data_dir}; give the one that holds {folders} as --data-dir")
+    target = data_dir if data_dir is not None else cache_folder()
     for layout in cifar.layouts:
-        for folder in (data_dir / layout.folder, data_dir):
+        for folder in (target / layout.folder, target):
             if any((folder / name).is_file() for name in layout.files):
                 return layout, folder
-    raise UserError(f"{data_dir} holds no {cifar.name}; unpack the publisher's archive there, so that it has {folders}")
+    layout = next((layout for layout in cifar.layouts if (target / layout.archive.name).exists()), cifar.layouts[0])
+    try:
+        return layout, fetch(layout.archive, target)
+    except UserError as error:
+        raise UserError(f"{target} holds no {cifar.name}; {error}") from error
 
 
 def _split(layout: Layout, paths: list[Path], images_per_file: int, classes: int) -> Split:
@@ -104,7 +114,9 @@ CIFAR10 = Cifar(
     classes=10,
     layouts=(
         Layout(
-            folder="cifar-10-batches-bin",
+            archive=Archive(
+                _PUBLISHER, "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin"
+            ),
             train=tuple(_numbered("data_batch_{}.bin")),
             test=("test_batch.bin",),
             names="batches.meta.txt",
@@ -112,7 +124,9 @@ CIFAR10 = Cifar(
             read_names=read_lines,
         ),
         Layout(
-            folder="cifar-10-batches-py",
+            archive=Archive(
+                _PUBLISHER, "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"
+            ),
             train=tuple(_numbered("data_batch_{}")),
             test=("test_batch",),
             names="batches.meta",
@@ -129,7 +143,9 @@ CIFAR100 = Cifar(
     classes=100,
     layouts=(
         Layout(
-            folder="cifar-100-binary",
+            archive=Archive(
+                _PUBLISHER, "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary"
+            ),
             train=("train.bin",),
             test=("test.bin",),
             names="fine_label_names.txt",
@@ -137,7 +153,9 @@ CIFAR100 = Cifar(
             read_names=read_lines,
         ),
         Layout(
-            folder="cifar-100-python",
+            archive=Archive(
+                _PUBLISHER, "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"
+            ),
             train=("train",),
             test=("test",),
             names="meta",

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qkd_deploy.data.array_pickle import load_arrays
+from qkd_deploy.data.download import Archive
 from qkd_deploy.errors import UserError
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -25,19 +26,24 @@ class Layout:
     """One of the two forms in which the publisher packs a data set.
 
     Attributes:
-        folder: name of the folder in the archive.
+        archive: what the publisher offers; its folder holds the files.
         train, test: the files of each split, in order.
         names: the file with the class names.
         read_part: reads one of the split files, told the number of images that it must hold.
         read_names: reads the class names.
     """
 
-    folder: str
+    archive: Archive
     train: tuple[str, ...]
     test: tuple[str, ...]
     names: str
     read_part: Callable[[Path, int], Part]
     read_names: Callable[[Path], list[str]]
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder in the archive."""
+        return self.archive.folder
 
     @property
     def files(self) -> tuple[str, ...]:
