@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.options import Choice
+from qkd_deploy.cli.options import Argument, Choice, Override
+
+if TYPE_CHECKING:
+    from qkd_deploy.export.onnx_export import ExportReport
+    from qkd_deploy.post_training import CalibratedExport
+
+# What only --calibrate needs. All but the number of images are settings of TrainConfig.
+_CALIBRATION: dict[str, tuple[str, Any, str]] = {
+    "--data-dir": ("data_dir", str, "Folder that holds the data set."),
+    "--dataset-arg": ("dataset_args", Argument(), "Keyword argument of your data set factory; may be repeated."),
+    "--image-size": ("image_size", int, "Bring images of a folder to this height and width."),
+    "--classes": ("classes", int, "Number of classes, where unlabelled data do not tell."),
+    "--calibrate-images": ("images", click.IntRange(min=1), "Training images to calibrate on (512)."),
+    "--calibrate-method": (
+        "step_initialization",
+        Choice(["mse", "percentile", "minmax", "lsq"]),
+        "How steps are chosen (mse).",
+    ),
+    "--model-arg": ("model_args", Argument(), "Keyword argument of your network's factory; may be repeated."),
+    "--bits-for": ("bits_for", Override(), "Other bits for layers whose path matches; may be repeated."),
+    "--placement": ("placement", Choice(["integer", "paper"]), "Where tensors are quantized (integer)."),
+    "--residual": ("residual", Choice(["wide", "shared"]), "Residual sums at 8 bits, or at their readers' (wide)."),
+    "--first-last-bits": ("first_last_bits", int, "Bits of the first and the last layer (8)."),
+    "--weight-range": ("weight_range", Choice(["narrow", "full"]), "Symmetric weight codes, or all that fit (narrow)."),
+}
+
+
+def _calibration_options(command: Any) -> Any:
+    for option, (name, kind, text) in reversed(_CALIBRATION.items()):
+        repeated = isinstance(kind, (Argument, Override))
+        text = f"With --calibrate: {text[0].lower()}{text[1:]}"
+        command = click.option(option, name, type=kind, multiple=repeated, default=None, help=text)(command)
+    return command
 
 
 @click.command()
 @click.argument("checkpoint", type=Path, metavar="MODEL.PT")
-@click.option("--bits", help="The bits that the checkpoint must be trained at.")
+@click.option("--bits", help="The bits that the checkpoint must be trained at; with --calibrate, those to quantize to.")
 @click.option("--output", type=Path, help="The file to write; beside the checkpoint, with suffix .onnx, by default.")
-@click.option("--model", help="Your own network, package.module:factory, where the checkpoint holds one.")
+@click.option("--model", help="Your own network, package.module:factory; with --calibrate, the network of the weights.")
 @click.option("--target", type=Choice(["ort"]), default="ort", help="The runtime: ort (ONNX Runtime).")
 @click.option("--weights", type=Choice(["int8", "packed"]), default="int8", help="int8, or packed INT4 and INT2.")
 @click.option(
@@ -24,6 +58,8 @@ from qkd_deploy.cli.options import Choice
     default="float32",
     help="Normalised float32 images, or raw uint8 pixels.",
 )
+@click.option("--calibrate", metavar="DATASET", help="Quantize full-precision weights on images of this data set.")
+@_calibration_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     checkpoint: Path,
@@ -33,23 +69,75 @@ def command(
     target: str,
     weights: str,
     input_type: str,
+    calibrate: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Write a trained model as an integer ONNX file.
 
     The file is run in ONNX Runtime before it is written. A table says for each layer which bits, scales and kernel it
-    has.
+    has. With --calibrate DATASET, MODEL.PT holds full-precision weights: they are quantized without training, and the
+    quantized checkpoint is written beside the file, with suffix .quantized.pt.
     """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    form: dict[str, Any] = {"weights": weights, "input": input_type}
+    if calibrate is None:
+        for option, (name, _, _) in _CALIBRATION.items():
+            if name in given:
+                raise click.UsageError(f"{option} belongs to --calibrate; give --calibrate DATASET too")
+        from qkd_deploy.deploy import export_checkpoint
+
+        _print(export_checkpoint(checkpoint, output, bits=bits, model=model, **form), target, as_json)
+        return
+    if bits is None:
+        raise click.UsageError("--calibrate quantizes weights; say to which bits, such as --bits w8a8")
+    from qkd_deploy.post_training import export_calibrated
+
+    if "images" in given:
+        form["images"] = given.pop("images")
+    settings = {**_tables(given), "dataset": calibrate, "bits": bits, **({} if model is None else {"model": model})}
+    done = export_calibrated(
+        checkpoint, output, settings=settings, progress=lambda line: click.echo(line, err=True), **form
+    )
+    _print(done.report, target, as_json, done)
+    if not as_json:
+        data = {"--dataset": calibrate, "--data-dir": settings.get("data_dir"), "--checkpoint": done.checkpoint}
+        words = [word for option, value in data.items() if value is not None for word in (option, str(value))]
+        click.echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")
+
+
+def _tables(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with repeated options as tables."""
+    return {name: dict(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+
+def _print(report: ExportReport, target: str, as_json: bool, calibrated: CalibratedExport | None = None) -> None:
     from qkd_deploy.cli.tables import layer_table, print_tables
-    from qkd_deploy.deploy import export_checkpoint
     from qkd_deploy.inspection import inspect_onnx
 
-    report = export_checkpoint(checkpoint, output, bits=bits, model=model, weights=weights, input=input_type)
     written = inspect_onnx(report.path, build=False)
     if as_json:
         table = {"path": str(report.path), "target": target, "requires_onnxruntime": report.requires or None}
-        click.echo(json.dumps({**table, **written.as_dict()}, indent=2))
+        extra = {} if calibrated is None else {"calibration": _calibration(calibrated)}
+        click.echo(json.dumps({**table, **written.as_dict(), **extra}, indent=2))
         return
     print_tables(layer_table(written))
     needs = f"; needs ONNX Runtime {report.requires} or newer" if report.requires else ""
     click.echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
+    if calibrated is not None:
+        click.echo(f"wrote {calibrated.checkpoint} (the quantized checkpoint)")
+        click.echo(
+            f"integer {calibrated.measure} {calibrated.accuracy:.2f} % on {calibrated.images} held-out images of "
+            f"{calibrated.dataset}; {calibrated.float_accuracy:.2f} % in full precision"
+        )
+
+
+def _calibration(done: CalibratedExport) -> dict[str, Any]:
+    return {
+        "checkpoint": str(done.checkpoint),
+        "dataset": done.dataset,
+        "images": done.images,
+        "measure": done.measure,
+        "accuracy": done.accuracy,
+        "float_accuracy": done.float_accuracy,
+    }

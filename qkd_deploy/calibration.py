@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkd_deploy.data import ImageDataset, Split, normalize
+from qkd_deploy.data import ImageDataset, normalize
+from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel, initialize, spread
@@ -30,7 +31,7 @@ _BATCH = 128
 @torch.no_grad()
 def calibrate(
     prepared: PreparedModel,
-    data: Tensor | Iterable[Any] | ImageDataset,
+    data: Tensor | Iterable[Any] | ImageDataset | AnySplit,
     *,
     method: str = "mse",
     images: int = IMAGES,
@@ -41,8 +42,8 @@ def calibrate(
     Args:
         prepared: the model from ``prepare``.
         data: one batch as a tensor; or batches, each a tensor or a tuple that begins with the network's inputs, such as
-            (images, labels), all normalised as the network takes them; or a loaded data set, of which evenly spaced
-            training images are used without augmentation. An iterator is used up.
+            (images, labels), all normalised as the network takes them; or a loaded data set or a split of one, of which
+            evenly spaced (training) images are used without augmentation. An iterator is used up.
         method: "mse", "percentile", "lsq" or "minmax"; see ``quantizers.initialization``.
         images: how many images of a data set to use; batches are all used.
         batch_norm: re-estimate the running statistics of batch norms as well, in the quantized network, and set the
@@ -126,19 +127,16 @@ class _Gathering:
 def _batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[tuple[Any, ...]]:
     """The inputs of the network, batch by batch, on its device."""
     if isinstance(data, ImageDataset):
-        data = _images(data.train, images)
+        data = data.train
+    if isinstance(data, AnySplit):
+        data = _images(data, images)
     return (network_inputs(prepared, batch) for batch in ((data,) if isinstance(data, Tensor) else data))
 
 
-def _images(split: Split, count: int) -> Iterator[Tensor]:
+def _images(split: AnySplit, count: int) -> Iterator[Tensor]:
     """Normalised batches of ``count`` images, evenly spaced, because many data sets are sorted by class."""
     if count < 1:
         raise UserError(f"calibration on {count} images is impossible; give 1 or more")
     count = min(count, len(split))
     places = torch.arange(count) * len(split) // count
-    for chosen in torch.split(places, _BATCH):
-        yield normalize(_images_at(split, chosen))
-
-
-def _images_at(split: Split, places: Tensor) -> Tensor:
-    return split.images[places.to(split.images.device)]
+    return (normalize(split.images_at(chosen)) for chosen in torch.split(places, _BATCH))

@@ -63,7 +63,7 @@ def load_trained(
             raise UserError(
                 f"{path} was trained at {trained}, not {wanted}; use --bits {trained}, or train at {wanted}"
             )
-    return Trained(checkpoint, rebuild(checkpoint, model), _origin(checkpoint, Path(path)))
+    return Trained(checkpoint, rebuild(checkpoint, model), origin(checkpoint, Path(path)))
 
 
 def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedModel:
@@ -101,13 +101,23 @@ def export_checkpoint(
     Raises:
         UserError: as ``load_trained`` and ``export_onnx``, or if the output is the checkpoint itself.
     """
+    target = output_beside(path, output)
+    trained = load_trained(path, model=model, bits=bits)
+    return export_onnx(trained.prepared, target, weights=weights, input=input, metadata=trained.metadata)
+
+
+def output_beside(path: Path | str, output: Path | str | None) -> Path:
+    """The ONNX file to write for the checkpoint at ``path``: ``output``, or its own name with the suffix ``.onnx``.
+
+    Raises:
+        UserError: it is the checkpoint itself.
+    """
     if output is None and Path(path).suffix == ".onnx":
         raise UserError(f"{path} is no checkpoint by its name; use the model.pt of a training run")
     target = Path(path).with_suffix(".onnx") if output is None else Path(output)
     if target.exists() and Path(path).exists() and target.samefile(path):
         raise UserError(f"the output {target} is the checkpoint itself; choose another --output")
-    trained = load_trained(path, model=model, bits=bits)
-    return export_onnx(trained.prepared, target, weights=weights, input=input, metadata=trained.metadata)
+    return target
 
 
 def verify_deployed(
@@ -135,7 +145,8 @@ def verify_deployed(
     return verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
 
 
-def _origin(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+def origin(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    """What an exported file says about the quantized checkpoint at ``path``; keyword arguments of ``Metadata``."""
     dataset, training = checkpoint.dataset, checkpoint.training
     return {
         "normalization": {"mean": dataset.mean, "std": dataset.std},

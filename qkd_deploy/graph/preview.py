@@ -36,8 +36,11 @@ def preview_codes(
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = frozen.evaluate(node, args, kwargs)
         if isinstance(value, Codes) and node.quantizer is not None:
-            before = prepared.unquantized(node, real(args), real(kwargs))
-            # the frozen grid: freezing moved the steps of additions by parts in a million, for the CPUs' sake
+            # the frozen grids: freezing moved the steps of additions by parts in a million, for the CPUs' sake, which
+            # can move a bias to the next integer
+            grid = None if node.source is None else frozen.grid(node.source)
+            source = None if grid is None else (grid.scale, grid.extent)
+            before = prepared.unquantized(node, real(args), real(kwargs), source)
             found.append((node.name, value.grid.store(value.grid.quantize(before)), value.grid.store(value.codes)))
         return value
 

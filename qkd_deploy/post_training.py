@@ -1,0 +1,181 @@
+"""Post-training quantization: full-precision weights and some images become a quantized checkpoint and an ONNX file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkd_deploy.atomic import atomic_write
+from qkd_deploy.calibration import IMAGES, calibrate
+from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.deploy import origin, output_beside
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.onnx_export import ExportReport, export_onnx
+from qkd_deploy.training.checkpoint import Checkpoint, load_checkpoint, prepare_student, save_checkpoint
+from qkd_deploy.training.config import TrainConfig, make_config
+from qkd_deploy.training.networks import start_network
+from qkd_deploy.training.records import ModelRecord, TrainingRecord, dataset_record, quantization_record
+from qkd_deploy.training.run_data import RunData
+from qkd_deploy.training.weights import read_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qkd_deploy.graph.prepare import PreparedModel
+
+METHOD = "ptq"
+"""What checkpoints say about how their steps came about."""
+
+
+@dataclass(frozen=True)
+class CalibratedExport:
+    """What was written, and what it reaches.
+
+    Attributes:
+        report: on the ONNX file.
+        checkpoint: the quantized checkpoint, as a training run leaves one.
+        dataset: the data set's name for results.
+        images: number of its held-out images.
+        measure: what was measured on them: "accuracy", the data set's own metric, or, without labels, the agreement
+            with the network in full precision.
+        accuracy: that measure of the frozen integer model, in percent.
+        float_accuracy: the same of the network in full precision.
+    """
+
+    report: ExportReport
+    checkpoint: Path
+    dataset: str
+    images: int
+    measure: str
+    accuracy: float
+    float_accuracy: float
+
+
+def export_calibrated(
+    path: Path | str,
+    output: Path | str | None = None,
+    *,
+    settings: Mapping[str, Any],
+    images: int = IMAGES,
+    weights: str = "int8",
+    input: str = "float32",
+    progress: Callable[[str], None] = lambda _: None,
+) -> CalibratedExport:
+    """Quantize a trained network without training it, and write it as ONNX with a quantized checkpoint beside it.
+
+    The checkpoint takes the name of the ONNX file with the suffix ``.quantized.pt``. Both files are written, or none.
+
+    Args:
+        path: full-precision weights: a state_dict, safetensors, or a checkpoint of this package.
+        output: the ONNX file; by default beside the weights, with the suffix ``.onnx``.
+        settings: of ``TrainConfig``: the data set, the network (a checkpoint of this package knows its own), bits and
+            placement, and ``step_initialization`` as the method of calibration.
+        images: number of training images to calibrate on.
+        weights: see ``export_onnx``.
+        input: see ``export_onnx``.
+        progress: receives lines about what is being done.
+
+    Raises:
+        UserError: the weights are quantized already, of an unknown network or do not fit it, the data set cannot be
+            used, a setting is wrong, or a file cannot be written.
+    """
+    target = output_beside(path, output)
+    beside = target.with_suffix(".quantized.pt")
+    if beside.exists() and Path(path).exists() and beside.samefile(path):
+        raise UserError(f"the weights {path} would be replaced by the quantized checkpoint; choose another --output")
+    config = _config(path, settings)
+    data = RunData(_dataset(config), None, None)
+    network = start_network(config.model, path, data.dataset, args=config.model_args, report=progress).eval()
+    before = data.score(network, 0, None, network)
+    progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}")
+    prepared = _quantized(network, data.dataset, config, images)
+    after = data.score(prepared, 0, None, network)
+    checkpoint = _checkpoint(prepared, data.dataset, config, after)
+    with _all_or_nothing(beside):
+        save_checkpoint(beside, checkpoint)
+        report = export_onnx(prepared, target, weights=weights, input=input, metadata=origin(checkpoint, beside))
+    measure = data.measure if data.measurable else "agreement with full precision"
+    return CalibratedExport(report, beside, data.dataset.known_as, len(data.test), measure, after, before)
+
+
+def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
+    """The settings, with the network that the file knows where none is named; nothing is trained, whatever the rest."""
+    known = _checkpoint_of(path)
+    given = {"method": "qat", **settings}
+    if "model" in given:
+        return make_config(given)
+    if known is None:
+        raise UserError(f"{path} holds weights alone; name the network they belong to, such as --model resnet20")
+    record = known.model
+    if ":" in record.name:
+        named = shlex.quote(record.name)
+        raise UserError(
+            f"{path} holds a network from {record.name}; to allow importing that code, name it again: --model {named}"
+        )
+    return make_config({"model_args": record.args, **given, "model": record.name})
+
+
+def _checkpoint_of(path: Path | str) -> Checkpoint | None:
+    """The file as a checkpoint of this package; None where it is another kind of file with weights."""
+    if Path(path).suffix == ".safetensors":
+        return None
+    content = read_tensors(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):
+        return None
+    checkpoint = load_checkpoint(path)
+    if checkpoint.quantization is not None:
+        bits = checkpoint.quantization.bits
+        raise UserError(f"{path} is quantized already ({bits}); leave --calibrate out, or give full-precision weights")
+    return checkpoint
+
+
+def _dataset(config: TrainConfig) -> ImageDataset:
+    return load_dataset(
+        config.dataset,
+        None if config.data_dir is None else Path(config.data_dir),
+        image_size=config.image_size,
+        workers=config.workers,
+        classes=config.classes,
+        args=config.dataset_args,
+    )
+
+
+def _quantized(network: nn.Module, dataset: ImageDataset, config: TrainConfig, images: int) -> PreparedModel:
+    prepared = prepare_student(network, list(dataset.train.image_shape), quantization_record(config, dataset))
+    calibrate(prepared, dataset, method=config.step_initialization, images=images)
+    return prepared.eval()
+
+
+def _checkpoint(prepared: PreparedModel, dataset: ImageDataset, config: TrainConfig, accuracy: float) -> Checkpoint:
+    shape = list(dataset.train.image_shape)
+    return Checkpoint(
+        state_dict=dict(prepared.state_dict()),
+        model=ModelRecord(config.model, len(dataset.classes), dataset.in_channels, shape, config.model_args),
+        dataset=dataset_record(dataset),
+        training=TrainingRecord(METHOD, epochs=0, seed=0, accuracy=accuracy, images=len(dataset.test)),
+        quantization=quantization_record(config, dataset),
+    )
+
+
+@contextmanager
+def _all_or_nothing(path: Path) -> Iterator[None]:
+    """Where the block fails after writing ``path``, give the file its old content back, or remove it again."""
+    existed = path.exists()
+    before = path.read_bytes() if path.is_file() else None
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if not existed:
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+            elif before is not None and path.read_bytes() != before:
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(before)
+        raise
