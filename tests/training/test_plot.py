@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,18 +36,26 @@ def write(folder: Path, records: list[EpochRecord]) -> Path:
 
 
 @pytest.fixture
-def panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
-    """The panels of the plot of ``RUN`` as they were drawn."""
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[EpochRecord]], list[Axes]]:
+    """Plots a run and returns the panels as they were drawn."""
     drawn: list[Figure] = []
-    saves = Figure.savefig
 
-    def savefig(self: Figure, *args: object, **kwargs: object) -> None:
+    def savefig(self: Figure, path: Path, **_: object) -> None:  # other tests look at real pictures, which take longer
         drawn.append(self)
-        saves(self, *args, **kwargs)
+        path.touch()
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-    plot_run(write(tmp_path / "run", RUN))
-    return drawn[0].axes
+
+    def panels_of(records: list[EpochRecord]) -> list[Axes]:
+        plot_run(write(tmp_path / "run", records))
+        return drawn[-1].axes
+
+    return panels_of
+
+
+@pytest.fixture
+def panels(draw: Callable[[list[EpochRecord]], list[Axes]]) -> list[Axes]:
+    return draw(RUN)
 
 
 def points(axes: Axes) -> dict[str, list[tuple[float, float]]]:
@@ -88,6 +97,17 @@ def test_the_curves_are_those_of_the_metrics(panels: list[Axes]) -> None:
 def test_a_line_does_not_run_from_one_stage_into_the_next(panels: list[Axes]) -> None:
     teachers = [line for line in panels[0].get_lines() if line.get_color() == "tab:orange"]
     assert not any({2.0, 5.0} <= {float(x) for x in line.get_xdata()} for line in teachers)
+
+
+def test_a_phase_in_which_a_network_does_not_learn_is_a_gap(draw: Callable[[list[EpochRecord]], list[Axes]]) -> None:
+    loss = draw([RECORD, STUDENT_ONLY, RECORD])[0]
+    (teacher,) = [line for line in loss.get_lines() if line.get_label() == "teacher ce"]
+    assert [str(float(y)) for y in teacher.get_ydata()] == ["0.125", "nan", "0.125"]
+
+
+def test_epochs_without_evaluation_are_bridged(panels: list[Axes]) -> None:
+    integer = [line for line in panels[1].get_lines() if str(line.get_label()).startswith("integer")]
+    assert [[float(x) for x in line.get_xdata()] for line in integer] == [[3.0, 5.0, 6.0]]
 
 
 def test_the_phases_are_shaded_and_named(panels: list[Axes]) -> None:

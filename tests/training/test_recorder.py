@@ -71,7 +71,6 @@ def test_histograms_hold_the_true_counts_of_codes(tmp_path: Path, observation: O
         (event,) = events.Histograms(f"codes/{tensor.name}")
         shown = event.histogram_value
         codes = range(tensor.lo, tensor.lo + len(tensor.counts))
-        # TensorBoard puts a bar between two limits and drops empty ones at the ends
         assert {limit - 0.5: count for limit, count in zip(shown.bucket_limit, shown.bucket, strict=True) if count} == {
             code: count for code, count in zip(codes, tensor.counts, strict=True) if count
         }
@@ -124,7 +123,7 @@ def test_a_killed_run_continues_its_curves(tmp_path: Path) -> None:
 
 
 def test_points_that_are_not_repeated_are_purged_too(tmp_path: Path) -> None:
-    # As after going back by more than one epoch; all files are made within one second.
+    # As after going back by more than one epoch.
     record(tmp_path, keep=0, losses=[4.0, 3.0, 99.0, 99.0, 99.0], close=False)
     record(tmp_path, keep=2, losses=[2.0], close=False)
     assert curve(tmp_path, "loss/student/ce") == [(1, 4.0), (2, 3.0), (3, 2.0)]
@@ -157,6 +156,44 @@ def test_a_run_survives_without_events_and_plot_and_warns_once_each(tmp_path: Pa
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
     assert [warning.split(" could")[0] for warning in warnings] == ["warning: TensorBoard events", "warning: the plot"]
     assert all("\n" not in warning for warning in warnings)
+
+
+LIMITED = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from epochs import RECORD
+from watched import images, prepared
+from qkd_deploy.training.observe import Observer
+from qkd_deploy.training.recorder import RunRecorder
+
+observer = Observer(prepared())
+recorder = RunRecorder(Path(sys.argv[1]), keep=0, warn=print)
+recorder.epoch(RECORD, observer.observe(images()))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))  # events are larger than metrics
+for _ in range(3):
+    recorder.epoch(RECORD, observer.observe(images()))
+recorder.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sizes of files are limited with POSIX's setrlimit")
+def test_a_disk_that_fills_up_costs_events_and_plot_only(tmp_path: Path) -> None:
+    support = str(Path(__file__).parents[1] / "support")
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path), support], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split(" could")[0] for line in result.stdout.splitlines()] == [
+        "warning: TensorBoard events",
+        "warning: the plot",
+    ]
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 4
+    assert curve(tmp_path, "loss/student/ce") == [(1, 0.5)]  # half an epoch is none
+    # with room again, the run continues in another file
+    record(tmp_path, keep=4, losses=[0.25])
+    assert curve(tmp_path, "loss/student/ce") == [(1, 0.5), (5, 0.25)]
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(tmp_path: Path) -> None:
