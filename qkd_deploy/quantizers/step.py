@@ -11,6 +11,7 @@ inside the rounding:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,16 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad,) = grads
         v, result, step = ctx.saved_tensors
-        grad_v = _pass_inside(grad, v, step, ctx.lo, ctx.hi)
+        grad_v = pass_inside(grad, v, step, ctx.lo, ctx.hi)
         grad_step = None
         if ctx.needs_input_grad[1]:
             # sum(grad * q) - sum(grad * v/s inside), with q = result / s
-            total = _dot(grad, result) - _dot(grad_v, v)
+            total = dot(grad, result) - dot(grad_v, v)
             grad_step = (total / step * ctx.gradient_scale).reshape(step.shape)
         return grad_v, grad_step, None, None, None
 
 
-def _pass_inside(grad: Tensor, v: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
+def pass_inside(grad: Tensor, v: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
     """The gradient where ``lo * s <= v <= hi * s``, zero elsewhere."""
     if v.is_cpu and not torch.compiler.is_compiling():
         # one fused pass instead of four; its bounds are exclusive, and reading the step costs nothing on a CPU
@@ -54,7 +55,7 @@ def _pass_inside(grad: Tensor, v: Tensor, step: Tensor, lo: int, hi: int) -> Ten
     return grad * ((v >= lo * step) & (v <= hi * step))
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products. On CPUs one pass over memory, where both tensors are dense in the same order."""
     if a.is_cpu and a.stride() == b.stride() and not torch.compiler.is_compiling():
         if a.is_contiguous():
@@ -107,6 +108,10 @@ class StepQuantizer(Quantizer):
     def gradient_scale(self, v: Tensor) -> float:
         """The factor on the step's gradient for the tensor ``v``."""
         return 1.0
+
+    def contains(self, clip: tuple[float, float] | None) -> bool:
+        """Whether a clip in front changes neither codes nor gradients: a ReLU in front of a grid that starts at 0."""
+        return clip is None or (clip == (0.0, math.inf) and self.spec.lo == 0)
 
     def fake_quantize(self, v: Tensor) -> Tensor:
         """Clip and round; gradients as in the module's docstring."""
