@@ -52,6 +52,19 @@ class Epochs(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r}; give one number, or one per phase such as 30,100,70", param, ctx)
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """``self-study,tutor``."""
+
+    name = "NAME[,NAME...]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split between commas."""
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r}; write names with commas between them", param, ctx)
+        return names
+
+
 class Override(click.ParamType[tuple[str, str]]):
     """``PATTERN=wXaY``."""
 

@@ -1,14 +1,22 @@
-"""The two losses that QKD and its baselines are made of."""
+"""The losses that the methods are made of, and how they are put together."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional
 
+from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Role
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of ``logits`` [N, classes] against class indices ``labels`` [N]."""
-    return functional.cross_entropy(logits, labels)
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of ``logits`` [N, classes].
+
+    Args:
+        logits: [N, classes].
+        labels: int64 class numbers [N], or probabilities [N, classes].
+        smoothing: share of the probability that is spread evenly over all classes.
+    """
+    return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def distillation_kl(logits: Tensor, target_logits: Tensor, temperature: float) -> Tensor:
@@ -26,3 +34,23 @@ def distillation_kl(logits: Tensor, target_logits: Tensor, temperature: float) -
     target = functional.log_softmax(target_logits.detach() / temperature, dim=1)
     divergence = functional.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)
     return divergence * temperature**2
+
+
+def labels_only(learner: Role, smoothing: float = 0.0) -> Loss:
+    """``CE(y, z_learner)``."""
+
+    def loss(outputs: Outputs) -> LossTerms:
+        return {"ce": cross_entropy(outputs.logits[learner], outputs.labels, smoothing)}
+
+    return loss
+
+
+def imitation(learner: Role, target: Role, temperature: float, smoothing: float = 0.0) -> Loss:
+    """``CE(y, z_learner) + T^2 KL(p_target || p_learner)``, weighted 1 : 1; the gradient reaches the learner only."""
+
+    def loss(outputs: Outputs) -> LossTerms:
+        logits = outputs.logits[learner]
+        kl = distillation_kl(logits, outputs.logits[target], temperature)
+        return {"ce": cross_entropy(logits, outputs.labels, smoothing), "kl": kl}
+
+    return loss

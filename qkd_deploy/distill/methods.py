@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from qkd_deploy.distill.gslr import gslr_phases
 from qkd_deploy.distill.kd import kd_phases
 from qkd_deploy.distill.phases import MethodOptions, Phase, split_epochs
 from qkd_deploy.distill.qat import qat_phases
+from qkd_deploy.distill.qfd import qfd_phases
 from qkd_deploy.distill.qkd import qkd_phases
+from qkd_deploy.distill.sqakd import sqakd_phases
 from qkd_deploy.errors import UserError
 
 
@@ -19,36 +23,69 @@ class Method:
 
     Attributes:
         name: as given to ``--method``.
-        build: from (epochs per phase, options) to the phases.
-        ratio: how a single number of epochs is divided between the method's phases.
+        build: from (epochs per phase of the student, options) to the phases.
+        shares: the phases in which the student learns, with their shares of its epochs.
+        teacher_is_student: the teacher has the student's architecture, and the student starts from its weights.
+        quantizer, temperature, soft_loss: what goes with the method where nothing is chosen.
+        quantized_feature: the teacher's feature is quantized.
     """
 
     name: str
     build: Callable[[Sequence[int], MethodOptions], list[Phase]]
-    ratio: tuple[int, ...] = (1,)
+    shares: Mapping[str, int]
+    teacher_is_student: bool = False
+    quantizer: str = "interval"
+    temperature: float = 2.0
+    soft_loss: float = 1.0
+    quantized_feature: bool = False
 
-    def phases(self, epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-        """The phases for ``epochs``: one number per phase, or any other count, whose sum is divided by ``ratio``.
+    def phases(self, epochs: Sequence[int], options: MethodOptions, only: Sequence[str] = ()) -> list[Phase]:
+        """The phases for ``epochs``; one of 0 epochs is left out.
 
-        So the same ``epochs`` give every method the same total, which is what a fair comparison needs.
+        Args:
+            epochs: one number per phase, or any other count, whose sum is divided by ``shares``. So the same
+                ``epochs`` give every method the same total, which is what a fair comparison needs.
+            options: the choices that methods share.
+            only: phases to keep, which then share all the epochs (ablations); empty keeps all.
 
         Raises:
-            UserError: a number is negative, or their sum is 0.
+            UserError: a number is negative, their sum is 0, or ``only`` names a phase that the method lacks.
         """
         if not epochs or min(epochs) < 0 or sum(epochs) == 0:
             raise UserError(f"epochs {list(epochs)} do not describe a training run; give positive numbers")
-        own = tuple(epochs) if len(epochs) == len(self.ratio) else split_epochs(sum(epochs), self.ratio)
-        return self.build(own, options)
+        kept = self._kept(only)
+        if len(epochs) == len(kept):
+            own = tuple(epochs)
+        else:
+            own = split_epochs(sum(epochs), [self.shares[name] for name in kept])
+        lengths = dict(zip(kept, own, strict=True))
+        phases = self.build([lengths.get(name, 0) for name in self.shares], options)
+        return [phase for phase in phases if phase.epochs > 0]
+
+    def _kept(self, only: Sequence[str]) -> list[str]:
+        for name in only:
+            if name not in self.shares:
+                close = difflib.get_close_matches(name, self.shares, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise UserError(f"{self.name} has no phase {name!r}; {hint}its phases: {', '.join(self.shares)}")
+        return [name for name in self.shares if name in only or not only]
 
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("qkd", qkd_phases, ratio=(30, 100, 70)),
-        Method("kd", kd_phases),
-        Method("qat", qat_phases),
-    )
-}
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            Method("qkd", qkd_phases, {"self-study": 30, "co-study": 100, "tutor": 70}),
+            Method(
+                "sqakd", sqakd_phases, {"label-free": 1}, teacher_is_student=True, quantizer="ewgs", temperature=4.0
+            ),
+            Method("gslr", gslr_phases, {"distillation": 1}, soft_loss=0.5),
+            Method("qfd", qfd_phases, {"distillation": 1}, quantized_feature=True),
+            Method("kd", kd_phases, {"distillation": 1}),
+            Method("qat", qat_phases, {"labels": 1}),
+        )
+    }
+)
 
 
 def method_named(name: str) -> Method:

@@ -16,11 +16,17 @@ LossTerms = dict[str, Tensor]
 class Outputs:
     """What the networks said about one batch.
 
-    ``labels`` is int64 [N]; ``logits`` holds float32 [N, classes] for every network of the phase.
+    Attributes:
+        labels: int64 [N] class numbers, or float32 [N, classes] probabilities of mixed images.
+        logits: float32 [N, classes] of every network of the phase.
+        features: float32 [N, C], the input of the last layer; only in phases that ask for it.
+        progress: share of the phase that is over, in [0, 1).
     """
 
     labels: Tensor
     logits: Mapping[Role, Tensor]
+    features: Mapping[Role, Tensor] = field(default_factory=dict)
+    progress: float = 0.0
 
 
 Loss = Callable[[Outputs], LossTerms]
@@ -37,6 +43,9 @@ class Phase:
         losses: the networks that learn, with the loss each minimises; gradients must not cross between networks.
         frozen: networks that see the batches but do not learn: evaluation mode, no gradients.
         learning_rate_factors: multiplies the run's learning rate for a network (1 when absent).
+        features: whether the losses need ``Outputs.features``.
+        needs_labels: whether the losses read ``Outputs.labels``; without, unlabelled images will do.
+        own_schedule: the learning-rate schedule starts anew with this phase, instead of going on.
     """
 
     name: str
@@ -44,6 +53,9 @@ class Phase:
     losses: Mapping[Role, Loss]
     frozen: tuple[Role, ...] = ()
     learning_rate_factors: Mapping[Role, float] = field(default_factory=dict)
+    features: bool = False
+    needs_labels: bool = True
+    own_schedule: bool = False
 
     @property
     def networks(self) -> tuple[Role, ...]:
@@ -57,15 +69,25 @@ class Phase:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """The choices that the methods share.
+    """The choices that the methods share; what a paper leaves open is a default of ours.
 
     Attributes:
         temperature: softens the distributions in the distillation term.
         teacher_learning_rate_ratio: teacher's over student's learning rate where both learn.
+        label_smoothing: share of the label's probability that is spread over all classes.
+        soft_loss: weight of the distillation term: GSLR's coefficient at the start, SQAKD's alpha.
+        soft_loss_decay: how GSLR's coefficient decreases: "linear", "cosine" or "step".
+        feature_weight: lambda of QFD.
+        teacher_feature_epochs: epochs in which QFD's teacher learns with its quantized feature.
     """
 
     temperature: float = 2.0
     teacher_learning_rate_ratio: float = 0.1
+    label_smoothing: float = 0.0
+    soft_loss: float = 1.0
+    soft_loss_decay: str = "linear"
+    feature_weight: float = 0.5
+    teacher_feature_epochs: int = 10
 
 
 def split_epochs(total: int, ratio: Sequence[int]) -> tuple[int, ...]:

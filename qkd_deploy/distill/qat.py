@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qkd_deploy.distill.losses import cross_entropy
-from qkd_deploy.distill.phases import Loss, LossTerms, MethodOptions, Outputs, Phase, Role
-
-
-def labels_only(learner: Role) -> Loss:
-    """``CE(y, z_learner)``."""
-
-    def loss(outputs: Outputs) -> LossTerms:
-        return {"ce": cross_entropy(outputs.logits[learner], outputs.labels)}
-
-    return loss
+from qkd_deploy.distill.losses import labels_only
+from qkd_deploy.distill.phases import MethodOptions, Phase
 
 
 def qat_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """One phase, of all the student's epochs."""
-    return [Phase("labels", sum(epochs), {"student": labels_only("student")})]
+    """One phase."""
+    return [Phase("labels", epochs[0], {"student": labels_only("student", options.label_smoothing)})]

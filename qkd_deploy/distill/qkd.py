@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qkd_deploy.distill.kd import imitation
+from qkd_deploy.distill.losses import imitation, labels_only
 from qkd_deploy.distill.phases import MethodOptions, Phase
-from qkd_deploy.distill.qat import labels_only
 
 
 def qkd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """Self-study, co-study and tutor; a phase of 0 epochs is left out."""
+    """Self-study, co-study and tutor."""
     self_study, co_study, tutor = epochs
-    student = imitation("student", "teacher", options.temperature)
-    teacher = imitation("teacher", "student", options.temperature)
-    phases = [
-        Phase("self-study", self_study, {"student": labels_only("student")}),
+    temperature, smoothing = options.temperature, options.label_smoothing
+    student = imitation("student", "teacher", temperature, smoothing)
+    teacher = imitation("teacher", "student", temperature, smoothing)
+    return [
+        Phase("self-study", self_study, {"student": labels_only("student", smoothing)}),
         Phase(
             "co-study",
             co_study,
@@ -30,4 +30,3 @@ def qkd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
         ),
         Phase("tutor", tutor, {"student": student}, frozen=("teacher",)),
     ]
-    return [phase for phase in phases if phase.epochs > 0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
-from qkd_deploy.distill import MethodOptions, Phase, method_named
+from qkd_deploy.distill import Method, MethodOptions, Phase, method_named
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.recipes import recipe_for
 
@@ -32,34 +32,70 @@ class TrainConfig:
     """A run, fully resolved. ``make_config`` fills in what suits the data set; the defaults here are the general ones.
 
     Attributes:
-        dataset: name of a data set, or ``package.module:factory``.
+        dataset: name of a data set (see ``load_dataset``), or ``package.module:factory``.
         data_dir: where its files lie; None for embedded data.
+        dataset_args: keyword arguments of the user's data set factory.
+        image_size: height and width that images of a folder are brought to; 0 keeps the data's own.
+        classes: number of classes where unlabelled data do not tell.
+        augmentation: what training does to images: "auto" (what suits the data set), "none", "crop" (shift and
+            flip), "imagenet" (resized crop, flip, colour jitter) or "randaugment".
+        mixup, cutmix: parameters of the Beta distribution that mixes pairs of images; 0 does not.
+        workers: processes that decode images of sets too big for memory.
+        strict: a corrupt image stops the run instead of being skipped.
         model: the student; a model's name, or ``package.module:factory``.
+        model_args: keyword arguments of its factory.
         teacher: the teacher; unused by methods without one.
+        teacher_args: keyword arguments of its factory.
         teacher_checkpoint: full-precision weights of the teacher; None pre-trains it.
-        init: full-precision weights the student starts from; None pre-trains them.
+        init: full-precision weights the student starts from; None pre-trains them (sqakd: takes the teacher's).
         bits: such as ``"w4a4"``.
         bits_for: bits of modules whose path matches a pattern, such as ``{"layer3.*": "w8a8"}``.
         placement, residual, first_last_bits, weight_range: as for ``prepare``.
-        step_initialization: how steps start, as for ``initialize``.
+        quantizer: "interval", "lsq", "pact", "dorefa", "ewgs" or "qil"; "auto" becomes the method's own: ewgs for
+            sqakd, interval for all others.
+        step_initialization: how steps start, as for ``initialize``; "auto" is what suits the quantizer.
+        delta: EWGS's factor on the discretisation error in the gradient: a number (0 is the plain straight-through
+            estimator), or "hessian", which estimates it per layer from the trace of the Hessian.
+        delta_every: epochs between two such estimates.
         method: a key of ``METHODS``.
+        phases: the method's phases to run; empty means all. For ablations.
         epochs: one number per phase, or one total that is divided in the method's ratio (QKD: 30 : 100 : 70).
         pretrain_epochs, teacher_pretrain_epochs: length of full-precision training where no weights are given.
         pretrain_lr, pretrain_weight_decay: top learning rate (warm-up, then cosine) and decay of that training.
-        batch_size: images per batch, in all stages.
-        lr: of the student's weights (QKD on CIFAR: 0.01), under one cosine over all phases.
+        batch_size: images per optimizer step, over all processes, in all stages.
+        accumulate: parts that a batch is processed in, one after the other, to save memory.
+        optimizer: of the weights: "sgd", "adamw", or "adam" (with L2 decay).
+        lr: of the student's weights (QKD on CIFAR: 0.01).
+        schedule: of the learning rate over all phases: "cosine" to 0, "step" (a tenth after 50 % and again after 75 %)
+            or "constant".
+        warmup_epochs: epochs in which the learning rate rises from 0.
         momentum: of SGD.
         weight_decay: on weights; never on biases, normalisation and steps.
+        clip_norm: largest norm of the gradient of a network's weights; 0 does not clip.
+        label_smoothing: share of the label's probability that is spread over all classes.
+        ema: decay per step of an exponential moving average of the student, which then is what is evaluated and
+            saved; 0 keeps none.
+        bn_batches: batches from which batch norms are estimated anew at the end; 0 keeps the running estimates.
         teacher_lr_ratio: teacher's over student's learning rate where both learn.
         weight_step_ratio, activation_step_ratio: relative movement of the steps per iteration, over ``lr``. QKD's
             learning rates for its intervals are 1/100 and 1 times that of the weights.
-        temperature: of the distillation loss.
+        temperature: of the distillation loss; 0 becomes the method's own (sqakd: 4, all others: 2).
+        soft_loss: weight of the distillation term, for gslr (its start) and sqakd; -1 becomes the method's own
+            (0.5 and 1).
+        soft_loss_decay: how gslr's weight decreases: "linear", "cosine" or "step".
+        feature_weight: lambda of qfd.
+        teacher_feature_bits: bits of the teacher's feature in qfd.
+        teacher_feature_epochs: epochs in which qfd's teacher learns with that feature; the student's come on top.
+        feature_point: module whose output is qfd's feature; empty takes the input of the last layer.
+        teacher_feature_point: the same for the teacher; empty takes ``feature_point``.
         seed: decides initial weights, order of images and augmentation.
         device: ``"auto"`` takes an accelerator when there is one.
         threads: of the CPU, while the run lasts; 0 leaves torch's choice. Results are bit-identical for equal numbers.
         precision: ``"bf16"`` trains under autocast; quantizers stay in float32.
+        channels_last: keep images and weights in the memory format that convolutions are fastest in.
         compile: run the networks through ``torch.compile``: about half the time per batch on CPUs, for a minute of
             compilation per phase; needs a C++ compiler.
+        sync_batch_norm: batch statistics over all processes (GPUs only).
         evaluate_every: epochs between two measurements of held-out accuracy.
         evaluate_limit: images used for those; 0 means all. The final accuracy always uses all.
 
@@ -69,8 +105,18 @@ class TrainConfig:
 
     dataset: str = "digits"
     data_dir: str | None = None
+    dataset_args: dict[str, Any] = field(default_factory=dict)
+    image_size: int = _number(0, least=0)
+    classes: int = _number(0, least=0)
+    augmentation: str = _choice("auto", "auto", "none", "crop", "imagenet", "randaugment")
+    mixup: float = _number(0.0, least=0)
+    cutmix: float = _number(0.0, least=0)
+    workers: int = _number(2, least=0)
+    strict: bool = False
     model: str = "resnet20"
+    model_args: dict[str, Any] = field(default_factory=dict)
     teacher: str = "resnet56"
+    teacher_args: dict[str, Any] = field(default_factory=dict)
     teacher_checkpoint: str | None = None
     init: str | None = None
     bits: str = "w4a4"
@@ -79,26 +125,47 @@ class TrainConfig:
     residual: str = _choice("wide", "wide", "shared")
     first_last_bits: int = _number(8, least=2, most=8)
     weight_range: str = _choice("narrow", "narrow", "full")
-    step_initialization: str = _choice("mse", "mse", "lsq", "minmax")
+    quantizer: str = _choice("auto", "auto", "interval", "lsq", "pact", "dorefa", "ewgs", "qil")
+    step_initialization: str = _choice("auto", "auto", "mse", "percentile", "lsq", "minmax")
+    delta: str = "hessian"
+    delta_every: int = _number(10, least=1)
     method: str = "qkd"
+    phases: tuple[str, ...] = ()
     epochs: tuple[int, ...] = (30, 100, 70)
     pretrain_epochs: int = _number(100, least=1)
     teacher_pretrain_epochs: int = _number(100, least=1)
     pretrain_lr: float = _number(0.1, above=0)
     pretrain_weight_decay: float = _number(5e-4, least=0)
     batch_size: int = _number(128, least=2)
+    accumulate: int = _number(1, least=1)
+    optimizer: str = _choice("sgd", "sgd", "adamw", "adam")
     lr: float = _number(0.01, above=0)
+    schedule: str = _choice("cosine", "cosine", "step", "constant")
+    warmup_epochs: float = _number(0.0, least=0)
     momentum: float = _number(0.9, least=0, most=0.9999)
     weight_decay: float = _number(1e-4, least=0)
+    clip_norm: float = _number(0.0, least=0)
+    label_smoothing: float = _number(0.0, least=0, most=0.9)
+    ema: float = _number(0.0, least=0, most=0.99999)
+    bn_batches: int = _number(0, least=0)
     teacher_lr_ratio: float = _number(0.1, above=0)
     weight_step_ratio: float = _number(0.01, least=0)
     activation_step_ratio: float = _number(1.0, least=0)
-    temperature: float = _number(2.0, above=0)
+    temperature: float = _number(0.0, least=0)
+    soft_loss: float = _number(-1.0, least=-1)
+    soft_loss_decay: str = _choice("linear", "linear", "cosine", "step")
+    feature_weight: float = _number(0.5, least=0)
+    teacher_feature_bits: int = _number(4, least=1, most=8)
+    teacher_feature_epochs: int = _number(10, least=0)
+    feature_point: str = ""
+    teacher_feature_point: str = ""
     seed: int = _number(0, least=0)
     device: str = "auto"
     threads: int = _number(0, least=0)
     precision: str = _choice("fp32", "fp32", "bf16")
+    channels_last: bool = False
     compile: bool = False
+    sync_batch_norm: bool = False
     evaluate_every: int = _number(1, least=1)
     evaluate_limit: int = _number(0, least=0)
 
@@ -107,21 +174,50 @@ class TrainConfig:
             object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
         for bits in (self.bits, *self.bits_for.values()):
             BitWidths.parse(bits)
-        self.phases()
+        self._resolve()
+        self._check_delta()
+        self.training_phases()
 
-    def phases(self) -> list[Phase]:
+    def _resolve(self) -> None:
+        """Replace what is left to the method by its own values, so that files and reports say what was used."""
+        for name, open_value in (("quantizer", "auto"), ("temperature", 0.0), ("soft_loss", -1.0)):
+            if getattr(self, name) == open_value:
+                object.__setattr__(self, name, getattr(self.how, name))
+
+    def _check_delta(self) -> None:
+        try:
+            usable = self.delta == "hessian" or 0 <= float(self.delta) < inf
+        except ValueError:
+            usable = False
+        if not usable:
+            raise UserError(f"delta is {self.delta!r}; give a number that is not negative, or hessian")
+
+    @property
+    def how(self) -> Method:
+        """The method."""
+        return method_named(self.method)
+
+    def training_phases(self) -> list[Phase]:
         """The phases of the run.
 
         Raises:
-            UserError: the method is unknown, or the epochs describe no run.
+            UserError: the method or a phase is unknown, or the epochs describe no run.
         """
-        options = MethodOptions(self.temperature, self.teacher_lr_ratio)
-        return method_named(self.method).phases(self.epochs, options)
+        options = MethodOptions(
+            temperature=self.temperature,
+            teacher_learning_rate_ratio=self.teacher_lr_ratio,
+            label_smoothing=self.label_smoothing,
+            soft_loss=self.soft_loss,
+            soft_loss_decay=self.soft_loss_decay,
+            feature_weight=self.feature_weight,
+            teacher_feature_epochs=self.teacher_feature_epochs,
+        )
+        return self.how.phases(self.epochs, options, self.phases)
 
     @property
     def uses_teacher(self) -> bool:
         """Whether any phase needs the teacher."""
-        return any("teacher" in phase.networks for phase in self.phases())
+        return any("teacher" in phase.networks for phase in self.training_phases())
 
 
 def make_config(given: Mapping[str, Any]) -> TrainConfig:
@@ -134,8 +230,24 @@ def make_config(given: Mapping[str, Any]) -> TrainConfig:
     for key in given:
         if key not in known:
             raise UserError(f"unknown setting {key!r}{_suggestion(key, known)}")
-    recipe = recipe_for(str(given.get("dataset", "digits")))
-    return TrainConfig(**{**recipe, **given})
+    settings = {**recipe_for(str(given.get("dataset", "digits"))), **given}
+    if method_named(str(settings.get("method", TrainConfig.method))).teacher_is_student:
+        _take_student_as_teacher(settings, given)
+    return TrainConfig(**settings)
+
+
+def _take_student_as_teacher(settings: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Let the teacher have the student's architecture, which the method demands."""
+    student = settings.get("model", TrainConfig.model)
+    if given.get("teacher", student) != student:
+        raise UserError(
+            f"{settings['method']} distils between equal networks, but the model is {student} and the teacher "
+            f"{given['teacher']}; leave --teacher out, or give --teacher {student}:FILE"
+        )
+    settings["teacher"] = student
+    if settings.get("teacher_checkpoint") is None:
+        settings["teacher_checkpoint"] = settings.get("init")
+    settings["teacher_args"] = settings.get("model_args", {})
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
@@ -179,7 +291,9 @@ def _checked(item: Field[Any], value: Any) -> Any:
     if kind == "float" and type(value) is int:
         value = float(value)
     if kind.startswith("tuple"):
-        return _epochs(value)
+        return _epochs(value) if item.name == "epochs" else _names(item.name, value)
+    if kind == "dict[str, Any]":
+        return _arguments(item.name, value)
     if kind.startswith("dict"):
         return _bits_table(item.name, value)
     expected = {"str": str, "int": int, "float": float, "bool": bool}[kind.removesuffix(" | None")]
@@ -208,6 +322,18 @@ def _epochs(value: Any) -> tuple[int, ...]:
     if not isinstance(numbers, (list, tuple)) or any(type(number) is not int for number in numbers):
         raise UserError(f"epochs is {value!r}; give one number, or one per phase such as 30,100,70")
     return tuple(numbers)
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or any(type(word) is not str for word in value):
+        raise UserError(f"{name} is {value!r}; it must be a list of names")
+    return tuple(value)
+
+
+def _arguments(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or any(type(key) is not str for key in value):
+        raise UserError(f"{name} is {value!r}; it must map names of arguments to values")
+    return dict(value)
 
 
 def _bits_table(name: str, value: Any) -> dict[str, str]:

@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from qkd_deploy.data import Split, batches
+from qkd_deploy.data import batches
 
 if TYPE_CHECKING:
+    from qkd_deploy.data.dataset import AnySplit, Metric
     from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.training.distribution import Processes
+
+
+def top_1(outputs: Tensor, labels: Tensor) -> Tensor:
+    """1 for an image whose largest logit is that of its label, else 0; [N]."""
+    return (outputs.argmax(dim=1) == labels).float()
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, split: Split, *, batch_size: int = 250, limit: int | None = None) -> float:
-    """Top-1 accuracy in percent, over the first ``limit`` images of ``split`` (all when None).
+def evaluate(
+    network: nn.Module,
+    split: AnySplit,
+    *,
+    metric: Metric = top_1,
+    judge: nn.Module | None = None,
+    batch_size: int = 250,
+    limit: int | None = None,
+    processes: Processes | None = None,
+) -> float:
+    """Mean score in percent over the first ``limit`` images of ``split`` (all when None): top-1 accuracy by default.
 
     The network is put in evaluation mode for the time and called with normalised float32 images [N, C, H, W] on the
     split's device.
+
+    Args:
+        network: what is measured.
+        split: where images come from.
+        metric: the score of every image.
+        judge: a classifier whose decisions are the labels, where the images have none: the result is the share of
+            images on which the two agree.
+        batch_size: images at a time.
+        limit: number of images.
+        processes: that share the images, and all get the mean over all of them.
     """
     part = split if limit is None else split.head(limit)
-    was_training = network.training
-    network.eval()
-    correct = 0
-    for images, labels in batches(part, batch_size):
-        correct += int((network(images).argmax(dim=1) == labels).sum())
-    network.train(was_training)
-    return 100.0 * correct / len(part)
+    modes = [(module, module.training) for module in (network, judge) if module is not None]
+    for module, _ in modes:
+        module.eval()
+    totals = torch.zeros(2, dtype=torch.float64)
+    for images, labels in batches(part, batch_size, shard=(0, 1) if processes is None else processes.shard):
+        if len(images):
+            answers = labels if judge is None else judge(images).argmax(dim=1)
+            scores = metric(network(images), answers)
+            totals += torch.tensor([float(scores.double().sum()), len(images)], dtype=torch.float64)
+    for module, mode in modes:
+        module.train(mode)
+    if processes is not None:
+        totals = processes.sum(totals.to(processes.device)).cpu()
+    return 100 * float(totals[0] / totals[1])
 
 
-def integer_accuracy(student: PreparedModel, split: Split, *, limit: int | None = None) -> float:
-    """Accuracy in percent of the frozen integer model of ``student``: the accuracy that is reported and deployed."""
+def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:
+    """``evaluate`` of the frozen integer model of ``student``: the accuracy that is reported and deployed."""
     from qkd_deploy.graph.freeze import freeze
 
     was_training = student.training
     student.eval()
     frozen = freeze(student)
     student.train(was_training)
-    return evaluate(frozen, split, limit=limit)
+    return evaluate(frozen, split, **options)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from qkd_deploy.distill.phases import LossTerms, Outputs, Phase, Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.batches import BatchStream
+from qkd_deploy.training.compiled import compile_network
+from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings, StepMovement, cosine_factor
+from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings, StepMovement
 from qkd_deploy.training.progress import RunProgress, loss_text
+from qkd_deploy.training.schedule import Schedule
 
 _REPORT_EVERY = 20
 """Batches between two reads of the losses; each read waits for the device."""
@@ -27,21 +33,52 @@ class Stage:
 
     Attributes:
         name: shown to the user and written to the metrics.
-        networks: by role, on the device.
-        phases: run one after the other under one cosine schedule.
+        networks: by role, on the device; they return logits, or (logits, feature).
+        phases: run one after the other under one schedule, but for those that start it anew.
         optimizers: settings for every network that learns in some phase.
-        evaluate: accuracy in percent of what the stage is about.
+        evaluate: accuracy in percent of the network that a phase is about.
+        schedule: of the learning rate.
         evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
-        warmup: share of the schedule in which the learning rate rises.
+        averaged: a moving average of the student, which follows its weights.
+        before_epoch: called with the phase and the number of the epoch within it, from 0.
     """
 
     name: str
     networks: Mapping[Role, nn.Module]
     phases: list[Phase]
     optimizers: Mapping[Role, OptimizerSettings]
-    evaluate: Callable[[], float]
+    evaluate: Callable[[Role], float]
+    schedule: Schedule = field(default_factory=Schedule)
     evaluate_every: int = 1
-    warmup: float = 0.0
+    averaged: AveragedModel | None = None
+    before_epoch: Callable[[Phase, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How batches are computed.
+
+    Attributes:
+        bf16: networks that learn run under bfloat16 autocast.
+        compiled: networks run through ``torch.compile``.
+        channels_last: images and networks are in that memory format.
+        accumulate: parts that a batch is processed in, one after the other.
+    """
+
+    bf16: bool = False
+    compiled: bool = False
+    channels_last: bool = False
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class _Position:
+    """An epoch's place: its phase, its number in it, and where its schedule began and ends."""
+
+    phase: Phase
+    epoch: int
+    schedule_epoch: int
+    schedule_epochs: int
 
 
 class PhaseLoop:
@@ -49,11 +86,11 @@ class PhaseLoop:
 
     Args:
         stage: what to run.
-        batches: training batches on ``device``.
-        device: of the networks.
-        bf16: networks that learn run under bfloat16 autocast.
+        batches: training batches on the device.
+        processes: that run this loop together.
+        options: how batches are computed.
         progress: receives what happens.
-        compiled: networks run through ``torch.compile``.
+        seed: of torch's global generator, from which dropout draws; it is seeded anew for every epoch.
 
     Two loops built alike and given the same state continue alike: bit-identically on CPU.
     """
@@ -62,28 +99,32 @@ class PhaseLoop:
         self,
         stage: Stage,
         batches: BatchStream,
-        device: torch.device,
+        processes: Processes,
+        options: LoopOptions,
         *,
-        bf16: bool,
         progress: RunProgress,
-        compiled: bool = False,
+        seed: int = 0,
     ) -> None:
         self.stage = stage
         self.accuracy: float | None = None
         self._batches = batches
-        self._device = device
-        self._bf16 = bf16
+        self._processes = processes
+        self._options = options
         self._progress = progress
-        self._epoch_phases = [phase for phase in stage.phases for _ in range(phase.epochs)]
+        self._seed = seed
+        self._positions = _positions(stage.phases)
         self._optimizers = {role: NetworkOptimizer(stage.networks[role], s) for role, s in stage.optimizers.items()}
         self._movement = StepMovement(*stage.networks.values())
-        # All batches of a stage have one size, so that every network compiles once per mode it runs in.
-        self._forward: dict[Role, Callable[[Tensor], Tensor]] = {
-            role: torch.compile(network, dynamic=False) if compiled else network
-            for role, network in stage.networks.items()
-        }
+        self._forward = {role: self._callable(role, network) for role, network in stage.networks.items()}
         self._epoch = 0
         self._seconds: list[float] = []
+
+    def _callable(self, role: Role, network: nn.Module) -> nn.Module:
+        if self._options.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # All batches of a stage have one size, so that every network compiles once per mode it runs in.
+        called = compile_network(network) if self._options.compiled else network
+        return self._processes.wrap(called) if role in self.stage.optimizers else called
 
     def run(self, after_epoch: Callable[[EpochRecord], None]) -> None:
         """Train the remaining epochs; ``after_epoch`` is called at every epoch boundary.
@@ -91,45 +132,54 @@ class PhaseLoop:
         Raises:
             UserError: a loss is not finite.
         """
-        while self._epoch < len(self._epoch_phases):
+        while self._epoch < len(self._positions):
             started = time.monotonic()
-            phase = self._epoch_phases[self._epoch]
-            losses = self._train_epoch(phase)
+            position = self._positions[self._epoch]
+            for name, network in self.stage.networks.items():
+                network.train(name in position.phase.losses)
+            if self.stage.before_epoch is not None:
+                self.stage.before_epoch(position.phase, position.epoch)
+            self._progress.epoch_begins(self.stage.name, self._epoch + 1, len(self._positions), self._batches.images)
+            losses = self._train_epoch(position)
+            trained = time.monotonic()
             self._epoch += 1
-            self.accuracy = self.stage.evaluate() if self._evaluation_is_due() else None
+            role: Role = "student" if "student" in position.phase.losses else "teacher"
+            self.accuracy = self.stage.evaluate(role) if self._evaluation_is_due() else None
             self._seconds.append(time.monotonic() - started)
-            record = self._record(phase, losses)
+            record = self._record(position.phase, losses, trained - started)
             self._progress.epoch(record, self._seconds_left())
             after_epoch(record)
 
     def _evaluation_is_due(self) -> bool:
-        return self._epoch % self.stage.evaluate_every == 0 or self._epoch == len(self._epoch_phases)
+        return self._epoch % self.stage.evaluate_every == 0 or self._epoch == len(self._positions)
 
     def _seconds_left(self) -> float:
         recent = self._seconds[-5:]
-        return sum(recent) / len(recent) * (len(self._epoch_phases) - self._epoch)
+        return sum(recent) / len(recent) * (len(self._positions) - self._epoch)
 
-    def _record(self, phase: Phase, losses: dict[str, dict[str, float]]) -> EpochRecord:
+    def _record(self, phase: Phase, losses: dict[str, dict[str, float]], training_seconds: float) -> EpochRecord:
         return EpochRecord(
             stage=self.stage.name,
             phase=phase.name,
             epoch=self._epoch,
-            epochs=len(self._epoch_phases),
+            epochs=len(self._positions),
             losses=losses,
             learning_rates={role: self._optimizers[role].learning_rate for role in phase.losses},
             step_movement=self._movement.since_last(),
             accuracy=self.accuracy,
             seconds=round(self._seconds[-1], 3),
+            images_per_second=round(self._batches.images / training_seconds, 1),
         )
 
-    def _train_epoch(self, phase: Phase) -> dict[str, dict[str, float]]:
-        for role, network in self.stage.networks.items():
-            network.train(role in phase.losses)
-        title = f"{self.stage.name} {phase.name} {self._epoch + 1}/{len(self._epoch_phases)}"
-        sums = _LossSums(self._where(phase))
+    def _train_epoch(self, position: _Position) -> dict[str, dict[str, float]]:
+        phase = position.phase
+        torch.manual_seed((self._seed * 100_003 + self._epoch) * self._processes.world + self._processes.rank)
+        title = f"{self.stage.name} {phase.name} {self._epoch + 1}/{len(self._positions)}"
+        sums = _LossSums(self._where(phase), self._processes)
         for index, (inputs, labels) in enumerate(self._batches.epoch()):
-            self._set_learning_rates(phase, index)
-            sums.add(self._train_batch(phase, inputs, labels))
+            done = index / len(self._batches)
+            self._set_learning_rates(position, done)
+            sums.add(self._train_batch(phase, inputs, labels, (position.epoch + done) / phase.epochs))
             if (index + 1) % _REPORT_EVERY == 0:
                 self._progress.batches(title, index + 1, len(self._batches), loss_text(sums.means()))
         return sums.means()
@@ -138,63 +188,108 @@ class PhaseLoop:
         rates = ", ".join(f"{role} {s.learning_rate:g}" for role, s in self.stage.optimizers.items())
         return f"in {self.stage.name}, phase {phase.name}, epoch {self._epoch + 1} (learning rate: {rates})"
 
-    def _set_learning_rates(self, phase: Phase, batch: int) -> None:
-        progress = (self._epoch + batch / len(self._batches)) / len(self._epoch_phases)
-        factor = cosine_factor(progress, self.stage.warmup)
+    def _set_learning_rates(self, position: _Position, done: float) -> None:
+        factor = self.stage.schedule.factor((position.schedule_epoch + done) / position.schedule_epochs)
+        for role in position.phase.losses:
+            self._optimizers[role].set_factor(factor * position.phase.learning_rate_factor(role))
+
+    def _train_batch(self, phase: Phase, inputs: Tensor, labels: Tensor, progress: float) -> dict[Role, LossTerms]:
         for role in phase.losses:
-            self._optimizers[role].set_factor(factor * phase.learning_rate_factor(role))
-
-    def _train_batch(self, phase: Phase, inputs: Tensor, labels: Tensor) -> dict[Role, LossTerms]:
-        outputs = Outputs(labels, {role: self._logits(role, phase, inputs) for role in phase.networks})
-        losses = {role: loss(outputs) for role, loss in phase.losses.items()}
-        for role in losses:
             self._optimizers[role].zero_grad()
-        # The losses detach what they imitate, so one backward pass serves both networks without mixing them.
-        _total(terms for terms in losses.values()).backward()  # type: ignore[no-untyped-call]
-        for role in losses:
+        parts = list(zip(inputs.chunk(self._options.accumulate), labels.chunk(self._options.accumulate), strict=True))
+        total: dict[Role, LossTerms] = {role: {} for role in phase.losses}
+        for index, (images, answers) in enumerate(parts):
+            share = len(answers) / len(labels)
+            with ExitStack() as quiet:
+                if index + 1 < len(parts):
+                    for role in phase.losses:
+                        quiet.enter_context(self._processes.without_exchange(self._forward[role]))
+                for role, terms in self._backward(phase, images, answers, share, progress).items():
+                    total[role] = {name: total[role].get(name, 0) + value * share for name, value in terms.items()}
+        for role in phase.losses:
             self._optimizers[role].step()
-        return losses
+        if self.stage.averaged is not None and "student" in phase.losses:
+            self.stage.averaged.update_parameters(self.stage.networks["student"])
+        return total
 
-    def _logits(self, role: Role, phase: Phase, inputs: Tensor) -> Tensor:
+    def _backward(
+        self, phase: Phase, inputs: Tensor, labels: Tensor, share: float, progress: float
+    ) -> dict[Role, LossTerms]:
+        """Add the gradients of a part of a batch, weighted by its share of it."""
+        if self._options.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        answers = {role: self._answer(role, phase, inputs) for role in phase.networks}
+        outputs = Outputs(
+            labels,
+            logits={role: logits for role, (logits, _) in answers.items()},
+            features={role: feature for role, (_, feature) in answers.items() if feature is not None},
+            progress=progress,
+        )
+        losses = {role: loss(outputs) for role, loss in phase.losses.items()}
+        # The losses detach what they imitate, so one backward pass serves both networks without mixing them.
+        (_total(losses.values()) * share).backward()  # type: ignore[no-untyped-call]
+        return {role: {name: value.detach() for name, value in terms.items()} for role, terms in losses.items()}
+
+    def _answer(self, role: Role, phase: Phase, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         learns = role in phase.losses
         # A frozen network on a GPU always runs in bfloat16: its softmax is only imitated.
-        low_precision = self._bf16 if learns else self._bf16 or self._device.type == "cuda"
-        with torch.set_grad_enabled(learns), torch.autocast(self._device.type, torch.bfloat16, low_precision):
-            return self._forward[role](inputs).float()
+        low_precision = self._options.bf16 or (not learns and inputs.is_cuda)
+        with torch.set_grad_enabled(learns), torch.autocast(inputs.device.type, torch.bfloat16, low_precision):
+            answer = self._forward[role](inputs)
+        if isinstance(answer, tuple):
+            logits, feature = answer
+            return logits.float(), feature.float()
+        return answer.float(), None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues this stage from the epoch boundary, as tensors and plain data."""
+        averaged = self.stage.averaged
         return {
             "stage": self.stage.name,
             "epoch": self._epoch,
             "accuracy": self.accuracy,
             "networks": {role: network.state_dict() for role, network in self.stage.networks.items()},
+            "averaged": None if averaged is None else averaged.state_dict(),
             "optimizers": {role: optimizer.state_dict() for role, optimizer in self._optimizers.items()},
             "batches": self._batches.generator.get_state(),
-            "random": torch.get_rng_state(),
-            "device_random": torch.cuda.get_rng_state() if self._device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         for role, network in self.stage.networks.items():
             network.load_state_dict(state["networks"][role])
+        if self.stage.averaged is not None:
+            self.stage.averaged.load_state_dict(state["averaged"])
         for role, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][role])
         self._epoch = state["epoch"]
         self.accuracy = state["accuracy"]
         self._movement = StepMovement(*self.stage.networks.values())
         self._batches.generator.set_state(state["batches"])
-        torch.set_rng_state(state["random"])
-        if state["device_random"] is not None:
-            torch.cuda.set_rng_state(state["device_random"])
+
+
+def _positions(phases: list[Phase]) -> list[_Position]:
+    """The place of every epoch of a stage."""
+    stretches: list[list[Phase]] = []
+    for phase in phases:
+        if phase.own_schedule or not stretches:
+            stretches.append([])
+        stretches[-1].append(phase)
+    found = []
+    for stretch in stretches:
+        total, before = sum(phase.epochs for phase in stretch), 0
+        for phase in stretch:
+            found += [_Position(phase, epoch, before + epoch, total) for epoch in range(phase.epochs)]
+            before += phase.epochs
+    return found
 
 
 class _LossSums:
     """Sums the loss terms on the device; reading them checks that they are finite."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, processes: Processes) -> None:
         self._where = where
+        self._processes = processes
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._count = 0
 
@@ -203,16 +298,21 @@ class _LossSums:
         for role, terms in losses.items():
             sums = self._sums.setdefault(role, {})
             for name, value in terms.items():
-                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+                sums[name] = sums[name] + value if name in sums else value
 
     def means(self) -> dict[str, dict[str, float]]:
-        means = {role: {n: float(v) / self._count for n, v in terms.items()} for role, terms in self._sums.items()}
-        values = [value for terms in means.values() for value in terms.values()]
-        if not all(torch.isfinite(torch.tensor(values))):
+        """Means over the batches so far, and over all processes."""
+        names = [(role, name) for role, terms in self._sums.items() for name in terms]
+        stacked = torch.stack([self._sums[role][name].float() for role, name in names]) / self._count
+        values = self._processes.mean(stacked).tolist()
+        if not all(map(math.isfinite, values)):
             raise UserError(
                 f"the loss is no longer finite {self._where}; lower the learning rate (--lr), use --precision fp32, "
                 "or check the images and starting weights; checkpoints/last.pt holds the last good epoch"
             )
+        means: dict[str, dict[str, float]] = {}
+        for (role, name), value in zip(names, values, strict=True):
+            means.setdefault(role, {})[name] = value
         return means
 
 

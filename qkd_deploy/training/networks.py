@@ -58,14 +58,14 @@ def start_network(
         account = load_into(network, read_weights(weights), name, weights, skip=skip)
         if report is not None:
             report(f"{name}: {account}")
-    network.to(dataset.train.images.device)
+    network.to(dataset.train.device)
     _require_logits(network, name, dataset)
     return network
 
 
 @torch.no_grad()
 def _require_logits(network: nn.Module, name: str, dataset: ImageDataset) -> None:
-    images = normalize(dataset.train.images[:2])
+    images = normalize(dataset.train.images_at(torch.arange(2)))
     network.eval()
     try:
         logits = network(images)

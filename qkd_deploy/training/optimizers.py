@@ -1,14 +1,13 @@
-"""What moves the parameters of one network: SGD for weights, RelativeAdam for quantization steps."""
+"""What moves the parameters of one network: SGD or Adam for weights, RelativeAdam for quantization steps."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from qkd_deploy.training.steps_optimizer import RelativeAdam
 
@@ -33,19 +32,30 @@ class OptimizerSettings:
 
     Attributes:
         learning_rate: of weights, at the top of the schedule.
+        optimizer: of weights: "sgd", "adamw" (decoupled decay) or "adam" (L2 decay).
         momentum: of SGD.
         nesterov: SGD looks ahead.
         weight_decay: on weights of two or more dimensions; never on biases, normalisation and steps.
         weight_step_ratio: relative movement of weight steps per iteration, over ``learning_rate``.
         activation_step_ratio: the same for activation steps.
+        clip_norm: largest norm of the weights' gradient; 0 does not clip.
     """
 
     learning_rate: float
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
     weight_step_ratio: float = 0.01
     activation_step_ratio: float = 1.0
+    clip_norm: float = 0.0
+
+    def build(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """The optimizer of the weights."""
+        if self.optimizer == "sgd":
+            nesterov = self.nesterov and self.momentum > 0
+            return SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov)
+        return (AdamW if self.optimizer == "adamw" else Adam)(groups, lr=self.learning_rate)
 
 
 class NetworkOptimizer:
@@ -55,6 +65,7 @@ class NetworkOptimizer:
         self._settings = settings
         self._optimizers: list[Optimizer] = []
         parameters = network.network_parameters() if isinstance(network, HasSteps) else list(network.parameters())
+        self._weights = parameters
         decayed = [p for p in parameters if p.ndim > 1]
         plain = [p for p in parameters if p.ndim <= 1]
         rate = settings.learning_rate
@@ -62,8 +73,7 @@ class NetworkOptimizer:
             {"params": decayed, "base_lr": rate, "weight_decay": settings.weight_decay},
             {"params": plain, "base_lr": rate, "weight_decay": 0.0},
         ]
-        nesterov = settings.nesterov and settings.momentum > 0
-        self._add(groups, lambda g: SGD(g, lr=rate, momentum=settings.momentum, nesterov=nesterov))
+        self._add(groups, settings.build)
         if isinstance(network, HasSteps):
             steps: list[dict[str, Any]] = [
                 {"params": network.weight_steps(), "base_lr": rate * settings.weight_step_ratio},
@@ -94,6 +104,9 @@ class NetworkOptimizer:
 
     def step(self) -> None:
         """Move all parameters once."""
+        if self._settings.clip_norm:
+            # steps move relatively, whatever the size of their gradient
+            nn.utils.clip_grad_norm_(self._weights, self._settings.clip_norm)
         for optimizer in self._optimizers:
             optimizer.step()
 
@@ -105,13 +118,6 @@ class NetworkOptimizer:
         """Restore what ``state_dict`` returned for the same network and settings."""
         for optimizer, saved in zip(self._optimizers, state, strict=True):
             optimizer.load_state_dict(saved)
-
-
-def cosine_factor(progress: float, warmup: float = 0.0) -> float:
-    """Factor on the learning rate at ``progress`` in [0, 1): linear to 1 during ``warmup``, then a half cosine to 0."""
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 class StepMovement:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
-from qkd_deploy.data import Split
+from qkd_deploy.distill.losses import labels_only
 from qkd_deploy.distill.phases import Phase, Role
-from qkd_deploy.distill.qat import labels_only
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.evaluate import evaluate
 from qkd_deploy.training.loop import Stage
 from qkd_deploy.training.optimizers import OptimizerSettings
+from qkd_deploy.training.schedule import Schedule
 
 _WARMUP = 0.1
 """Share of the schedule with a rising learning rate: random weights do not bear the full one."""
 
 
-def pretrain_stage(role: Role, network: nn.Module, epochs: int, config: TrainConfig, held_out: Split) -> Stage:
+def pretrain_stage(
+    role: Role, network: nn.Module, epochs: int, config: TrainConfig, evaluate: Callable[[Role], float]
+) -> Stage:
     """A stage in which ``network`` alone learns the labels: Nesterov SGD, warm-up, then one cosine."""
     name = f"pretrain-{role}"
     settings = OptimizerSettings(
@@ -28,9 +31,9 @@ def pretrain_stage(role: Role, network: nn.Module, epochs: int, config: TrainCon
     return Stage(
         name=name,
         networks={role: network},
-        phases=[Phase(name, epochs, {role: labels_only(role)})],
+        phases=[Phase(name, epochs, {role: labels_only(role, config.label_smoothing)})],
         optimizers={role: settings},
-        evaluate=lambda: evaluate(network, held_out, limit=config.evaluate_limit or None),
+        evaluate=evaluate,
+        schedule=Schedule(warmup=_WARMUP),
         evaluate_every=config.evaluate_every,
-        warmup=_WARMUP,
     )

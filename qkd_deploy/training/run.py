@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from qkd_deploy.data import load_dataset, normalize
-from qkd_deploy.distill.phases import Role
-from qkd_deploy.training.batches import BatchStream
+from qkd_deploy.data import normalize
+from qkd_deploy.distill.phases import Phase, Role
+from qkd_deploy.training.batch_norm import reestimate_batch_norms
 from qkd_deploy.training.checkpoint import Checkpoint, prepare_student, save_checkpoint
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.evaluate import evaluate, integer_accuracy
-from qkd_deploy.training.loop import PhaseLoop, Stage
-from qkd_deploy.training.metrics import EpochRecord, MetricsFile
-from qkd_deploy.training.networks import resolve_device, start_network
-from qkd_deploy.training.optimizers import OptimizerSettings
+from qkd_deploy.training.delta_refresh import DeltaRefresh
+from qkd_deploy.training.distribution import Processes, launch
+from qkd_deploy.training.loop import LoopOptions, PhaseLoop, Stage
+from qkd_deploy.training.method_stage import MethodNetworks, method_networks, method_optimizers
+from qkd_deploy.training.metrics import EpochRecord
+from qkd_deploy.training.networks import start_network
+from qkd_deploy.training.observe import Observer
 from qkd_deploy.training.pretrain import pretrain_stage
-from qkd_deploy.training.progress import RunProgress, progress_on_stderr
+from qkd_deploy.training.progress import NoProgress, RunProgress, progress_on_stderr
+from qkd_deploy.training.recorder import RunRecorder
 from qkd_deploy.training.records import (
     ModelRecord,
     QuantizationRecord,
@@ -29,14 +36,17 @@ from qkd_deploy.training.records import (
     dataset_record,
     quantization_record,
 )
+from qkd_deploy.training.run_data import load_run_data
 from qkd_deploy.training.run_folder import RunFolder
+from qkd_deploy.training.schedule import Schedule
+from qkd_deploy.training.seeds import seed_for
 from qkd_deploy.training.weights import load_into, read_weights
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.prepare import PreparedModel
 
 _INITIALIZATION_IMAGES = 512
-_SEEDS_PER_RUN = 8
+_OBSERVED_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,11 @@ class TrainResult:
         folder: the files of the run.
         checkpoint: the student, for ``export``.
         student: the trained network, on the CPU, in evaluation mode.
-        accuracy: percent of ``images`` held-out images that the *frozen integer* student classifies correctly.
+        accuracy: percent of ``images`` held-out images that the *frozen integer* student classifies correctly; where
+            they have no labels, on which it agrees with the teacher.
         images: number of held-out images.
-        teacher_accuracy: percent, of the full-precision teacher after the run; None without a teacher.
+        teacher_accuracy: percent, of the full-precision teacher after the run; None without a teacher or labels.
+        measure: what ``accuracy`` is: "accuracy", "agreement with the teacher", or the data set's own metric.
     """
 
     folder: Path
@@ -58,6 +70,7 @@ class TrainResult:
     accuracy: float
     images: int
     teacher_accuracy: float | None
+    measure: str = "accuracy"
 
 
 def train(
@@ -65,7 +78,8 @@ def train(
 ) -> TrainResult:
     """Run ``config`` and leave its files in the folder ``out``.
 
-    On CPU, equal configurations give bit-identical weights, and so does a run that was killed and resumed.
+    On CPU, equal configurations give bit-identical weights, and so does a run that was killed and resumed. Started by
+    ``torchrun``, all its processes train together; the first one writes.
 
     Args:
         config: from ``make_config``.
@@ -77,160 +91,203 @@ def train(
         UserError: anything the user can correct: unusable data, networks, weights or folder, or diverging training.
     """
     folder = RunFolder(Path(out))
-    folder.check(config, resume=resume)
-    shown = progress if progress is not None else progress_on_stderr()
+    processes = launch(config.device)
+    if processes.writes:
+        folder.check(config, resume=resume)
+        shown = progress if progress is not None else progress_on_stderr()
+    else:
+        shown = NoProgress()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        return _Run(config, folder, shown).execute(resume)
+        return _Run(config, folder, shown, processes).execute(resume)
     finally:
         torch.set_num_threads(threads)
         shown.close()
 
 
 class _Run:
-    """One run in one process."""
+    """One run, as one of its processes sees it."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, progress: RunProgress) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, progress: RunProgress, processes: Processes) -> None:
         self._config = config
         self._folder = folder
         self._progress = progress
-        self._device = resolve_device(config.device)
-        data_dir = None if config.data_dir is None else Path(config.data_dir)
-        loaded = load_dataset(config.dataset, data_dir)
-        self._dataset_record = dataset_record(loaded)
-        self._quantization = quantization_record(config, loaded)
-        self._dataset = loaded.to(self._device)
-        self._image_shape = list(loaded.train.images.shape[1:])
+        self._processes = processes
+        self._data = load_run_data(config, processes.device)
+        self._dataset_record = dataset_record(self._data.dataset)
+        self._quantization = quantization_record(config, self._data.dataset)
+        self._image_shape = list(self._data.train.image_shape)
         roles: tuple[Role, ...] = ("teacher", "student") if config.uses_teacher else ("student",)
         # Built, loaded and prepared before the folder exists: a mistake costs no training and leaves nothing behind.
         self._networks = {role: self._network(role) for role in roles}
         self._account = self._prepare().account
 
     def execute(self, resume: bool) -> TrainResult:
-        with self._folder.opened(self._config, resume=resume):
-            self._saved, lines = self._folder.load_state()
-            self._metrics = MetricsFile(self._folder.metrics, keep=lines)
+        with self._folder.opened(self._config, resume=resume) if self._processes.writes else nullcontext():
+            found = self._folder.load_state() if self._processes.writes else (None, 0)
+            self._saved, lines = self._processes.agree(found)
+            self._recorder = RunRecorder(
+                self._folder.path, lines, warn=self._progress.message, active=self._processes.writes
+            )
             try:
                 return self._execute()
             finally:
-                self._metrics.close()
+                self._recorder.close()
 
     def _execute(self) -> TrainResult:
-        train, test = self._dataset.train, self._dataset.test
-        self._progress.message(
-            f"{self._dataset_record.known_as}: {len(train)} training and {len(test)} held-out images; "
-            f"{self._config.method} {self._config.bits} on {self._device}, seed {self._config.seed}"
-        )
-        for entry in self._account.floats:
-            self._progress.message(f"stays in float: {entry.name} ({entry.operation}): {entry.reason}")
+        self._announce()
         for role in self._networks:
             self._pretrain(role)
-        student = self._initialized()
-        self._train("student", self._method_stage(student))
-        return self._finish(student)
+        prepared = self._initialized()
+        networks = method_networks(
+            self._config, prepared, self._networks.get("teacher"), self._some_images, self._processes
+        )
+        self._train_method(networks)
+        return self._finish(networks.student)
+
+    def _announce(self) -> None:
+        config, data = self._config, self._data
+        where = f"{self._processes.world} x " if self._processes.world > 1 else ""
+        self._progress.message(
+            f"{self._dataset_record.known_as}: {len(data.train)} training and {len(data.test)} held-out images; "
+            f"{config.method} {config.bits} on {where}{self._processes.device.type}, seed {config.seed}"
+        )
+        for note in data.notes:
+            self._progress.message(note)
+        for entry in self._account.floats:
+            self._progress.message(f"stays in float: {entry.name} ({entry.operation}): {entry.reason}")
+
+    # -- networks ----------------------------------------------------------------------------------------------------
+
+    def _given(self, role: Role) -> tuple[str, dict[str, Any], str | None]:
+        """Name, arguments and file with weights of a network."""
+        config = self._config
+        if role == "teacher":
+            return config.teacher, config.teacher_args, config.teacher_checkpoint
+        start = config.init or (config.teacher_checkpoint if config.how.teacher_is_student else None)
+        return config.model, config.model_args, start
 
     def _network(self, role: Role) -> nn.Module:
-        config = self._config
-        name, weights = (
-            (config.model, config.init) if role == "student" else (config.teacher, config.teacher_checkpoint)
-        )
-        self._seed(role, "network")
-        return start_network(name, weights, self._dataset)
-
-    def _seed(self, role: Role, purpose: str) -> int:
-        """Seed torch for one purpose, so that pre-trained networks do not depend on the method that follows."""
-        offset = ("network", "pretrain", "method").index(purpose) * 2 + (role == "teacher")
-        seed = self._config.seed * _SEEDS_PER_RUN + offset
-        torch.manual_seed(seed)
-        return seed
+        name, args, weights = self._given(role)
+        seed_for(self._config, role, "network")
+        return start_network(name, weights, self._data.dataset, args=args, report=self._progress.message)
 
     def _pretrain(self, role: Role) -> None:
         config, network = self._config, self._networks[role]
-        given = config.init if role == "student" else config.teacher_checkpoint
-        if given is not None:
+        name, _, weights = self._given(role)
+        if weights is not None:
             return
-        name = config.model if role == "student" else config.teacher
+        if role == "student" and config.how.teacher_is_student:
+            network.load_state_dict(self._networks["teacher"].state_dict())
+            return
         path = self._folder.start_of(role)
-        if path.exists():
-            load_into(network, read_weights(path), name, path)
+        earlier = self._processes.agree(read_weights(path) if self._processes.writes and path.exists() else None)
+        if earlier is not None:
+            load_into(network, earlier, name, path)
             return
         epochs = config.pretrain_epochs if role == "student" else config.teacher_pretrain_epochs
-        stage = pretrain_stage(role, network, epochs, config, self._dataset.test)
-        self._train(role, stage)
-        accuracy = evaluate(network, self._dataset.test)
-        self._save(
-            path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._dataset.test))
+        stage = pretrain_stage(
+            role, network, epochs, config, lambda _: self._data.score(network, config.evaluate_limit, self._processes)
         )
+        self._train(role, stage, seed_for(config, role, "pretrain"))
+        accuracy = self._data.score(network, 0, self._processes)
+        self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._data.test)))
 
     def _prepare(self) -> PreparedModel:
         network = copy.deepcopy(self._networks["student"]).cpu()
         return prepare_student(network, self._image_shape, self._quantization)
 
+    @cached_property
+    def _some_images(self) -> Tensor:
+        """Normalised training images, the same ones in every process."""
+        generator = torch.Generator().manual_seed(seed_for(self._config, "student", "method"))
+        order = torch.randperm(len(self._data.train), generator=generator)
+        return normalize(self._data.train.images_at(order[:_INITIALIZATION_IMAGES]))
+
     def _initialized(self) -> PreparedModel:
         from qkd_deploy.graph.prepare import initialize
+        from qkd_deploy.quantizers.ewgs_refresh import set_deltas
 
-        student = self._prepare().to(self._device)
-        generator = torch.Generator().manual_seed(self._seed("student", "method"))
-        order = torch.randperm(len(self._dataset.train), generator=generator)
-        images = normalize(self._dataset.train.images[order[:_INITIALIZATION_IMAGES].to(self._device)])
+        images = self._some_images
+        student = self._prepare().to(self._processes.device)
         initialize(student, images, method=self._config.step_initialization)
+        if self._config.quantizer == "ewgs" and self._config.delta != "hessian":
+            set_deltas(student, float(self._config.delta))
         return student
 
-    def _method_stage(self, student: PreparedModel) -> Stage:
-        config = self._config
-        settings = OptimizerSettings(
-            learning_rate=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            weight_step_ratio=config.weight_step_ratio,
-            activation_step_ratio=config.activation_step_ratio,
-        )
-        networks: dict[Role, nn.Module] = {**self._networks, "student": student}
-        learning = {role for phase in config.phases() for role in phase.losses}
-        return Stage(
-            name=config.method,
-            networks=networks,
-            phases=config.phases(),
-            optimizers={role: settings for role in networks if role in learning},
-            evaluate=lambda: integer_accuracy(student, self._dataset.test, limit=config.evaluate_limit or None),
-            evaluate_every=config.evaluate_every,
-        )
+    # -- training ----------------------------------------------------------------------------------------------------
 
-    def _train(self, role: Role, stage: Stage) -> None:
-        seed = self._seed(role, "method" if stage.name == self._config.method else "pretrain")
-        data = self._dataset
-        batches = BatchStream(data.train, self._config.batch_size, data.augmentation, seed)
-        loop = PhaseLoop(
-            stage,
-            batches,
-            self._device,
-            bf16=self._config.precision == "bf16",
-            progress=self._progress,
-            compiled=self._config.compile,
+    def _train_method(self, networks: MethodNetworks) -> None:
+        config = self._config
+        judge = self._networks.get("teacher")
+
+        def score(role: Role) -> float:
+            network = networks.student if role == "student" else self._networks["teacher"]
+            return self._data.score(network, config.evaluate_limit, self._processes, judge)
+
+        stage = Stage(
+            name=config.method,
+            networks=networks.stage,
+            phases=config.training_phases(),
+            optimizers=method_optimizers(config),
+            evaluate=score,
+            schedule=Schedule(config.schedule, config.warmup_epochs / sum(config.epochs)),
+            evaluate_every=config.evaluate_every,
+            averaged=networks.averaged,
+            before_epoch=self._refresh_of(networks),
         )
+        self._train("student", stage, seed_for(config, "student", "method"), networks.student)
+
+    def _train(self, role: Role, stage: Stage, seed: int, student: PreparedModel | None = None) -> None:
+        config, processes = self._config, self._processes
+        options = LoopOptions(
+            bf16=config.precision == "bf16",
+            compiled=config.compile,
+            channels_last=config.channels_last,
+            accumulate=config.accumulate,
+        )
+        batches = self._data.stream(config.batch_size, seed, processes.shard)
+        loop = PhaseLoop(stage, batches, processes, options, progress=self._progress, seed=seed)
         if self._saved is not None and self._saved["stage"] == stage.name:
             loop.load_state_dict(self._saved)
+        observer = Observer(student) if student is not None and processes.writes else None
 
         def after_epoch(record: EpochRecord) -> None:
-            self._metrics.write(record)
-            self._folder.save_state(loop.state_dict(), self._metrics.lines)
+            seen = observer.observe(self._some_images[:_OBSERVED_IMAGES]) if observer is not None else None
+            self._recorder.epoch(record, seen)
+            if processes.writes:
+                self._folder.save_state(loop.state_dict(), self._recorder.lines)
 
         loop.run(after_epoch)
 
+    def _refresh_of(self, networks: MethodNetworks) -> Callable[[Phase, int], None] | None:
+        """What estimates EWGS's delta anew before an epoch; None where it is fixed."""
+        config = self._config
+        if config.quantizer != "ewgs" or config.delta != "hessian":
+            return None
+        return DeltaRefresh(networks.stage, self._data, config)
+
     def _finish(self, student: PreparedModel) -> TrainResult:
-        student.cpu().eval()
-        test, config, folder = self._dataset.test.to("cpu"), self._config, self._folder
-        epochs = sum(phase.epochs for phase in config.phases())
-        accuracy = integer_accuracy(student, test)
-        record = TrainingRecord(config.method, epochs, config.seed, accuracy, len(test))
-        self._save(folder.student, "student", student, record, self._quantization)
+        config, data, folder = self._config, self._data, self._folder
+        if config.bn_batches:
+            stream = data.stream(config.batch_size, seed_for(config, "student", "method"), (0, 1))
+            reestimate_batch_norms(student, islice(stream.epoch(), config.bn_batches))
+        student.eval()
+        judge = self._networks.get("teacher")
+        accuracy = data.score(student, 0, self._processes, judge)
+        epochs = sum(phase.epochs for phase in config.training_phases() if "student" in phase.losses)
+        record = TrainingRecord(config.method, epochs, config.seed, accuracy, len(data.test))
+        self._save(folder.student, "student", student.cpu(), record, self._quantization)
         teacher_accuracy = None
-        if "teacher" in self._networks:
-            teacher = self._networks["teacher"].cpu()
-            teacher_accuracy = evaluate(teacher, test)
-            self._save(folder.teacher, "teacher", teacher, replace(record, accuracy=teacher_accuracy))
-        return TrainResult(folder.path, folder.student, student, accuracy, len(test), teacher_accuracy)
+        if judge is not None:
+            teacher_accuracy = data.score(judge, 0, self._processes) if data.measurable else None
+            self._save(folder.teacher, "teacher", judge.cpu(), replace(record, accuracy=teacher_accuracy or 0.0))
+        self._processes.wait()
+        self._progress.summary(folder.path, teacher_accuracy)
+        return TrainResult(
+            folder.path, folder.student, student, accuracy, len(data.test), teacher_accuracy, data.measure
+        )
 
     def _save(
         self,
@@ -240,11 +297,13 @@ class _Run:
         training: TrainingRecord,
         quantization: QuantizationRecord | None = None,
     ) -> None:
-        name = self._config.model if role == "student" else self._config.teacher
-        data = self._dataset
+        if not self._processes.writes:
+            return
+        name, args, _ = self._given(role)
+        data = self._data.dataset
         checkpoint = Checkpoint(
             state_dict=dict(network.state_dict()),
-            model=ModelRecord(name, len(data.classes), data.in_channels, self._image_shape),
+            model=ModelRecord(name, len(data.classes), data.in_channels, self._image_shape, args),
             dataset=self._dataset_record,
             training=training,
             quantization=quantization,

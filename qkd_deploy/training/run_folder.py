@@ -56,10 +56,17 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write in {self.path}: {error.strerror}; choose another --out") from error
         try:
+            self._remove_unfinished()
             write_config(config, self.config)
             yield
         finally:
             lock.release()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a process left that was killed while it wrote a file."""
+        for folder in (self.path, self.last.parent):
+            for file in folder.glob(".*.tmp"):
+                file.unlink(missing_ok=True)
 
     def check(self, config: TrainConfig, *, resume: bool) -> None:
         """Whether the run may be started or continued; raises as ``opened`` does, and changes nothing."""

@@ -11,12 +11,13 @@ from qkd_deploy.data import Augmentation, Split
 from qkd_deploy.distill import MethodOptions, method_named
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.batches import BatchStream
-from qkd_deploy.training.loop import PhaseLoop, Stage
+from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.loop import LoopOptions, PhaseLoop, Stage
 from qkd_deploy.training.metrics import EpochRecord
 from qkd_deploy.training.optimizers import OptimizerSettings
 from qkd_deploy.training.progress import NoProgress
 
-CPU = torch.device("cpu")
+ALONE = Processes(torch.device("cpu"))
 
 
 def split(count: int = 40) -> Split:
@@ -37,10 +38,10 @@ def loop_for(method: str, epochs: tuple[int, ...], lr: float = 0.05) -> PhaseLoo
         networks={"student": network(1), "teacher": network(2)},
         phases=method_named(method).phases(epochs, MethodOptions()),
         optimizers={"student": settings, "teacher": settings},
-        evaluate=lambda: 50.0,
+        evaluate=lambda role: 50.0,
         evaluate_every=2,
     )
-    return PhaseLoop(stage, BatchStream(split(), 8, None, seed=5), CPU, bf16=False, progress=NoProgress())
+    return PhaseLoop(stage, BatchStream(split(), 8, None, seed=5), ALONE, LoopOptions(), progress=NoProgress())
 
 
 def weights(loop: PhaseLoop, role: str) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from qkd_deploy.quantizers.step import fake_quantize
-from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings, StepMovement, cosine_factor
+from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings, StepMovement
 from qkd_deploy.training.steps_optimizer import RelativeAdam
 
 
@@ -128,11 +128,3 @@ def test_steps_move_by_their_own_ratios_without_weight_decay() -> None:
     assert movement.since_last() == {"weight_steps": pytest.approx(5e-5), "activation_steps": pytest.approx(5e-3)}
     torch.testing.assert_close(network.linear.weight.detach(), weight * (1 - 0.005 * 0.1))
     assert torch.equal(network.linear.bias, bias)
-
-
-def test_cosine_with_warmup() -> None:
-    assert cosine_factor(0.0) == 1.0
-    assert cosine_factor(0.5) == pytest.approx(0.5)
-    assert cosine_factor(0.05, warmup=0.1) == pytest.approx(0.5)
-    assert cosine_factor(0.1, warmup=0.1) == 1.0
-    assert cosine_factor(0.999, warmup=0.1) < 1e-4

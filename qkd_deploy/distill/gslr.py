@@ -1,0 +1,44 @@
+"""Distillation with a gradually decreasing soft loss (GSLR; Shin, Boo & Sung 2019, arXiv:1909.01688).
+
+    L = (1 - c) * CE(y, z_S) + c * T^2 * KL(p_T || p_S)
+
+The coefficient ``c`` falls from ``soft_loss`` to 0 during training, so that the student moves from soft to hard targets
+and the choice of temperature and teacher matters less. The paper's curve, start and temperature are not known; the
+curves here are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from qkd_deploy.distill.losses import cross_entropy, distillation_kl
+from qkd_deploy.distill.phases import Loss, LossTerms, MethodOptions, Outputs, Phase
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "step": lambda progress: (1.0, 0.5, 0.0)[min(int(3 * progress), 2)],
+}
+"""Share of the coefficient that is left at ``progress`` in [0, 1)."""
+
+
+def hardening(temperature: float, start: float, decay: str, smoothing: float = 0.0) -> Loss:
+    """The loss above, with ``c = start * decay(progress)``."""
+    share = DECAYS[decay]
+
+    def loss(outputs: Outputs) -> LossTerms:
+        coefficient = start * share(outputs.progress)
+        logits = outputs.logits["student"]
+        return {
+            "ce": (1 - coefficient) * cross_entropy(logits, outputs.labels, smoothing),
+            "kl": coefficient * distillation_kl(logits, outputs.logits["teacher"], temperature),
+        }
+
+    return loss
+
+
+def gslr_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
+    """One phase, with the teacher frozen."""
+    loss = hardening(options.temperature, options.soft_loss, options.soft_loss_decay, options.label_smoothing)
+    return [Phase("distillation", epochs[0], {"student": loss}, frozen=("teacher",))]

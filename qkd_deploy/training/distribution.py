@@ -1,0 +1,99 @@
+"""The processes of a run: one by default, many under ``torchrun``; a thin layer over Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.training.networks import resolve_device
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+T = TypeVar("T")
+
+
+class Processes:
+    """What the processes of a run do together; with one process, every method is the trivial one.
+
+    Attributes:
+        device: of this process.
+        rank, world: number of this process, and how many there are.
+    """
+
+    def __init__(self, device: torch.device, fabric: Fabric | None = None) -> None:
+        """``fabric``, launched, where there is more than one process."""
+        self._fabric = fabric
+        self.device = device if fabric is None else fabric.device
+        self.rank = 0 if fabric is None else fabric.global_rank
+        self.world = 1 if fabric is None else fabric.world_size
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the files and reports of the run: the first one does."""
+        return self.rank == 0
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(rank, world), for what is divided between the processes."""
+        return self.rank, self.world
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network to call in training: gradients are averaged over all processes in the backward pass."""
+        if self._fabric is None or not any(p.requires_grad for p in network.parameters()):
+            return network
+        return self._fabric.setup_module(network, move_to_device=False, _reapply_compile=False)
+
+    def without_exchange(self, network: nn.Module) -> AbstractContextManager[object]:
+        """Leave gradients of a wrapped network where they are, for all but the last part of a batch."""
+        if self._fabric is None:
+            return nullcontext()
+        return self._fabric.no_backward_sync(network)  # type: ignore[arg-type]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the processes."""
+        return values if self._fabric is None else self._fabric.all_reduce(values, reduce_op="mean")  # type: ignore[return-value]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the processes."""
+        return values if self._fabric is None else self._fabric.all_reduce(values, reduce_op="sum")  # type: ignore[return-value]
+
+    def agree(self, value: T) -> T:
+        """The first process's value; plain data or tensors."""
+        return value if self._fabric is None else self._fabric.broadcast(value)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self._fabric is not None:
+            self._fabric.barrier()
+
+
+def launch(device: str) -> Processes:
+    """The processes of this run: those that ``torchrun`` started, or this one alone.
+
+    Raises:
+        UserError: the device does not exist here, or several processes are to share one that is named by number.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Processes(resolve_device(device))
+    kind = resolve_device(device).type
+    if ":" in device:
+        raise UserError(f"--device {device} is one device for {world} processes; give --device {kind}")
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    # Parts of a network may have no gradient in some batch or phase, such as an auxiliary head.
+    strategy = DDPStrategy(find_unused_parameters=True)
+    fabric = Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
+    fabric.launch()
+    return Processes(fabric.device, fabric)

@@ -1,0 +1,140 @@
+"""The data of a run: splits on the device, what training does to their images, and how networks are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.data.dataset import AnySplit
+from qkd_deploy.data.mixing import Mixing
+from qkd_deploy.data.transform import Transform
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.training.batches import BatchStream
+from qkd_deploy.training.checkpoint import load_checkpoint
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.evaluate import evaluate, integer_accuracy, top_1
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A data set on the device of a run.
+
+    Attributes:
+        dataset: the data set.
+        augmentation: applied to training batches, or None.
+        mixing: mixes pairs of training images, or None.
+    """
+
+    dataset: ImageDataset
+    augmentation: Transform | None
+    mixing: Mixing | None
+
+    @property
+    def train(self) -> AnySplit:
+        """The training images."""
+        return self.dataset.train
+
+    @property
+    def test(self) -> AnySplit:
+        """The held-out images."""
+        return self.dataset.test
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the files, such as how many were skipped."""
+        return self.dataset.notes
+
+    @property
+    def measurable(self) -> bool:
+        """Whether held-out images have labels."""
+        return self.test.labelled
+
+    @property
+    def measure(self) -> str:
+        """What ``score`` is, in words."""
+        if not self.measurable:
+            return "agreement with the teacher"
+        return "accuracy" if self.dataset.metric is None else self.dataset.metric_name
+
+    def stream(self, batch_size: int, seed: int, shard: tuple[int, int]) -> BatchStream:
+        """Training batches, of which this process gets its shard."""
+        return BatchStream(
+            self.train,
+            batch_size,
+            self.augmentation,
+            seed,
+            shard=shard,
+            mixing=self.mixing,
+            classes=len(self.dataset.classes),
+        )
+
+    def score(
+        self, network: nn.Module, limit: int, processes: Processes | None, teacher: nn.Module | None = None
+    ) -> float:
+        """What ``network`` reaches on ``limit`` held-out images (0: all); a prepared one is measured frozen.
+
+        Args:
+            network: what is measured.
+            limit: number of images.
+            processes: that measure together, or None for this one alone.
+            teacher: decides where images have no labels.
+        """
+        metric = top_1 if self.dataset.metric is None else self.dataset.metric
+        judge = None if self.measurable else teacher
+        options: dict[str, Any] = {"metric": metric, "judge": judge, "limit": limit or None, "processes": processes}
+        if isinstance(network, PreparedModel):
+            return integer_accuracy(network, self.test, **options)
+        return evaluate(network, self.test, **options)
+
+
+def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
+    """Load and check the data of a run.
+
+    Raises:
+        UserError: they cannot be loaded, or lack the labels that the run needs.
+    """
+    dataset = load_dataset(
+        config.dataset,
+        None if config.data_dir is None else Path(config.data_dir),
+        image_size=config.image_size,
+        workers=config.workers,
+        strict=config.strict,
+        classes=config.classes or _classes_of_teacher(config),
+        args=config.dataset_args,
+    ).to(device)
+    if not dataset.train.labelled:
+        _require_label_free(config)
+    mixing = Mixing(config.mixup, config.cutmix)
+    return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None)
+
+
+def _classes_of_teacher(config: TrainConfig) -> int:
+    """The number of classes in the teacher's checkpoint; 0 where there is none, or it holds weights alone."""
+    if config.teacher_checkpoint is None:
+        return 0
+    try:
+        return load_checkpoint(config.teacher_checkpoint).model.num_classes
+    except UserError:  # a file that cannot be used at all is reported where its weights are read
+        return 0
+
+
+def _require_label_free(config: TrainConfig) -> None:
+    """Refuse what needs labels for unlabelled images."""
+    if any(phase.needs_labels for phase in config.training_phases()):
+        raise UserError(
+            f"{config.dataset} has no labels, which --method {config.method} needs; use --method sqakd with a trained "
+            f"teacher, --teacher {config.model}:FILE"
+        )
+    if config.teacher_checkpoint is None:
+        raise UserError(
+            f"{config.dataset} has no labels to train a teacher on; give a trained one, --teacher {config.model}:FILE"
+        )
+    if config.mixup or config.cutmix:
+        raise UserError(f"mixup and cutmix mix labels, and {config.dataset} has none; leave them out")

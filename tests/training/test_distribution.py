@@ -1,0 +1,110 @@
+"""Several real processes on one machine, exchanging gradients with gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qkd_deploy.data import load_dataset
+from qkd_deploy.errors import UserError
+from qkd_deploy.training.batches import BatchStream
+from qkd_deploy.training.checkpoint import load_checkpoint
+
+NETWORK = """
+from torch import nn
+
+def make(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes),
+    )
+"""
+SETTINGS = shlex.split(
+    "--epochs 1,1,1 --pretrain-epochs 1 --teacher-pretrain-epochs 1 --batch-size 96 --device cpu --threads 1 --json"
+)
+BIN = Path(sys.executable).parent
+
+
+def trained(folder: Path, name: str, arguments: list[str], processes: int = 1) -> dict[str, Any]:
+    """Run the command line in ``processes`` processes; its result as JSON."""
+    command = [str(BIN / "qkd-deploy")]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        rendezvous = ["--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+        command = [str(BIN / "torchrun"), *rendezvous, "--no-python", *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    command += ["train", "--out", name, *SETTINGS, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_at_the_same_global_batch(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(NETWORK)
+    networks = ["--model", "plain:make", "--teacher", "plain:make"]
+    one = trained(tmp_path, "one", networks)
+    two = trained(tmp_path, "two", networks, processes=2)
+    ours, theirs = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line["phase"] for line in ours] == [line["phase"] for line in theirs]
+    assert len(ours) == 5
+    for mine, other in zip(ours, theirs, strict=True):
+        for role, terms in mine["losses"].items():
+            assert other["losses"][role] == pytest.approx(terms, rel=2e-4), mine["phase"]
+    assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.0)
+    weights = [load_checkpoint(tmp_path / name / "model.pt").state_dict for name in ("one", "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=2e-3, rtol=2e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_batch_norms_co_study_and_averages_in_two_processes(tmp_path: Path) -> None:
+    arguments = [
+        "--model",
+        "plaincnn",
+        "--teacher",
+        "plaincnn",
+        "--accumulate",
+        "2",
+        "--ema",
+        "0.9",
+        "--bn-batches",
+        "2",
+    ]
+    result = trained(tmp_path, "run", arguments, processes=2)
+    lines = metrics(tmp_path / "run")
+    assert len(lines) == 5  # written by one process
+    assert result["images"] == 359 and 0 < result["accuracy"] <= 100
+    assert lines[-1]["losses"]["student"]["ce"] < lines[1]["losses"]["student"]["ce"]
+
+
+def test_batches_that_cannot_be_shared_are_refused() -> None:
+    digits = load_dataset("digits")
+    with pytest.raises(UserError, match="3 processes cannot share batches of 64 images equally"):
+        BatchStream(digits.train, 64, None, 0, shard=(0, 3))
+
+
+def test_parts_of_batches_make_the_whole() -> None:
+    digits = load_dataset("digits")
+    whole = list(BatchStream(digits.train, 60, digits.augmentation, 3).epoch())
+    parts = [list(BatchStream(digits.train, 60, digits.augmentation, 3, shard=(rank, 3)).epoch()) for rank in range(3)]
+    assert len(whole) == len(parts[0]) == 23
+    for (images, labels), *pieces in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([piece[0] for piece in pieces]), images)
+        assert torch.equal(torch.cat([piece[1] for piece in pieces]), labels)
