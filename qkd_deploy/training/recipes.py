@@ -13,6 +13,7 @@ _DIGITS: dict[str, Any] = {
     "epochs": (6, 20, 14),
     "pretrain_epochs": 20,
     "teacher_pretrain_epochs": 20,
+    "teacher_feature_epochs": 3,
     "batch_size": 64,
     # 8x8 pixels do not keep a second core busy: threads would wait for each other, badly so on a busy machine.
     "threads": 1,
