@@ -11,7 +11,7 @@ import pytest
 import qkd_deploy
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "numpy", "rich"}
+HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "numpy", "rich", "matplotlib", "tensorboard"}
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
