@@ -1,63 +1,15 @@
-"""Where a measurement comes from: software, hardware, commit, command line."""
+"""Where a benchmark comes from."""
 
 from __future__ import annotations
 
-import platform
 import shlex
-import subprocess
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("qkd-deploy", "torch", "onnx", "onnxruntime", "numpy")
-# The instruction sets that decide how fast (and on x86 without VNNI: how safely) integer kernels run.
-_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+from qkd_deploy import provenance as package
 
 
 def provenance() -> dict[str, Any]:
-    """Everything a reader needs to judge or repeat a measurement; no paths, host or user names."""
-    return {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu(),
-    }
-
-
-def cpu() -> dict[str, Any]:
-    """Model name, and which of the instruction sets that matter the CPU has (Linux; elsewhere the name only)."""
-    info: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            info.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
-    flags = info.get("flags", info.get("Features", "")).split()
-    name = info.get("model name") or platform.processor() or "unknown"
-    return {"model": name, "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else "unknown"}
-
-
-def _commit() -> str:
-    """The commit of the checkout, with "+changes" when files differ from it; "unknown" outside of one."""
-    root = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    """Software, hardware, commit and command line of this benchmark."""
+    return package.provenance(shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]))

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qkd_deploy.training.config import make_config
-from qkd_deploy.training.progress import NoProgress
-from qkd_deploy.training.run import train
+from qkd_deploy.sweep.plan import read_plan
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -31,15 +29,7 @@ def test_inference_compares_three_models_without_float_kernels(tmp_path: Path) -
     assert {"commit", "cpu", "packages"} <= report["provenance"].keys()
 
 
-def test_accuracy_counts_only_verified_files(tmp_path: Path) -> None:
-    start = {"method": "qat", "epochs": 1, "pretrain_epochs": 2, "threads": 1}
-    train(make_config(start), tmp_path / "start", progress=NoProgress())
-    weights = tmp_path / "start" / "checkpoints" / "student-float.pt"
-    arguments = ["--dataset", "digits", "--model", "resnet8", "--init", str(weights), "--teacher", f"resnet8:{weights}"]
-    arguments += ["--epochs", "1", "--methods", "qat,kd", "--bits", "w4a4", "--json", "out.json"]
-    table = run("accuracy.py", *arguments, folder=tmp_path)
-    report = json.loads((tmp_path / "out.json").read_text())
-    assert [row["method"] for row in report["results"]] == ["qat", "kd"]
-    assert all(row["verified"] and row["differing_codes"] == 0 for row in report["results"])
-    assert str(tmp_path) not in json.dumps(report)
-    assert len(table.splitlines()) == 2
+def test_the_sweep_of_the_results_page_is_one() -> None:
+    plan = read_plan(BENCHMARKS / "cifar10.toml")
+    assert len(plan.entries) == 12 and plan.verify.require_integer
+    assert {entry.config.epochs for entry in plan.entries} == {(4,)}

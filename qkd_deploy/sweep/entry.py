@@ -1,0 +1,159 @@
+"""One entry of a sweep: trained, exported and verified, or taken from an earlier call."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qkd_deploy.atomic import atomic_write
+from qkd_deploy.errors import UserError
+from qkd_deploy.sweep.plan import Entry, VerifyOptions
+from qkd_deploy.sweep.processes import Processes, StepFailed
+from qkd_deploy.training.config import TrainConfig
+
+# Settings that say which images verify looks at, with their option.
+_DATA = {"data_dir": "--data-dir", "image_size": "--image-size", "classes": "--classes"}
+
+
+@dataclass(frozen=True)
+class EntryResult:
+    """What became of an entry.
+
+    Attributes:
+        id: of the entry, and the name of its folder.
+        verified: whether ``verify`` passed on the exported file.
+        verify: how it was verified.
+        accuracy: percent, as ONNX Runtime measures it on the exported file; None where the entry failed.
+        preview, frozen: the same of the fake-quantized and of the frozen model.
+        images, dataset: what it was measured on.
+        compared_codes, differing_codes: between the integer model and ONNX Runtime.
+        float_operations: operators that ONNX Runtime computes in float.
+        float_accuracy: of the full-precision weights that the student started from, where their file tells.
+        teacher_accuracy: of the teacher after training; None without one.
+        seconds: of training, in the call that finished it.
+        failure: why it is not verified; empty where it is.
+    """
+
+    id: str
+    verified: bool
+    verify: dict[str, Any]
+    accuracy: float | None = None
+    preview: float | None = None
+    frozen: float | None = None
+    images: int | None = None
+    dataset: str | None = None
+    compared_codes: int | None = None
+    differing_codes: int | None = None
+    float_operations: int | None = None
+    float_accuracy: float | None = None
+    teacher_accuracy: float | None = None
+    seconds: int | None = None
+    failure: str = ""
+
+
+def finished(entry: Entry, folder: Path, verify: VerifyOptions) -> EntryResult | None:
+    """The result of an earlier call, if the entry is trained and verified in the same way."""
+    try:
+        result = EntryResult(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return result if result.verified and (result.id, result.verify) == (entry.id, asdict(verify)) else None
+
+
+def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Processes) -> EntryResult:
+    """Train (or go on training), export and verify; a command that fails is a result too.
+
+    Raises:
+        Stopped: the sweep was interrupted; the folder can be continued.
+        UserError: the folder cannot be written.
+    """
+    log = folder / "log.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        processes.run(_train(entry, folder), log)
+        seconds = round(time.monotonic() - started)
+        processes.run(_export(entry.config, folder), log)
+        processes.run(_verify(entry.config, folder, verify), log, allowed=(0, 1))
+        report = json.loads((folder / "verify.json").read_text(encoding="utf-8"))
+    except StepFailed as failure:
+        return EntryResult(entry.id, False, asdict(verify), failure=str(failure))
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}; choose another --out") from error
+    result = EntryResult(
+        entry.id,
+        report["passed"],
+        asdict(verify),
+        accuracy=report["accuracy"]["runtime"],
+        preview=report["accuracy"]["preview"],
+        frozen=report["accuracy"]["frozen"],
+        images=report["images"],
+        dataset=(report["dataset"] or {}).get("name"),
+        compared_codes=report["compared_codes"],
+        differing_codes=report["differing_codes"],
+        float_operations=len(report["float_ops"]),
+        float_accuracy=_recorded_accuracy(entry.config.init or folder / "checkpoints" / "student-float.pt"),
+        teacher_accuracy=_recorded_accuracy(folder / "teacher.pt"),
+        seconds=seconds,
+        failure="" if report["passed"] else f"verify: {report['verdict']}",
+    )
+    _write(result, folder / "result.json")
+    return result
+
+
+def _train(entry: Entry, folder: Path) -> list[str]:
+    command = ["train", "--out", str(folder)]
+    if (folder / "config.toml").exists():
+        return [*command, "--resume"]
+    import tomli_w
+
+    settings = folder / "settings.toml"
+    with atomic_write(settings) as temporary:
+        temporary.write_text(tomli_w.dumps(entry.given), encoding="utf-8")
+    return [*command, "--config", str(settings)]
+
+
+def _export(config: TrainConfig, folder: Path) -> list[str]:
+    output = ["--output", str(folder / "model.onnx")]
+    return ["export", "--bits", config.bits, *_model(config), *output, str(folder / "model.pt")]
+
+
+def _verify(config: TrainConfig, folder: Path, options: VerifyOptions) -> list[str]:
+    command = ["verify", "--dataset", config.dataset, "--checkpoint", str(folder / "model.pt"), *_model(config)]
+    for name, option in _DATA.items():
+        if value := getattr(config, name):
+            command += [option, str(value)]
+    for key, value in config.dataset_args.items():
+        command += ["--dataset-arg", f"{key}={json.dumps(value)}"]
+    command += ["--require-integer"] if options.require_integer else []
+    return [
+        *command,
+        "--tolerance",
+        str(options.tolerance),
+        "--json",
+        str(folder / "verify.json"),
+        str(folder / "model.onnx"),
+    ]
+
+
+def _model(config: TrainConfig) -> list[str]:
+    """A network of the user's has to be named again to be imported."""
+    return ["--model", config.model] if ":" in config.model else []
+
+
+def _recorded_accuracy(checkpoint: Path | str) -> float | None:
+    """What a checkpoint says about itself; None where there is none of ours."""
+    from qkd_deploy.training.checkpoint import load_checkpoint
+
+    try:
+        return load_checkpoint(checkpoint).training.accuracy
+    except UserError:
+        return None
+
+
+def _write(result: EntryResult, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,165 @@
+"""What a sweep consists of: a TOML file with common settings and axes, multiplied out.
+
+``[settings]`` holds settings of ``TrainConfig`` that all entries share. In ``[grid]`` every key is an axis: a setting
+with a list of values, or any other name with a list of tables, whose settings change together. ``[verify]`` holds
+options of ``verify``. Every combination of the axes' values is an entry.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.training.config import TrainConfig, make_config
+
+_TABLES = ("settings", "grid", "verify")
+_SETTINGS = [item.name for item in fields(TrainConfig)]
+_ID_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How entries are verified: options of ``verify``."""
+
+    tolerance: float = 0.1
+    require_integer: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training run of a sweep.
+
+    Attributes:
+        given: the settings that the file names, as ``make_config`` takes them.
+        axes: by axis, the value that this entry has; for an axis of tables, that of the table's first key.
+        config: everything resolved.
+    """
+
+    given: dict[str, Any]
+    axes: dict[str, Any]
+    config: TrainConfig
+
+    @property
+    def id(self) -> str:
+        """Hash of the resolved settings: the same run has the same name in every sweep."""
+        text = json.dumps(asdict(self.config), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
+
+    @property
+    def label(self) -> str:
+        """The entry's place in the grid, for people."""
+        return ", ".join(f"{axis} {shown(value)}" for axis, value in self.axes.items()) or "the only entry"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep: its file, its axes in order, and all entries."""
+
+    file: Path
+    axes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    verify: VerifyOptions
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Read a sweep and check every entry's settings.
+
+    Raises:
+        UserError: the file cannot be read or is no TOML, has an unknown table or setting, an axis without values,
+            settings that do not fit together, or the same entry twice.
+    """
+    file = Path(path)
+    content = _read(file)
+    for table in content:
+        if table not in _TABLES or not isinstance(content[table], dict):
+            raise UserError(f"{file} has {table!r}{_hint(table, _TABLES)}; a sweep has the tables {', '.join(_TABLES)}")
+    common, grid = content.get("settings", {}), content.get("grid", {})
+    axes = [_axis(file, name, values) for name, values in grid.items()]
+    _require_settings_once(file, common, axes)
+    entries = tuple(_entry(file, common, list(grid), choice) for choice in product(*axes))
+    _require_different(file, entries)
+    return Plan(file, tuple(grid), entries, _verify_options(file, content.get("verify", {})))
+
+
+def shown(value: Any) -> str:
+    """A setting's value, short."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the sweep {file}: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not a TOML file ({error}); correct it") from error
+
+
+def _axis(file: Path, name: str, values: Any) -> list[dict[str, Any]]:
+    """The values of an axis, each as the settings that it stands for."""
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{file}: the axis {name!r} is {values!r}; give a list of values, such as [0, 1, 2]")
+    if name in _SETTINGS:
+        return [{name: value} for value in values]
+    if not all(isinstance(value, dict) and value for value in values):
+        raise UserError(f"{file}: {name!r} is no setting{_hint(name, _SETTINGS)}; an axis of that name needs tables")
+    return values
+
+
+def _require_settings_once(file: Path, common: Mapping[str, Any], axes: list[list[dict[str, Any]]]) -> None:
+    """Refuse settings that do not exist, and those that two places decide."""
+    places: list[set[str]] = [set(common), *({key for values in axis for key in values} for axis in axes)]
+    seen: set[str] = set()
+    for place in places:
+        for key in sorted(place):
+            if key not in _SETTINGS:
+                raise UserError(f"{file}: unknown setting {key!r}{_hint(key, _SETTINGS)}; correct it")
+            if key in seen:
+                raise UserError(f"{file} sets {key!r} in two places; leave it in one of them")
+        seen |= place
+
+
+def _entry(file: Path, common: dict[str, Any], axes: list[str], choice: tuple[dict[str, Any], ...]) -> Entry:
+    given = dict(common)
+    for settings in choice:
+        given |= settings
+    places = {axis: next(iter(settings.values())) for axis, settings in zip(axes, choice, strict=True)}
+    try:
+        return Entry(given, places, make_config(given))
+    except UserError as error:
+        where = ", ".join(f"{axis} {shown(value)}" for axis, value in places.items())
+        raise UserError(f"{file}{f' ({where})' if where else ''}: {error}") from error
+
+
+def _require_different(file: Path, entries: tuple[Entry, ...]) -> None:
+    labels: dict[str, str] = {}
+    for entry in entries:
+        if entry.id in labels:
+            raise UserError(f"{file}: {labels[entry.id]} and {entry.label} are the same run; leave one of them out")
+        labels[entry.id] = entry.label
+
+
+def _verify_options(file: Path, given: dict[str, Any]) -> VerifyOptions:
+    known = [item.name for item in fields(VerifyOptions)]
+    for key in given:
+        if key not in known:
+            raise UserError(f"{file}: unknown setting {key!r} of verify{_hint(key, known)}; it has {', '.join(known)}")
+    options = VerifyOptions(**given)
+    if type(options.tolerance) not in (int, float) or not 0 <= options.tolerance < float("inf"):
+        raise UserError(f"{file}: tolerance is {options.tolerance!r}; it must be a number of points, 0 or more")
+    if type(options.require_integer) is not bool:
+        raise UserError(f"{file}: require_integer is {options.require_integer!r}; it must be true or false")
+    return options
+
+
+def _hint(word: str, known: list[str] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,84 @@
+"""Commands of the command line as processes, which end when the sweep is interrupted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from threading import Lock
+
+_CLI = (sys.executable, "-c", "import sys; from qkd_deploy.cli.main import main; sys.exit(main())")
+
+
+class StepFailed(Exception):
+    """A command that did not end as it should; the message says why, in one line."""
+
+
+class Stopped(Exception):
+    """The sweep was interrupted before or while the command ran."""
+
+
+class Processes:
+    """Runs commands, from several threads at a time."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+        self._lock = Lock()
+
+    def run(self, arguments: list[str], log: Path, *, allowed: tuple[int, ...] = (0,)) -> None:
+        """Run ``qkd-deploy ARGUMENTS`` and wait for it.
+
+        Args:
+            arguments: of the command line.
+            log: what the command says on stderr is appended to it.
+            allowed: exit codes that are no failure.
+
+        Raises:
+            StepFailed: another exit code.
+            Stopped: ``stop`` was called.
+        """
+        with log.open("a", encoding="utf-8") as errors:
+            errors.write(f"$ qkd-deploy {' '.join(arguments)}\n")
+            errors.flush()
+            start = errors.tell()
+            process = self._start(arguments, errors.fileno())
+            process.wait()
+        with self._lock:
+            self._running.discard(process)
+            if self._stopped:
+                raise Stopped
+        if process.returncode not in allowed:
+            raise StepFailed(f"{arguments[0]}: {_reason(process.returncode, log, start)}")
+
+    def _start(self, arguments: list[str], errors: int) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise Stopped
+            process = subprocess.Popen(
+                [*_CLI, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                # Ctrl-C on a terminal reaches all of a session: the processes are to hear of it once, from ``stop``.
+                start_new_session=True,
+            )
+            self._running.add(process)
+            return process
+
+    def stop(self) -> None:
+        """End all running commands as SIGTERM does, which leaves training resumable; start no others."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def _reason(code: int, log: Path, start: int) -> str:
+    """The last line that the command wrote to stderr, or how it ended where it wrote none."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+    return f"{last.removeprefix('Error: ')} ({how})" if last else how
