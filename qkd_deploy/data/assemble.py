@@ -64,6 +64,7 @@ def assemble(
     known = tuple(remarks)
     splits = (train.in_memory(), test.in_memory()) if small else (train, test)
     if small:
+        reader.close()
         known += problem_note(reader, "left out")
     return ImageDataset(
         name=name,

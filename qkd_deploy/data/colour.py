@@ -40,7 +40,8 @@ def brightness(values: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 def contrast(values: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Move pixels from or towards the mean grey of their image."""
-    mean = grey(values).mean(dim=(2, 3), keepdim=True)
+    # In float64, so that no rounding depends on how a sum is divided among threads.
+    mean = grey(values).mean(dim=(2, 3), keepdim=True, dtype=torch.float64).to(values.dtype)
     return torch.lerp(mean, values, factor).clamp_(0, 255)
 
 

@@ -43,7 +43,8 @@ class ResizedCrop(Drawn):
         """Boxes float32 [N, 4] (left, top, right, bottom) in pixels within images of that size."""
         least, largest = self.area
         area = (least + (largest - least) * numbers[:, 0]) * height * width
-        shape = torch.exp(log(self.ratio) * (2 * numbers[:, 1] - 1))
+        # In float64, so that no rounding depends on how many images are cropped together.
+        shape = torch.exp(log(self.ratio) * (2 * numbers[:, 1].double() - 1)).float()
         wide, high = (area * shape).sqrt().clamp(max=width), (area / shape).sqrt().clamp(max=height)
         left, top = (width - wide) * numbers[:, 2], (height - high) * numbers[:, 3]
         return torch.stack([left, top, (left + wide).clamp(max=width), (top + high).clamp(max=height)], dim=1)

@@ -59,7 +59,9 @@ def _unchanged(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 
 def _rotate(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     height, width = images.shape[2:]
-    maps, cosine, sine = _identity(strength), torch.cos(_TURN * strength), torch.sin(_TURN * strength)
+    # In float64, so that no rounding depends on how many images are turned together.
+    maps, angle = _identity(strength), _TURN * strength.double()
+    cosine, sine = torch.cos(angle).float(), torch.sin(angle).float()
     maps[:, 0, 0], maps[:, 0, 1] = cosine, -sine * height / width
     maps[:, 1, 0], maps[:, 1, 1] = sine * width / height, cosine
     return affine(images, maps)

@@ -35,7 +35,8 @@ class Plan:
         return self.length
 
     def __iter__(self) -> Iterator[list[Item]]:
-        return map(self.items, range(self.length))
+        for number in range(self.length):
+            yield self.items(number)
 
 
 class Source(Protocol):
@@ -74,7 +75,7 @@ class Reader:
         self.unreadable: dict[int, str] = {}
         self._workers = min(workers, _cores())
         self._decoding = _Decoding(source, view)
-        self._plan = Plan(0, lambda _: [])
+        self._plan = Plan(0, _nothing)
         self._kept: DataLoader[Decoded] | None = None
         self._busy = False
 
@@ -88,6 +89,10 @@ class Reader:
             for place, reason in problems.items():
                 self._remember(plan.items(number)[place][0], reason)
             yield pixels, problems
+
+    def close(self) -> None:
+        """Stop the workers; reading starts others."""
+        self._kept = None
 
     def read_one(self, item: Item) -> Pixels | None:
         """Decode one image in this process; None where it cannot be read.
@@ -117,6 +122,8 @@ class Reader:
             self._plan.length, self._plan.items = plan.length, plan.items
             yield from self._kept
         finally:
+            # A plan knows its split, which knows this reader: in a circle, workers would not be stopped in good order.
+            self._plan.length, self._plan.items = 0, _nothing
             self._busy = False
 
     def _loader(self, plan: Plan, *, keep: bool) -> DataLoader[Decoded]:
@@ -125,7 +132,7 @@ class Reader:
             batch_sampler=plan,
             num_workers=self._workers,
             collate_fn=_as_it_is,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_ignore_interrupts,
             # The loader draws a number that nothing here uses; it must not come from torch's global generator.
             generator=torch.Generator(),
             persistent_workers=keep,
@@ -162,14 +169,17 @@ class _Decoding(Dataset[Decoded]):
         return pixels, problems
 
 
+def _nothing(_: int) -> list[Item]:
+    return []
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_signals(_: int) -> None:
-    """Ctrl-C and SIGTERM are for the main process, which ends its workers."""
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C is for the main process, which ends its workers; torch has seen to SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _cores() -> int:

@@ -51,7 +51,7 @@ class Drawn(Transform):
     ) -> torch.Tensor:
         """Change ``images``; see `Transform`."""
         drawn = self.draw(len(images) if count is None else count, generator)
-        return self.apply(images, *(parameter[place] for parameter in drawn))
+        return self.apply(images, *(parameter[place] for parameter in drawn)) if len(images) else images
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:

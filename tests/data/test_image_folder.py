@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from image_files import picture, write, write_tree
@@ -12,6 +13,11 @@ from qkd_deploy.errors import UserError
 
 def opened(path: Path, **options: object) -> ImageDataset:
     return load_dataset(f"imagefolder:{path}", workers=0, **options)  # type: ignore[arg-type]
+
+
+def pixels(seed: int) -> torch.Tensor:
+    """The image [C, H, W] that was written with this seed."""
+    return torch.from_numpy(np.asarray(picture(seed)).transpose(2, 0, 1).copy())
 
 
 @pytest.mark.parametrize("held_out", ["val", "valid", "validation", "test"])
@@ -26,17 +32,15 @@ def test_train_and_held_out_folders_with_classes(held_out: str, tmp_path: Path) 
     assert data.known_as == data.name == f"imagefolder:{tmp_path.name}"
     assert data.notes == ()
     assert isinstance(data.train, Split)
-    assert torch.equal(
-        data.train.images[5].permute(1, 2, 0), torch.tensor(list(picture(1001).getdata())).view(12, 12, 3)
-    )
+    assert torch.equal(data.train.images[5], pixels(1001))
 
 
 def test_class_folders_without_a_division_hold_out_every_fifth_image(tmp_path: Path) -> None:
     data = opened(write_tree(tmp_path, 10))
     assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert data.train.labels.bincount().tolist() == [8, 8, 8]
-    expected = [torch.tensor(list(picture(seed).getdata())).view(12, 12, 3) for seed in (2, 7, 1002)]
-    assert all(torch.equal(a.permute(1, 2, 0), b) for a, b in zip(data.test.images[:3], expected, strict=True))
+    expected = [pixels(seed) for seed in (2, 7, 1002)]
+    assert all(torch.equal(a, b) for a, b in zip(data.test.images[:3], expected, strict=True))
     assert opened(tmp_path).fingerprint == data.fingerprint
 
 
@@ -114,7 +118,9 @@ def test_images_deep_in_a_class_folder_and_behind_links_count(tmp_path: Path) ->
 
 def damage(root: Path, count: int) -> list[str]:
     """Wreck some images of a folder, in several ways; returns their paths from the folder."""
-    files = sorted(root.rglob("*.png"))[2 :: len(list(root.rglob("*.png"))) // count][:count]
+    files = sorted(root.rglob("*.png"))
+    step = len(files) // count
+    files = files[step // 2 :: step][:count]
     for number, file in enumerate(files):
         content = file.read_bytes()
         file.write_bytes([b"", b"no image", content[:100], content[: len(content) // 2]][number % 4])
@@ -149,7 +155,7 @@ def test_corrupt_images_of_a_stream_are_replaced_and_counted(
     images, labels = map(torch.cat, zip(*data.train.read(torch.arange(60).split(16)), strict=True))
     (note,) = data.notes
     assert note.startswith(
-        f"10 of 66 images cannot be read and are replaced by their neighbours, first train/{names[0]}"
+        f"10 of 66 images cannot be read and are replaced by their neighbours, first train/{names[0]} ("
     )
     paths = sorted((tmp_path / "train").rglob("*.png"))
     bad = [index for index, path in enumerate(paths) if path.relative_to(tmp_path / "train").as_posix() in names]
@@ -168,7 +174,7 @@ def test_nothing_but_corrupt_images_is_an_error(memory: int, tmp_path: Path, mon
     monkeypatch.setattr(assemble, "MEMORY_BYTES", memory)
     write_tree(tmp_path, 5)
     damage(tmp_path, 15)
-    with pytest.raises(UserError, match="none of .* images looked at can be read; replace the files"):
+    with pytest.raises(UserError, match=r"none of .* images looked at can be read; replace the files"):
         opened(tmp_path)
     with pytest.raises(UserError, match=r"none of the 12 images can be read, such as .*png \(.*\); replace the files"):
         data = opened(tmp_path, image_size=8)

@@ -124,18 +124,18 @@ def test_an_epoch_that_is_left_early_spoils_nothing(here: ImageDataset, workers:
     assert equal(*found)
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(sorted(AUGMENTATIONS)),
     kind=st.sampled_from(["here", "memory"]),
-    batch=st.integers(1, 30),
+    batch=st.integers(1, 15),
     world=st.integers(1, 5),
     mixed=st.booleans(),
 )
 def test_processes_see_together_what_one_would_see(
     name: str, kind: str, batch: int, world: int, mixed: bool, here: ImageDataset, memory: ImageDataset
 ) -> None:
-    split = (here if kind == "here" else memory).train.head(33)
+    split = (here if kind == "here" else memory).train.head(13)
     mixing = Mixing(mixup=0.5, cutmix=0.5) if mixed else None
     batch = -(-batch // (2 * world)) * 2 * world if mixed else batch
     arguments = (AUGMENTATIONS[name], (0, 1), mixing, 3)
