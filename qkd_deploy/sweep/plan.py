@@ -39,7 +39,7 @@ class Entry:
 
     Attributes:
         given: the settings that the file names, as ``make_config`` takes them.
-        axes: by axis, the value that this entry has; for an axis of tables, that of the table's first key.
+        axes: by axis, the value that this entry has; for a table, that of its first key if it tells.
         config: everything resolved.
     """
 
@@ -57,6 +57,14 @@ class Entry:
     def label(self) -> str:
         """The entry's place in the grid, for people."""
         return ", ".join(f"{axis} {shown(value)}" for axis, value in self.axes.items()) or "the only entry"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One value of an axis, and the settings that it stands for."""
+
+    value: Any
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def read_plan(path: Path | str) -> Plan:
     common, grid = content.get("settings", {}), content.get("grid", {})
     axes = [_axis(file, name, values) for name, values in grid.items()]
     _require_settings_once(file, common, axes)
-    entries = tuple(_entry(file, common, list(grid), choice) for choice in product(*axes))
+    entries = tuple(_entry(file, common, list(grid), choices) for choices in product(*axes))
     _require_different(file, entries)
     return Plan(file, tuple(grid), entries, _verify_options(file, content.get("verify", {})))
 
@@ -103,20 +111,22 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not a TOML file ({error}); correct it") from error
 
 
-def _axis(file: Path, name: str, values: Any) -> list[dict[str, Any]]:
-    """The values of an axis, each as the settings that it stands for."""
+def _axis(file: Path, name: str, values: Any) -> list[_Choice]:
+    """The values of an axis, each with the settings that it stands for."""
     if not isinstance(values, list) or not values:
         raise UserError(f"{file}: the axis {name!r} is {values!r}; give a list of values, such as [0, 1, 2]")
     if name in _SETTINGS:
-        return [{name: value} for value in values]
+        return [_Choice(value, {name: value}) for value in values]
     if not all(isinstance(value, dict) and value for value in values):
         raise UserError(f"{file}: {name!r} is no setting{_hint(name, _SETTINGS)}; an axis of that name needs tables")
-    return values
+    heads = [next(iter(table.values())) for table in values]
+    distinct = len({shown(head) for head in heads}) == len(heads)
+    return [_Choice(head if distinct else table, table) for head, table in zip(heads, values, strict=True)]
 
 
-def _require_settings_once(file: Path, common: Mapping[str, Any], axes: list[list[dict[str, Any]]]) -> None:
+def _require_settings_once(file: Path, common: Mapping[str, Any], axes: list[list[_Choice]]) -> None:
     """Refuse settings that do not exist, and those that two places decide."""
-    places: list[set[str]] = [set(common), *({key for values in axis for key in values} for axis in axes)]
+    places: list[set[str]] = [set(common), *({key for choice in axis for key in choice.settings} for axis in axes)]
     seen: set[str] = set()
     for place in places:
         for key in sorted(place):
@@ -127,11 +137,11 @@ def _require_settings_once(file: Path, common: Mapping[str, Any], axes: list[lis
         seen |= place
 
 
-def _entry(file: Path, common: dict[str, Any], axes: list[str], choice: tuple[dict[str, Any], ...]) -> Entry:
+def _entry(file: Path, common: dict[str, Any], axes: list[str], choices: tuple[_Choice, ...]) -> Entry:
     given = dict(common)
-    for settings in choice:
-        given |= settings
-    places = {axis: next(iter(settings.values())) for axis, settings in zip(axes, choice, strict=True)}
+    for choice in choices:
+        given |= choice.settings
+    places = {axis: choice.value for axis, choice in zip(axes, choices, strict=True)}
     try:
         return Entry(given, places, make_config(given))
     except UserError as error:

@@ -8,6 +8,7 @@ import pytest
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.sweep.plan import Plan, read_plan
+from qkd_deploy.sweep.results import combinations
 
 GOOD = """
 [settings]
@@ -66,6 +67,14 @@ def test_values_that_are_lists_or_tables_can_be_axes(tmp_path: Path) -> None:
     assert [(e.config.epochs, e.config.bits_for) for e in entries] == [
         (epochs, bits) for epochs in ((3,), (1, 2, 1)) for bits in ({}, {"fc": "w4a4"})
     ]
+
+
+def test_tables_are_shown_whole_where_their_first_setting_does_not_tell_them_apart(tmp_path: Path) -> None:
+    text = "[[grid.start]]\nmodel = 'resnet8'\n[[grid.start]]\nmodel = 'resnet8'\ninit = 'a.pt'\n"
+    tables = [{"model": "resnet8"}, {"model": "resnet8", "init": "a.pt"}]
+    found = plan(tmp_path, text)
+    assert [entry.axes for entry in found.entries] == [{"start": table} for table in tables]
+    assert len(combinations(found.entries, {})) == 2
 
 
 @pytest.mark.parametrize(
