@@ -1,6 +1,6 @@
 """A part of CIFAR-10's training images and all of its test images: a data set for short comparisons on a CPU.
 
-qkd-deploy train --dataset benchmarks.cifar10_part:part --dataset-arg images=5000 --data-dir DATA
+As ``--dataset benchmarks.cifar10_part:part --dataset-arg images=5000 --data-dir DATA``, or in a sweep.
 """
 
 from __future__ import annotations

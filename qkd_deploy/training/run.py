@@ -100,7 +100,9 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        return _Run(config, folder, shown, processes).execute(resume)
+        result = _Run(config, folder, shown, processes).execute(resume)
+        shown.summary(result.folder, result.teacher_accuracy)
+        return result
     finally:
         torch.set_num_threads(threads)
         shown.close()
@@ -284,7 +286,6 @@ class _Run:
             teacher_accuracy = data.score(judge, 0, self._processes) if data.measurable else None
             self._save(folder.teacher, "teacher", judge.cpu(), replace(record, accuracy=teacher_accuracy or 0.0))
         self._processes.wait()
-        self._progress.summary(folder.path, teacher_accuracy)
         return TrainResult(
             folder.path, folder.student, student, accuracy, len(data.test), teacher_accuracy, data.measure
         )

@@ -20,7 +20,7 @@ _STATE_FORMAT = "qkd-deploy run state 1"
 
 
 class RunFolder:
-    """``config.toml``, ``model.pt``, ``teacher.pt``, ``metrics.jsonl`` and ``checkpoints/`` of a run.
+    """``config.toml``, ``model.pt``, ``teacher.pt``, ``checkpoints/``, and what ``RunRecorder`` leaves, of a run.
 
     Args:
         path: the folder; it need not exist.
@@ -31,7 +31,6 @@ class RunFolder:
         self.config = path / "config.toml"
         self.student = path / "model.pt"
         self.teacher = path / "teacher.pt"
-        self.metrics = path / "metrics.jsonl"
         self.last = path / "checkpoints" / "last.pt"
 
     def start_of(self, role: Role) -> Path:

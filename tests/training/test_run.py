@@ -64,7 +64,7 @@ class KillAfter(NoProgress):
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        assert line.pop("seconds") > 0
+        assert line.pop("seconds") > 0 and line.pop("images_per_second") > 0
     return lines
 
 
@@ -97,6 +97,8 @@ def test_the_folder_holds_the_whole_run(finished: Path) -> None:
         "model.pt",
         "teacher.pt",
         "metrics.jsonl",
+        "plot.png",
+        "events/events.out.tfevents.0000000001",
         "checkpoints/last.pt",
         "checkpoints/teacher-float.pt",
         "checkpoints/student-float.pt",
