@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.options import Choice, Points
+from qkd_deploy.cli.options import Argument, Choice, Points
 
 if TYPE_CHECKING:
     from qkd_deploy.verification.report import VerificationReport
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
-@click.option("--dataset", help="digits, cifar10, cifar100 or package.module:factory.")
+@click.option(
+    "--dataset",
+    help="digits, cifar10, cifar100, tiny-imagenet, imagefolder:PATH, FILE.npz, hf:NAME or package.module:factory.",
+)
 @click.option("--data-dir", type=Path, help="Folder that holds the data set.")
+@click.option("--dataset-arg", "dataset_args", type=Argument(), multiple=True, help="Argument of the factory.")
+@click.option("--image-size", type=click.IntRange(min=0), default=0, help="Bring images to this size (the data's own).")
+@click.option("--workers", type=click.IntRange(min=0), default=2, help="Processes that decode image files (2).")
+@click.option("--strict", is_flag=True, help="An image file that cannot be read is an error.")
 @click.option("--inputs", type=Path, help="Instead of a data set: a .npy array, or .npz with one array per input.")
 @click.option("--checkpoint", type=Path, help="The model.pt that the file was exported from.")
 @click.option("--model", help="Your own network, package.module:factory, where the checkpoint holds one.")
@@ -34,6 +41,10 @@ def command(
     file: Path,
     dataset: str | None,
     data_dir: Path | None,
+    dataset_args: tuple[tuple[str, Any], ...],
+    image_size: int,
+    workers: int,
+    strict: bool,
     inputs: Path | None,
     checkpoint: Path | None,
     model: str | None,
@@ -50,25 +61,41 @@ def command(
     """
     if model is not None and checkpoint is None:
         raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")
-    if dataset is None and (split is not None or data_dir is not None):
-        raise click.UsageError("--split and --data-dir belong to a data set; give --dataset too")
+    if dataset is None and (split is not None or data_dir is not None or dataset_args or image_size or strict):
+        named = "--split, --data-dir, --dataset-arg, --image-size and --strict"
+        raise click.UsageError(f"{named} belong to a data set; give --dataset too")
     if dataset is None and inputs is None and limit is not None:
         raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data import load_dataset
+    from qkd_deploy.data.arrays import read_arrays
     from qkd_deploy.deploy import verify_deployed
-    from qkd_deploy.verification.inputs import read_inputs
+    from qkd_deploy.export.metadata import read_metadata
+    from qkd_deploy.verification.load import load_model
 
+    data = None
+    if dataset is not None:
+        data = load_dataset(
+            dataset,
+            data_dir,
+            image_size=image_size,
+            workers=workers,
+            strict=strict,
+            classes=len(read_metadata(load_model(file)).classes or ()),
+            args=dict(dataset_args),
+        )
     report = verify_deployed(
         file,
         checkpoint=checkpoint,
         model=model,
-        data=None if dataset is None else load_dataset(dataset, data_dir),
-        inputs=None if inputs is None else read_inputs(inputs),
+        data=data,
+        inputs=None if inputs is None else read_arrays(inputs),
         split=split or "test",
         limit=limit,
         tolerance=tolerance,
         require_integer=require_integer,
     )
+    for note in data.notes if data is not None else ():
+        click.echo(f"note: {note}", err=True)
     _print(report, json_file)
     return 0 if report.passed else 1
 

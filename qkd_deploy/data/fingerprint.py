@@ -13,7 +13,7 @@ KNOWN_COPIES = {
     "67276235a1e1ad85": "cifar10-jpeg",
 }
 # Names that promise certain data; any other data under these names must be recognisable as a copy.
-PUBLISHED_NAMES = frozenset({"digits", "cifar10", "cifar100", *KNOWN_COPIES.values()})
+PUBLISHED_NAMES = frozenset({"digits", "cifar10", "cifar100", "tiny-imagenet", *KNOWN_COPIES.values()})
 
 
 def fingerprint_of(*tensors: torch.Tensor) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -117,6 +119,8 @@ class Reader:
     def _with_kept_workers(self, plan: Plan) -> Iterator[Decoded]:
         if self._kept is None:
             self._kept = self._loader(self._plan, keep=True)
+            # Later, when the interpreter goes down, workers would be waited for in vain.
+            atexit.register(_close, weakref.ref(self))
         self._busy = True
         try:
             self._plan.length, self._plan.items = plan.length, plan.items
@@ -167,6 +171,12 @@ class _Decoding(Dataset[Decoded]):
             except Unreadable as error:
                 problems[place] = str(error)
         return pixels, problems
+
+
+def _close(reader: weakref.ref[Reader]) -> None:
+    alive = reader()
+    if alive is not None:
+        alive.close()
 
 
 def _nothing(_: int) -> list[Item]:
