@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+_DIVISION_OPTIONS = ("eager_numerics.division_rounding", "emulate_divison_rounding")  # since PyTorch 2.11, and before
+
 
 def compile_network(network: nn.Module) -> nn.Module:
-    """The network through ``torch.compile``."""
-    return torch.compile(network, dynamic=False)  # type: ignore[return-value]
+    """The network through ``torch.compile``, for batches of one size.
+
+    On CUDA, compiled divisions are approximate by default, so that training would see other codes than deployment. Here
+    they round as IEEE 754 asks for; other compiled code of the process keeps its settings.
+
+    A prepared network in evaluation mode runs uncompiled: it computes the constants of the integer model.
+    """
+    known = torch._inductor.list_options()
+    options: dict[str, str | int | bool] = {name: True for name in _DIVISION_OPTIONS if name in known}
+    assert options, "no compiler setting for exact division is known in this version of PyTorch"
+    return torch.compile(network, dynamic=False, options=options)  # type: ignore[return-value]
