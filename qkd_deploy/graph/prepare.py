@@ -174,7 +174,7 @@ class PreparedModel(nn.Module):
         """Whatever the user's network returns, with fake quantization."""
         if not self.training and torch.compiler.is_compiling():
             # folding checks values as it goes: compiled, every layer would be a graph of its own, several times over
-            return torch.compiler.disable(self.graph.run)(inputs, self.evaluate)
+            return torch.compiler.disable(self.graph.run)(inputs, self.evaluate)  # type: ignore[no-untyped-call]
         return self.graph.run(inputs, self.evaluate)
 
     def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

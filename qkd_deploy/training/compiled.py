@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -17,6 +19,6 @@ def compile_network(network: nn.Module) -> nn.Module:
     A prepared network in evaluation mode runs uncompiled: it computes the constants of the integer model.
     """
     known = torch._inductor.list_options()
-    options: dict[str, str | int | bool] = {name: True for name in _DIVISION_OPTIONS if name in known}
+    options: dict[str, str | int | bool | Callable[..., object]] = {n: True for n in _DIVISION_OPTIONS if n in known}
     assert options, "no compiler setting for exact division is known in this version of PyTorch"
     return torch.compile(network, dynamic=False, options=options)  # type: ignore[return-value]
