@@ -77,8 +77,9 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
         processes.run(_train(entry, folder), log)
         seconds = round(time.monotonic() - started)
         processes.run(_export(entry.config, folder), log)
-        processes.run(_verify(entry.config, folder, verify), log, allowed=(0, 1))
-        report = json.loads((folder / "verify.json").read_text(encoding="utf-8"))
+        answer = folder / "verify.json"
+        processes.run(_verify(entry.config, folder, verify, answer), log, answer=answer)
+        report = json.loads(answer.read_text(encoding="utf-8"))
     except StepFailed as failure:
         return EntryResult(entry.id, False, asdict(verify), failure=str(failure))
     except OSError as error:
@@ -121,7 +122,7 @@ def _export(config: TrainConfig, folder: Path) -> list[str]:
     return ["export", "--bits", config.bits, *_model(config), *output, str(folder / "model.pt")]
 
 
-def _verify(config: TrainConfig, folder: Path, options: VerifyOptions) -> list[str]:
+def _verify(config: TrainConfig, folder: Path, options: VerifyOptions, answer: Path) -> list[str]:
     command = ["verify", "--dataset", config.dataset, "--checkpoint", str(folder / "model.pt"), *_model(config)]
     for name, option in _DATA.items():
         if value := getattr(config, name):
@@ -129,14 +130,8 @@ def _verify(config: TrainConfig, folder: Path, options: VerifyOptions) -> list[s
     for key, value in config.dataset_args.items():
         command += ["--dataset-arg", f"{key}={json.dumps(value)}"]
     command += ["--require-integer"] if options.require_integer else []
-    return [
-        *command,
-        "--tolerance",
-        str(options.tolerance),
-        "--json",
-        str(folder / "verify.json"),
-        str(folder / "model.onnx"),
-    ]
+    command += ["--tolerance", str(options.tolerance), "--json", str(answer)]
+    return [*command, str(folder / "model.onnx")]
 
 
 def _model(config: TrainConfig) -> list[str]:

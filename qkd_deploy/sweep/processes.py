@@ -26,18 +26,21 @@ class Processes:
         self._stopped = False
         self._lock = Lock()
 
-    def run(self, arguments: list[str], log: Path, *, allowed: tuple[int, ...] = (0,)) -> None:
+    def run(self, arguments: list[str], log: Path, *, answer: Path | None = None) -> None:
         """Run ``qkd-deploy ARGUMENTS`` and wait for it.
 
         Args:
             arguments: of the command line.
             log: what the command says on stderr is appended to it.
-            allowed: exit codes that are no failure.
+            answer: a file that the command writes also where it ends with 1, because a check failed. An old one is
+                removed first: a program that broke down ends with 1 too.
 
         Raises:
-            StepFailed: another exit code.
+            StepFailed: it ended with another code than 0, and without an answer.
             Stopped: ``stop`` was called.
         """
+        if answer is not None:
+            answer.unlink(missing_ok=True)
         with log.open("a", encoding="utf-8") as errors:
             errors.write(f"$ qkd-deploy {' '.join(arguments)}\n")
             errors.flush()
@@ -48,7 +51,8 @@ class Processes:
             self._running.discard(process)
             if self._stopped:
                 raise Stopped
-        if process.returncode not in allowed:
+        answered = process.returncode == 1 and answer is not None and answer.exists()
+        if process.returncode != 0 and not answered:
             raise StepFailed(f"{arguments[0]}: {_reason(process.returncode, log, start)}")
 
     def _start(self, arguments: list[str], errors: int) -> subprocess.Popen[bytes]:
