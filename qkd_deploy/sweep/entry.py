@@ -14,9 +14,6 @@ from qkd_deploy.sweep.plan import Entry, VerifyOptions
 from qkd_deploy.sweep.processes import Processes, StepFailed
 from qkd_deploy.training.config import TrainConfig
 
-# Settings that say which images verify looks at, with their option.
-_DATA = {"data_dir": "--data-dir", "image_size": "--image-size", "classes": "--classes"}
-
 
 @dataclass(frozen=True)
 class EntryResult:
@@ -26,7 +23,8 @@ class EntryResult:
         id: of the entry, and the name of its folder.
         verified: whether ``verify`` passed on the exported file.
         verify: how it was verified.
-        accuracy: percent, as ONNX Runtime measures it on the exported file; None where the entry failed.
+        accuracy: percent, as ONNX Runtime measures it on the exported file; None where the entry failed, or the
+            images have no labels.
         preview, frozen: the same of the fake-quantized and of the frozen model.
         images, dataset: what it was measured on.
         compared_codes, differing_codes: between the integer model and ONNX Runtime.
@@ -124,14 +122,23 @@ def _export(config: TrainConfig, folder: Path) -> list[str]:
 
 def _verify(config: TrainConfig, folder: Path, options: VerifyOptions, answer: Path) -> list[str]:
     command = ["verify", "--dataset", config.dataset, "--checkpoint", str(folder / "model.pt"), *_model(config)]
-    for name, option in _DATA.items():
-        if value := getattr(config, name):
-            command += [option, str(value)]
+    command += ["--data-dir", config.data_dir] if config.data_dir else []
+    command += ["--image-size", str(config.image_size), "--workers", str(config.workers)]
+    command += ["--strict"] if config.strict else []
     for key, value in config.dataset_args.items():
-        command += ["--dataset-arg", f"{key}={json.dumps(value)}"]
+        command += ["--dataset-arg", f"{key}={_toml(value)}"]
     command += ["--require-integer"] if options.require_integer else []
     command += ["--tolerance", str(options.tolerance), "--json", str(answer)]
     return [*command, str(folder / "model.onnx")]
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _model(config: TrainConfig) -> list[str]:

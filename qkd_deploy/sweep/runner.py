@@ -108,8 +108,9 @@ class _Sweep:
             for future in done:
                 entry, result = futures[future], future.result()
                 self._results[entry.id] = result
-                accuracy = f"verified, {result.accuracy:.2f} %" if result.verified else f"failed: {result.failure}"
-                self._report(f"[{len(self._results)}/{len(self._plan.entries)}] {entry.label}: {accuracy}")
+                accuracy = "" if result.accuracy is None else f", {result.accuracy:.2f} %"
+                outcome = f"verified{accuracy}" if result.verified else f"failed: {result.failure}"
+                self._report(f"[{len(self._results)}/{len(self._plan.entries)}] {entry.label}: {outcome}")
                 self._write()
 
     def _one(self, entry: Entry) -> EntryResult:
