@@ -68,6 +68,12 @@ class Processes:
         """The first process's value; plain data or tensors."""
         return value if self._fabric is None else self._fabric.broadcast(value)
 
+    def unite(self, network: nn.Module) -> None:
+        """Give every process the first one's buffers: running statistics differ, since each saw its own images."""
+        if self._fabric is not None:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self._fabric is not None:

@@ -123,7 +123,8 @@ class _Run:
         roles: tuple[Role, ...] = ("teacher", "student") if config.uses_teacher else ("student",)
         # Built, loaded and prepared before the folder exists: a mistake costs no training and leaves nothing behind.
         self._networks = {role: self._network(role) for role in roles}
-        self._account = self._prepare().account
+        prepared = self._prepare()
+        self._account, self._differences = prepared.account, prepared.differences()
 
     def execute(self, resume: bool) -> TrainResult:
         with self._folder.opened(self._config, resume=resume) if self._processes.writes else nullcontext():
@@ -157,6 +158,8 @@ class _Run:
         )
         for note in data.notes:
             self._progress.message(note)
+        for difference in self._differences:
+            self._progress.message(f"quantizer {config.quantizer}: {difference}")
         for entry in self._account.floats:
             self._progress.message(f"stays in float: {entry.name} ({entry.operation}): {entry.reason}")
 

@@ -24,12 +24,12 @@ from torch import nn
 
 def make(num_classes, in_channels):
     return nn.Sequential(
-        nn.Conv2d(in_channels, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes),
+        nn.Conv2d(in_channels, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(256, num_classes),
     )
 """
 SETTINGS = shlex.split(
-    "--epochs 1,1,1 --pretrain-epochs 1 --teacher-pretrain-epochs 1 --batch-size 96 --device cpu --threads 1 --json"
+    "--epochs 1,1,1 --pretrain-epochs 2 --teacher-pretrain-epochs 2 --batch-size 96 --device cpu --threads 1 --json"
 )
 BIN = Path(sys.executable).parent
 
@@ -63,10 +63,12 @@ def test_two_processes_train_as_one_at_the_same_global_batch(tmp_path: Path) -> 
     two = trained(tmp_path, "two", networks, processes=2)
     ours, theirs = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [line["phase"] for line in ours] == [line["phase"] for line in theirs]
-    assert len(ours) == 5
+    assert len(ours) == 7
     for mine, other in zip(ours, theirs, strict=True):
         for role, terms in mine["losses"].items():
-            assert other["losses"][role] == pytest.approx(terms, rel=2e-4), mine["phase"]
+            # averaging in another order rounds otherwise, and now and then a code flips
+            assert other["losses"][role] == pytest.approx(terms, rel=1e-3, abs=1e-4), mine["phase"]
+    assert ours[-1]["losses"]["student"]["ce"] < 0.7 * ours[0]["losses"]["teacher"]["ce"]  # they do learn
     assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.0)
     weights = [load_checkpoint(tmp_path / name / "model.pt").state_dict for name in ("one", "two")]
     for name, value in weights[0].items():
@@ -89,9 +91,9 @@ def test_batch_norms_co_study_and_averages_in_two_processes(tmp_path: Path) -> N
     ]
     result = trained(tmp_path, "run", arguments, processes=2)
     lines = metrics(tmp_path / "run")
-    assert len(lines) == 5  # written by one process
+    assert len(lines) == 7  # written by one process
     assert result["images"] == 359 and 0 < result["accuracy"] <= 100
-    assert lines[-1]["losses"]["student"]["ce"] < lines[1]["losses"]["student"]["ce"]
+    assert lines[-1]["losses"]["student"]["ce"] < lines[2]["losses"]["student"]["ce"]
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:

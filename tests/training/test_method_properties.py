@@ -45,7 +45,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Path) -> dict[
         "epochs": 3,
         "batch_size": 100,
         "teacher_feature_epochs": 1,
-        "delta_every": 1,
+        "delta_every": 2,
         "evaluate_every": 3,
         "threads": 1,
     }
