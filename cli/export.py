@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qkd_deploy.export.onnx_export import ExportReport
     from qkd_deploy.post_training import CalibratedExport
 
-# What only --calibrate needs. All but the number of images are settings of TrainConfig.
+# What only --calibrate needs. All but two are settings of TrainConfig.
 _CALIBRATION: dict[str, tuple[str, Any, str]] = {
     "--data-dir": ("data_dir", str, "Folder that holds the data set."),
     "--dataset-arg": ("dataset_args", Argument(), "Keyword argument of your data set factory; may be repeated."),
@@ -27,6 +27,7 @@ _CALIBRATION: dict[str, tuple[str, Any, str]] = {
         Choice(["mse", "percentile", "minmax", "lsq"]),
         "How steps are chosen (mse).",
     ),
+    "--calibrate-batch-norm": ("batch_norm", bool, "Estimate batch norms anew: pays below 8 bits."),
     "--model-arg": ("model_args", Argument(), "Keyword argument of your network's factory; may be repeated."),
     "--bits-for": ("bits_for", Override(), "Other bits for layers whose path matches; may be repeated."),
     "--placement": ("placement", Choice(["integer", "paper"]), "Where tensors are quantized (integer)."),
@@ -40,7 +41,8 @@ def _calibration_options(command: Any) -> Any:
     for option, (name, kind, text) in reversed(_CALIBRATION.items()):
         repeated = isinstance(kind, (Argument, Override))
         text = f"With --calibrate: {text[0].lower()}{text[1:]}"
-        command = click.option(option, name, type=kind, multiple=repeated, default=None, help=text)(command)
+        form: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind, "multiple": repeated}
+        command = click.option(option, name, **form, default=None, help=text)(command)
     return command
 
 
@@ -93,8 +95,7 @@ def command(
         raise click.UsageError("--calibrate quantizes weights; say to which bits, such as --bits w8a8")
     from qkd_deploy.post_training import export_calibrated
 
-    if "images" in given:
-        form["images"] = given.pop("images")
+    form |= {name: given.pop(name) for name in ("images", "batch_norm") if name in given}
     settings = {**_tables(given), "dataset": calibrate, "bits": bits, **({} if model is None else {"model": model})}
     done = export_calibrated(
         checkpoint, output, settings=settings, progress=lambda line: click.echo(line, err=True), **form

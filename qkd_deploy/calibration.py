@@ -44,7 +44,8 @@ def calibrate(
         data: one batch as a tensor; or batches, each a tensor or a tuple that begins with the network's inputs, such as
             (images, labels), all normalised as the network takes them; or a loaded data set or a split of one, of which
             evenly spaced (training) images are used without augmentation. An iterator is used up.
-        method: "mse", "percentile", "lsq" or "minmax"; see ``quantizers.initialization``.
+        method: "mse", "percentile", "lsq" or "minmax", see ``quantizers.initialization``; "auto" takes the quantizer's
+            own.
         images: how many images of a data set to use; batches are all used.
         batch_norm: re-estimate the running statistics of batch norms as well, in the quantized network, and set the
             activations' steps once more behind them. ``data`` must then be no iterator.
@@ -52,9 +53,12 @@ def calibrate(
     Raises:
         UserError: an unknown method, no data, raw pixels, or values that are not finite.
     """
-    require_method(method)
+    if method != "auto":
+        require_method(method)
     if batch_norm and isinstance(data, Iterator):
         raise UserError("batch norms need a second pass over the data; give a list or a loader instead of an iterator")
+    if batch_norm and images < 2:
+        raise UserError("batch norms cannot be estimated from one image; give some hundred")
     _set_steps(prepared, _batches(prepared, data, images), method)
     if batch_norm:
         reestimate_batch_norms(prepared, _batches(prepared, data, images))
@@ -121,7 +125,8 @@ class _Gathering:
 
     def _set_step(self, key: str) -> None:
         quantizer = self._prepared.activation(key)
-        quantizer.set_scale(step_from(self._statistics[key], quantizer.spec, self._method) * self._factors[key])
+        method = quantizer.initialization if self._method == "auto" else self._method
+        quantizer.set_scale(step_from(self._statistics[key], quantizer.spec, method) * self._factors[key])
 
 
 def _batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[tuple[Any, ...]]:
@@ -134,9 +139,10 @@ def _batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[tuple[
 
 
 def _images(split: AnySplit, count: int) -> Iterator[Tensor]:
-    """Normalised batches of ``count`` images, evenly spaced, because many data sets are sorted by class."""
+    """Normalised batches of ``count`` images in all, evenly spaced, because many data sets are sorted by class."""
     if count < 1:
         raise UserError(f"calibration on {count} images is impossible; give 1 or more")
     count = min(count, len(split))
     places = torch.arange(count) * len(split) // count
-    return (normalize(split.images_at(chosen)) for chosen in torch.split(places, _BATCH))
+    # batches of about one size, each of which counts the same for batch norms
+    return (normalize(split.images_at(chosen)) for chosen in torch.tensor_split(places, -(-count // _BATCH)))

@@ -61,6 +61,7 @@ def export_calibrated(
     *,
     settings: Mapping[str, Any],
     images: int = IMAGES,
+    batch_norm: bool = False,
     weights: str = "int8",
     input: str = "float32",
     progress: Callable[[str], None] = lambda _: None,
@@ -75,6 +76,7 @@ def export_calibrated(
         settings: of ``TrainConfig``: the data set, the network (a checkpoint of this package knows its own), bits and
             placement, and ``step_initialization`` as the method of calibration.
         images: number of training images to calibrate on.
+        batch_norm: estimate batch norms anew in the quantized network; see ``calibrate``.
         weights: see ``export_onnx``.
         input: see ``export_onnx``.
         progress: receives lines about what is being done.
@@ -91,8 +93,10 @@ def export_calibrated(
     data = RunData(_dataset(config), None, None)
     network = start_network(config.model, path, data.dataset, args=config.model_args, report=progress).eval()
     before = data.score(network, 0, None, network)
-    progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}")
-    prepared = _quantized(network, data.dataset, config, images)
+    norms = ", with new batch norms" if batch_norm else ""
+    progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}{norms}")
+    prepared = _prepared(network, data.dataset, config)
+    calibrate(prepared, data.dataset, method=config.step_initialization, images=images, batch_norm=batch_norm)
     after = data.score(prepared, 0, None, network)
     checkpoint = _checkpoint(prepared, data.dataset, config, after)
     with _all_or_nothing(beside):
@@ -105,7 +109,7 @@ def export_calibrated(
 def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
     """The settings, with the network that the file knows where none is named; nothing is trained, whatever the rest."""
     known = _checkpoint_of(path)
-    given = {"method": "qat", **settings}
+    given = {"method": "qat", "step_initialization": "mse", **settings}
     if "model" in given:
         return make_config(given)
     if known is None:
@@ -144,10 +148,9 @@ def _dataset(config: TrainConfig) -> ImageDataset:
     )
 
 
-def _quantized(network: nn.Module, dataset: ImageDataset, config: TrainConfig, images: int) -> PreparedModel:
-    prepared = prepare_student(network, list(dataset.train.image_shape), quantization_record(config, dataset))
-    calibrate(prepared, dataset, method=config.step_initialization, images=images)
-    return prepared.eval()
+def _prepared(network: nn.Module, dataset: ImageDataset, config: TrainConfig) -> PreparedModel:
+    shape = list(dataset.train.image_shape)
+    return prepare_student(network, shape, quantization_record(config, dataset)).eval()
 
 
 def _checkpoint(prepared: PreparedModel, dataset: ImageDataset, config: TrainConfig, accuracy: float) -> Checkpoint:

@@ -35,7 +35,7 @@ def calibrated(data: Any, method: str = "mse", **options: Any) -> Tensor:
     return scales(prepared)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_one_batch_gives_what_initialize_gives(method: str) -> None:
     prepared = prepared_resnet()
     initialize(prepared, IMAGES, method=method)
@@ -79,7 +79,7 @@ def test_batches_may_carry_labels_and_come_from_an_iterator() -> None:
 def test_a_data_set_gives_evenly_spaced_training_images() -> None:
     chosen = torch.arange(150) * len(DIGITS.train) // 150
     assert len(set(DIGITS.train.labels[chosen].tolist())) == 10
-    batches = normalize(DIGITS.train.images[chosen]).split(128)
+    batches = normalize(DIGITS.train.images[chosen]).split(75)  # of one size
     assert torch.equal(calibrated(DIGITS, images=150), calibrated(batches))
     few = DIGITS.train.head(20)
     assert torch.equal(calibrated(few, images=10**6), calibrated(normalize(few.images)))
@@ -147,6 +147,7 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
         (IMAGES * float("nan"), {}, "not finite"),
         ([IMAGES, IMAGES * float("nan")], {}, "not finite"),
         (iter([IMAGES]), {"batch_norm": True}, "instead of an iterator"),
+        (DIGITS, {"batch_norm": True, "images": 1}, "cannot be estimated from one image"),
     ],
 )
 def test_mistakes(data: Any, options: dict[str, Any], says: str) -> None:

@@ -141,11 +141,12 @@ def test_methods_and_numbers_of_images_give_other_steps(
     floats: tuple[Path, float], warm_run: Any, tmp_path: Path
 ) -> None:
     seen = set()
-    for options in ("", "--calibrate-method minmax", "--calibrate-method lsq", "--calibrate-images 20"):
+    methods = ("--calibrate-method minmax", "--calibrate-method lsq", "--calibrate-batch-norm")
+    for options in ("", *methods, "--calibrate-images 20"):
         ok(warm_run(f"{PTQ} {options} --output {tmp_path / 'm.onnx'} own.pt", floats[0]))
         state = load_checkpoint(tmp_path / "m.quantized.pt").state_dict
         seen.add(tuple(float(v) for name, v in sorted(state.items()) if name.startswith("activations")))
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
 def test_own_networks_and_their_arguments(floats: tuple[Path, float], warm_run: Any, tmp_path: Path) -> None:
@@ -185,6 +186,7 @@ BAD = {
     "export --bits w8a8 own.pt": ("holds a full-precision network",),
     "export quantized.pt --calibrate-images 5": ("--calibrate-images belongs to --calibrate",),
     "export quantized.pt --calibrate-method mse": ("--calibrate-method belongs to --calibrate",),
+    "export quantized.pt --calibrate-batch-norm": ("--calibrate-batch-norm belongs to --calibrate",),
     "export quantized.pt --data-dir .": ("--data-dir belongs to --calibrate", "give --calibrate DATASET"),
     "export quantized.pt --placement paper": ("--placement belongs to --calibrate",),
     "export quantized.pt --bits-for fc=w8a8": ("--bits-for belongs to --calibrate",),
