@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ init = "start.pt"
 teacher = "plaincnn"
 teacher_checkpoint = "start.pt"
 epochs = 2
+first_last_bits = 4
 lr = 0.05
 
 [grid]
@@ -46,7 +48,15 @@ def sweep(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess
 
 def cut_off(folder: Path, entry: str, end: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
     """Start the sweep, and end it in the middle of an entry's training; returns the exit code and stderr."""
-    with subprocess.Popen([CLI, "sweep", "s.toml"], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [CLI, "sweep", "s.toml"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # programs that are started in the background inherit that SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         metrics = folder / "runs" / "s" / entry / "metrics.jsonl"
         while not (metrics.exists() and metrics.read_text()):  # an epoch is over
             assert process.poll() is None, process.communicate()[1]
@@ -83,7 +93,7 @@ WHOLE = ["train", "export", "verify"]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").exists(), reason="children are found with ps --ppid")
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("ps") is None, reason="children are found with ps --ppid")
 def test_a_sweep_from_start_to_end(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(create_model("plaincnn", 10, 1).state_dict(), tmp_path / "start.pt")
