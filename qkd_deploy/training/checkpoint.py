@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -69,12 +70,10 @@ def save_tensors(path: Path | str, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: the file cannot be written, as on a full disk.
     """
+    buffer = io.BytesIO()  # given a file, torch's writer would hide the operating system's error
+    torch.save(dict(content), buffer)
     with atomic_write(path) as temporary:
-        try:
-            with temporary.open("wb") as file:  # given a path, torch would store the temporary name in the file
-                torch.save(dict(content), file)
-        except RuntimeError as error:  # torch's writer hides the operating system's error
-            raise OSError(None, f"writing failed ({str(error).splitlines()[0][:80]})") from error
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

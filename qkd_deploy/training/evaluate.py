@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from qkd_deploy.data import batches
 
 if TYPE_CHECKING:
-    from qkd_deploy.data.dataset import AnySplit, Metric
+    from qkd_deploy.data.dataset import AnySplit
+    from qkd_deploy.data.metric import Metric
     from qkd_deploy.graph.prepare import PreparedModel
     from qkd_deploy.training.distribution import Processes
 

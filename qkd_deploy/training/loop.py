@@ -141,9 +141,9 @@ class PhaseLoop:
                 self.stage.before_epoch(position.phase, position.epoch)
             self._progress.epoch_begins(self.stage.name, self._epoch + 1, len(self._positions), self._batches.images)
             losses = self._train_epoch(position)
-            for network in (*self.stage.networks.values(), self.stage.averaged):
-                if network is not None:
-                    self._processes.unite(network)
+            for trainee in (*self.stage.networks.values(), self.stage.averaged):
+                if trainee is not None:
+                    self._processes.unite(trainee)
             trained = time.monotonic()
             self._epoch += 1
             role: Role = "student" if "student" in position.phase.losses else "teacher"

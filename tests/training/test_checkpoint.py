@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from dataclasses import replace
@@ -207,10 +208,10 @@ def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.Monke
     before = path.read_bytes()
 
     def full_disk(*_: Any) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/3")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(UserError, match="cannot write"):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(UserError, match="cannot write .*No space left on device"):
         save_checkpoint(path, quantized_checkpoint()[1])
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -47,6 +47,7 @@ def start(folder: Path, arguments: list[str], spoil: Callable[[], None] | None =
         log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # instead of those of pytest
         if spoil is not None:
             spoil()
         code = main(["train", "--out", str(folder), *arguments])
@@ -188,7 +189,7 @@ def after_metrics(number: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("spoil", [in_the_middle_of_a_checkpoint, before_epoch, after_metrics])
 # the epochs: 1-2 pre-train the teacher, 3-4 the student, 5-6 self-study, 7-9 co-study, 10-11 tutor
-@pytest.mark.parametrize("number", [1, 2, 4, 6, 9, EPOCHS])
+@pytest.mark.parametrize("number", [2, 4, 6, 9, EPOCHS])
 def test_a_run_killed_at_a_bad_moment_ends_in_the_same_bits(
     whole: Path, tmp_path: Path, spoil: Callable[[int], Callable[[], None]], number: int
 ) -> None:
@@ -227,7 +228,6 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     try:
         while not (folder / "checkpoints/last.pt").exists():
             time.sleep(0.01)
-        folder.with_suffix(".log").unlink()
         assert wait(start(folder, ["--resume"])) == 2
         assert "another run is training in" in folder.with_suffix(".log").read_text()
     finally:
@@ -262,7 +262,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path
         assert wait(start(folder, SETTINGS)) == 2
         lines = log.read_text().splitlines()
         assert "Traceback" not in log.read_text()
-        assert "No space left on device" in lines[-1] and lines[-1].startswith("Error: cannot write")
+        assert lines[-1].startswith("Error: cannot write")
+        assert "No space left on device" in lines[-1] and "free some space" in lines[-1]
         assert not leftovers(folder)
         good = (folder / "checkpoints/last.pt").read_bytes()
         subprocess.run(["mount", "-o", "remount,size=30000k", str(tmp_path / "disk")], check=True)
