@@ -33,3 +33,13 @@ def test_the_sweep_of_the_results_page_is_one() -> None:
     plan = read_plan(BENCHMARKS / "cifar10.toml")
     assert len(plan.entries) == 12 and plan.verify.require_integer
     assert {entry.config.epochs for entry in plan.entries} == {(4,)}
+
+
+def test_input_pipeline_measures_its_share_of_a_step(tmp_path: Path) -> None:
+    arguments = ["--dataset", "digits", "--model", "resnet8", "--batch", "16", "--rounds", "2", "--json", "out.json"]
+    run("input_pipeline.py", *arguments, "--threads", "1", "--augmentations", "auto,randaugment", folder=tmp_path)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["augmentation"] for row in report["results"]] == ["auto", "randaugment"]
+    assert all(0 < row["share_percent"]["median"] < 100 for row in report["results"])
+    assert report["settings"]["dataset"] == "digits"
+    assert {"commit", "cpu", "packages"} <= report["provenance"].keys()

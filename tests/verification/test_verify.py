@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from small_network import CLASSES, images, normalised, small_network
 
-from qkd_deploy.data.dataset import ImageDataset, Split
+from qkd_deploy.data import ImageDataset, Split, assemble, load_dataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.verification.reference import ReferenceModel
 from qkd_deploy.verification.verify import verify_onnx
@@ -247,6 +248,79 @@ def test_a_lost_pooling_that_moves_pixels_into_the_batch_fails(
     report = verify_onnx(file, data=dataset, frozen=side, expected=model if checkpoint else None)
     assert statuses(report)["accuracy"] == "failed"
     assert not report.passed
+
+
+def written(root: Path, count: int) -> Path:
+    """Images 8x8 without classes."""
+    for number, pixels in enumerate(images(count, seed=6)):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(root / f"{number:03}.png")
+    return root
+
+
+@pytest.mark.parametrize("memory", [0, 2**30])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_unlabelled_folders_are_compared_by_outputs(
+    frozen: bool, memory: int, model: onnx.ModelProto, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assemble, "MEMORY_BYTES", memory)
+    (tmp_path / "flat").mkdir()
+    data = load_dataset(f"imagefolder:{written(tmp_path / 'flat', 30)}", workers=0, classes=CLASSES)
+    report = verify_onnx(file, data=data, frozen=TorchSide(model) if frozen else None, batch_size=4)
+    assert report.passed
+    assert statuses(report)["accuracy"] == ("passed" if frozen else "skipped")
+    assert report.accuracy == dict.fromkeys(("preview", "frozen", "runtime"))
+    assert report.dataset is not None
+    assert (report.dataset["name"], report.dataset["images"]) == ("imagefolder:flat", 6)
+    wrong = verify_onnx(file, data=data, frozen=TorchSide(model, wrong_from=4), batch_size=4)
+    assert statuses(wrong)["accuracy"] == "failed"
+
+
+def test_streams_give_the_accuracy_of_images_in_memory(
+    model: onnx.ModelProto, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcde"[:CLASSES]:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        written(tmp_path / "data" / name, 15)
+    reports = []
+    for memory in (0, 2**30):
+        monkeypatch.setattr(assemble, "MEMORY_BYTES", memory)
+        data = load_dataset(f"imagefolder:{tmp_path / 'data'}", workers=0)
+        reports.append(verify_onnx(file, data=data, split="train", frozen=TorchSide(model), batch_size=7))
+    assert reports[0].accuracy == reports[1].accuracy and reports[0].accuracy["runtime"] is not None
+    assert reports[0].images == reports[1].images == 12 * CLASSES
+
+
+def closeness(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1 where outputs and targets are equal."""
+    return 1 / (1 + (outputs - targets).abs().mean(dim=1))
+
+
+def test_a_metric_takes_the_place_of_accuracy(model: onnx.ModelProto, file: Path) -> None:
+    pixels = images(40, seed=7)
+    targets = torch.from_numpy(next(iter(ReferenceModel(model).run({"x": normalised(pixels)}).outputs.values())).copy())
+    targets[20:] += 1
+    split = Split(torch.from_numpy(pixels), targets)
+    data = ImageDataset("own", split, split, ("one",), metric=closeness, metric_name="closeness")
+    report = verify_onnx(file, data=data, frozen=TorchSide(model), batch_size=16)
+    assert report.accuracy["runtime"] == report.accuracy["frozen"] == pytest.approx(75.0)
+    assert "integer closeness 75.00 % on 40 images" in report.verdict
+    assert not verify_onnx(file, data=data, frozen=TorchSide(model, wrong_from=5), batch_size=16).passed
+
+
+@pytest.mark.parametrize(
+    ("metric", "complaint"),
+    [
+        (lambda outputs, labels: outputs, r"returns \[20, 5\] for 20 samples; return one score for each"),
+        (lambda outputs, labels: labels[:, 0] * 0 + 2, r"outside of 0\.\.1; scale them"),
+        (lambda outputs, labels: 1 / 0, "metric failed with ZeroDivisionError"),
+        (lambda outputs, labels: 3, "returns int"),
+    ],
+)
+def test_metrics_that_return_something_else_are_explained(metric: Any, complaint: str, file: Path) -> None:
+    split = Split(torch.from_numpy(images(20, seed=7)), torch.zeros(20, 3))
+    data = ImageDataset("own", split, split, ("one",), metric=metric)
+    with pytest.raises(UserError, match=complaint):
+        verify_onnx(file, data=data)
 
 
 def toy(shape: tuple[int, ...] = (3, 8, 8), classes: int = CLASSES) -> ImageDataset:
