@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qkd_deploy.data import batches
+from qkd_deploy.data.metric import scores_of
 
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import AnySplit
@@ -16,17 +17,12 @@ if TYPE_CHECKING:
     from qkd_deploy.training.distribution import Processes
 
 
-def top_1(outputs: Tensor, labels: Tensor) -> Tensor:
-    """1 for an image whose largest logit is that of its label, else 0; [N]."""
-    return (outputs.argmax(dim=1) == labels).float()
-
-
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
     split: AnySplit,
     *,
-    metric: Metric = top_1,
+    metric: Metric | None = None,
     judge: nn.Module | None = None,
     batch_size: int = 250,
     limit: int | None = None,
@@ -40,7 +36,7 @@ def evaluate(
     Args:
         network: what is measured.
         split: where images come from.
-        metric: the score of every image.
+        metric: the score of every image; None counts right classes.
         judge: a classifier whose decisions are the labels, where the images have none: the result is the share of
             images on which the two agree.
         batch_size: images at a time.
@@ -55,13 +51,13 @@ def evaluate(
     for images, labels in batches(part, batch_size, shard=(0, 1) if processes is None else processes.shard):
         if len(images):
             answers = labels if judge is None else judge(images).argmax(dim=1)
-            scores = metric(network(images), answers)
+            scores = scores_of(metric, network(images), answers)
             totals += torch.tensor([float(scores.double().sum()), len(images)], dtype=torch.float64)
     for module, mode in modes:
         module.train(mode)
     if processes is not None:
         totals = processes.sum(totals.to(processes.device)).cpu()
-    return 100 * float(totals[0] / totals[1])
+    return 100.0 * float(totals[0]) / float(totals[1])
 
 
 def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:

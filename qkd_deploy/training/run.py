@@ -123,8 +123,10 @@ class _Run:
         roles: tuple[Role, ...] = ("teacher", "student") if config.uses_teacher else ("student",)
         # Built, loaded and prepared before the folder exists: a mistake costs no training and leaves nothing behind.
         self._networks = {role: self._network(role) for role in roles}
-        prepared = self._prepare()
+        prepared = self._prepare().to(processes.device)
         self._account, self._differences = prepared.account, prepared.differences()
+        teacher = copy.deepcopy(self._networks.get("teacher"))
+        method_networks(config, prepared, teacher, self._some_images, processes)
 
     def execute(self, resume: bool) -> TrainResult:
         with self._folder.opened(self._config, resume=resume) if self._processes.writes else nullcontext():
@@ -158,6 +160,7 @@ class _Run:
         )
         for note in data.notes:
             self._progress.message(note)
+        self._noted = data.notes
         for difference in self._differences:
             self._progress.message(f"quantizer {config.quantizer}: {difference}")
         for entry in self._account.floats:
@@ -278,6 +281,8 @@ class _Run:
         if config.bn_batches:
             stream = data.stream(config.batch_size, seed_for(config, "student", "method"), (0, 1))
             reestimate_batch_norms(student, islice(stream.epoch(), config.bn_batches))
+        for note in set(data.notes) - set(self._noted):  # such as files of a stream that could not be read
+            self._progress.message(note)
         student.eval()
         judge = self._networks.get("teacher")
         accuracy = data.score(student, 0, self._processes, judge)

@@ -19,7 +19,7 @@ from qkd_deploy.training.batches import BatchStream
 from qkd_deploy.training.checkpoint import load_checkpoint
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.evaluate import evaluate, integer_accuracy, top_1
+from qkd_deploy.training.evaluate import evaluate, integer_accuracy
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,13 @@ class RunData:
             processes: that measure together, or None for this one alone.
             teacher: decides where images have no labels.
         """
-        metric = top_1 if self.dataset.metric is None else self.dataset.metric
         judge = None if self.measurable else teacher
-        options: dict[str, Any] = {"metric": metric, "judge": judge, "limit": limit or None, "processes": processes}
+        options: dict[str, Any] = {
+            "metric": self.dataset.metric,
+            "judge": judge,
+            "limit": limit or None,
+            "processes": processes,
+        }
         if isinstance(network, PreparedModel):
             return integer_accuracy(network, self.test, **options)
         return evaluate(network, self.test, **options)

@@ -72,7 +72,7 @@ def test_the_ablations_of_qkd(start: Path, warm_run) -> None:  # type: ignore[no
         ("--ema 1", "at most"),
         ("--method qfd --feature-point nowhere --init float.pt --teacher plaincnn:float.pt", "no module 'nowhere'"),
         ("--model-arg depth", "write KEY=VALUE"),
-        ("--model-arg depth=3", "depth"),
+        ("--model-arg depth=3", "'depth'"),
     ],
 )
 def test_mistakes(start: Path, warm_run, options: str, message: str) -> None:  # type: ignore[no-untyped-def]
