@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from qkd_deploy.graph.frozen import Codes, FrozenModel, real
 from qkd_deploy.graph.ir import Node
@@ -19,12 +20,18 @@ from qkd_deploy.graph.prepare import PreparedModel
 
 StoredCodes = npt.NDArray[np.uint8]
 
+_TIE = 1e-4
+"""Distance from a tie, in steps, that the order of summation in float32 may account for."""
+
 
 @torch.inference_mode()
 def preview_codes(
     prepared: PreparedModel, frozen: FrozenModel, *inputs: Any
 ) -> Iterator[tuple[str, StoredCodes, StoredCodes]]:
     """For every quantized tensor: its name, the preview's codes and the frozen model's, both as stored (uint8).
+
+    A value that lies on a rounding tie, as far as float sums can tell, has two right codes; here it gets the frozen
+    model's.
 
     Args:
         prepared: the model that ``frozen`` came from, in eval mode.
@@ -41,8 +48,15 @@ def preview_codes(
             grid = None if node.source is None else frozen.grid(node.source)
             source = None if grid is None else (grid.scale, grid.extent)
             before = prepared.unquantized(node, real(args), real(kwargs), source)
-            found.append((node.name, value.grid.store(value.grid.quantize(before)), value.grid.store(value.codes)))
+            codes = _without_ties(before / value.grid.scale, value.grid.quantize(before), value.codes)
+            found.append((node.name, value.grid.store(codes), value.grid.store(value.codes)))
         return value
 
     frozen.run(inputs, evaluate)
     return iter(found)
+
+
+def _without_ties(steps: Tensor, codes: Tensor, frozen: Tensor) -> Tensor:
+    """``codes`` of values in ``steps``, where those on the tie between two codes take the side of ``frozen``."""
+    on_tie = ((codes - frozen).abs() == 1) & ((steps - (codes + frozen) / 2).abs() <= _TIE)
+    return torch.where(on_tie, frozen, codes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from qkd_deploy import freeze, initialize, prepare
-from qkd_deploy.graph.preview import preview_codes
+from qkd_deploy.graph.preview import _without_ties, preview_codes
 
 IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -41,3 +42,19 @@ def test_a_bias_that_rounds_otherwise_on_the_moved_step() -> None:
     assert int(prepared.folded(node).bias[0]) != int(bias[0])  # the case is the one meant
     for name, preview, codes in preview_codes(prepared, frozen, IMAGES):
         assert np.array_equal(preview, codes), name
+
+
+@pytest.mark.parametrize(
+    ("value", "frozen", "counted"),
+    [
+        (2.5, 3, False),  # half to even gives 2, and 3 is as near
+        (3.5 - 1e-6, 4, False),
+        (3.5 - 1e-3, 4, True),
+        (2.0, 3, True),
+        (2.5, 4, True),  # two steps are no tie
+    ],
+)
+def test_only_differences_that_are_no_ties_count(value: float, frozen: int, counted: bool) -> None:
+    steps, expected = torch.tensor([value]), torch.tensor([float(frozen)])
+    codes = _without_ties(steps, torch.round(steps), expected)
+    assert (codes != expected).item() is counted
