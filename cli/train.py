@@ -40,6 +40,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "teacher": (str, "The teacher, and optionally its weights: NAME[:FILE]."),
     "teacher_args": (Argument(), "Keyword argument of the teacher's factory; may be repeated."),
     "init": (str, "Full-precision weights that the student starts from; without, they are pre-trained."),
+    "init_skip": (Names(), "Modules or entries of --init to leave at random, such as a head of other classes."),
     "bits": (str, "Bits of weights and activations, such as w4a4 or w2a32."),
     "bits_for": (Override(), "Other bits for layers whose path matches; may be repeated."),
     "placement": (Choice(["integer", "paper"]), "Where tensors are quantized."),

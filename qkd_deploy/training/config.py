@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,8 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.distill import Method, MethodOptions, Phase, method_named
 from qkd_deploy.errors import UserError
+from qkd_deploy.training.config_fields import checked, choice, number
 from qkd_deploy.training.recipes import recipe_for
-
-
-def _number(default: float | int, *, above: float = -inf, least: float = -inf, most: float = inf) -> Any:
-    """A numeric field with its bounds."""
-    return field(default=default, metadata={"above": above, "least": least, "most": most})
-
-
-def _choice(default: str, *choices: str) -> Any:
-    """A text field with a fixed set of values."""
-    return field(default=default, metadata={"choices": choices})
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,8 @@ class TrainConfig:
         teacher_args: keyword arguments of its factory.
         teacher_checkpoint: full-precision weights of the teacher; None pre-trains it.
         init: full-precision weights the student starts from; None pre-trains them (sqakd: takes the teacher's).
+        init_skip: modules or entries of ``init`` that stay at random, such as a head of other classes; the rest is
+            then trained in full precision before it is quantized.
         bits: such as ``"w4a4"``.
         bits_for: bits of modules whose path matches a pattern, such as ``{"layer3.*": "w8a8"}``.
         placement, residual, first_last_bits, weight_range: as for ``prepare``.
@@ -106,12 +99,12 @@ class TrainConfig:
     dataset: str = "digits"
     data_dir: str | None = None
     dataset_args: dict[str, Any] = field(default_factory=dict)
-    image_size: int = _number(0, least=0)
-    classes: int = _number(0, least=0)
-    augmentation: str = _choice("auto", "auto", "none", "crop", "imagenet", "randaugment")
-    mixup: float = _number(0.0, least=0)
-    cutmix: float = _number(0.0, least=0)
-    workers: int = _number(2, least=0)
+    image_size: int = number(0, least=0)
+    classes: int = number(0, least=0)
+    augmentation: str = choice("auto", "auto", "none", "crop", "imagenet", "randaugment")
+    mixup: float = number(0.0, least=0)
+    cutmix: float = number(0.0, least=0)
+    workers: int = number(2, least=0)
     strict: bool = False
     model: str = "resnet20"
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -119,59 +112,60 @@ class TrainConfig:
     teacher_args: dict[str, Any] = field(default_factory=dict)
     teacher_checkpoint: str | None = None
     init: str | None = None
+    init_skip: tuple[str, ...] = ()
     bits: str = "w4a4"
     bits_for: dict[str, str] = field(default_factory=dict)
-    placement: str = _choice("integer", "integer", "paper")
-    residual: str = _choice("wide", "wide", "shared")
-    first_last_bits: int = _number(8, least=2, most=8)
-    weight_range: str = _choice("narrow", "narrow", "full")
-    quantizer: str = _choice("auto", "auto", "interval", "lsq", "pact", "dorefa", "ewgs", "qil")
-    step_initialization: str = _choice("auto", "auto", "mse", "percentile", "lsq", "minmax")
+    placement: str = choice("integer", "integer", "paper")
+    residual: str = choice("wide", "wide", "shared")
+    first_last_bits: int = number(8, least=2, most=8)
+    weight_range: str = choice("narrow", "narrow", "full")
+    quantizer: str = choice("auto", "auto", "interval", "lsq", "pact", "dorefa", "ewgs", "qil")
+    step_initialization: str = choice("auto", "auto", "mse", "percentile", "lsq", "minmax")
     delta: str = "hessian"
-    delta_every: int = _number(10, least=1)
+    delta_every: int = number(10, least=1)
     method: str = "qkd"
     phases: tuple[str, ...] = ()
     epochs: tuple[int, ...] = (30, 100, 70)
-    pretrain_epochs: int = _number(100, least=1)
-    teacher_pretrain_epochs: int = _number(100, least=1)
-    pretrain_lr: float = _number(0.1, above=0)
-    pretrain_weight_decay: float = _number(5e-4, least=0)
-    batch_size: int = _number(128, least=2)
-    accumulate: int = _number(1, least=1)
-    optimizer: str = _choice("sgd", "sgd", "adamw", "adam")
-    lr: float = _number(0.01, above=0)
-    schedule: str = _choice("cosine", "cosine", "step", "constant")
-    warmup_epochs: float = _number(0.0, least=0)
-    momentum: float = _number(0.9, least=0, most=0.9999)
-    weight_decay: float = _number(1e-4, least=0)
-    clip_norm: float = _number(0.0, least=0)
-    label_smoothing: float = _number(0.0, least=0, most=0.9)
-    ema: float = _number(0.0, least=0, most=0.99999)
-    bn_batches: int = _number(0, least=0)
-    teacher_lr_ratio: float = _number(0.1, above=0)
-    weight_step_ratio: float = _number(0.01, least=0)
-    activation_step_ratio: float = _number(1.0, least=0)
-    temperature: float = _number(0.0, least=0)
-    soft_loss: float = _number(-1.0, least=-1)
-    soft_loss_decay: str = _choice("linear", "linear", "cosine", "step")
-    feature_weight: float = _number(0.5, least=0)
-    teacher_feature_bits: int = _number(4, least=1, most=8)
-    teacher_feature_epochs: int = _number(10, least=0)
+    pretrain_epochs: int = number(100, least=1)
+    teacher_pretrain_epochs: int = number(100, least=1)
+    pretrain_lr: float = number(0.1, above=0)
+    pretrain_weight_decay: float = number(5e-4, least=0)
+    batch_size: int = number(128, least=2)
+    accumulate: int = number(1, least=1)
+    optimizer: str = choice("sgd", "sgd", "adamw", "adam")
+    lr: float = number(0.01, above=0)
+    schedule: str = choice("cosine", "cosine", "step", "constant")
+    warmup_epochs: float = number(0.0, least=0)
+    momentum: float = number(0.9, least=0, most=0.9999)
+    weight_decay: float = number(1e-4, least=0)
+    clip_norm: float = number(0.0, least=0)
+    label_smoothing: float = number(0.0, least=0, most=0.9)
+    ema: float = number(0.0, least=0, most=0.99999)
+    bn_batches: int = number(0, least=0)
+    teacher_lr_ratio: float = number(0.1, above=0)
+    weight_step_ratio: float = number(0.01, least=0)
+    activation_step_ratio: float = number(1.0, least=0)
+    temperature: float = number(0.0, least=0)
+    soft_loss: float = number(-1.0, least=-1)
+    soft_loss_decay: str = choice("linear", "linear", "cosine", "step")
+    feature_weight: float = number(0.5, least=0)
+    teacher_feature_bits: int = number(4, least=1, most=8)
+    teacher_feature_epochs: int = number(10, least=0)
     feature_point: str = ""
     teacher_feature_point: str = ""
-    seed: int = _number(0, least=0)
+    seed: int = number(0, least=0)
     device: str = "auto"
-    threads: int = _number(0, least=0)
-    precision: str = _choice("fp32", "fp32", "bf16")
+    threads: int = number(0, least=0)
+    precision: str = choice("fp32", "fp32", "bf16")
     channels_last: bool = False
     compile: bool = False
     sync_batch_norm: bool = False
-    evaluate_every: int = _number(1, least=1)
-    evaluate_limit: int = _number(0, least=0)
+    evaluate_every: int = number(1, least=1)
+    evaluate_limit: int = number(0, least=0)
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+            object.__setattr__(self, item.name, checked(item, getattr(self, item.name)))
         for bits in (self.bits, *self.bits_for.values()):
             BitWidths.parse(bits)
         self._resolve()
@@ -281,66 +275,3 @@ def write_config(config: TrainConfig, path: Path | str) -> None:
 def _suggestion(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it"
-
-
-def _checked(item: Field[Any], value: Any) -> Any:
-    """``value`` in the type of its field (an int may stand for a float, a list for a tuple)."""
-    kind = str(item.type)
-    if value is None and "None" in kind:
-        return None
-    if kind == "float" and type(value) is int:
-        value = float(value)
-    if kind.startswith("tuple"):
-        return _epochs(value) if item.name == "epochs" else _names(item.name, value)
-    if kind == "dict[str, Any]":
-        return _arguments(item.name, value)
-    if kind.startswith("dict"):
-        return _bits_table(item.name, value)
-    expected = {"str": str, "int": int, "float": float, "bool": bool}[kind.removesuffix(" | None")]
-    if type(value) is not expected:
-        raise UserError(f"{item.name} is {value!r}; it must be {_in_words(expected)}")
-    _check_range(item, value)
-    return value
-
-
-def _check_range(item: Field[Any], value: Any) -> None:
-    choices = item.metadata.get("choices")
-    if choices is not None and value not in choices:
-        hint = difflib.get_close_matches(value, choices, n=1)
-        suggestion = f"did you mean {hint[0]!r}? " if hint else ""
-        raise UserError(f"{item.name} is {value!r}; {suggestion}choose one of {', '.join(choices)}")
-    if "least" in item.metadata:
-        above, least, most = (item.metadata[key] for key in ("above", "least", "most"))
-        if not (above < value < inf and least <= value <= most):
-            bounds = ((f"above {above:g}", above), (f"at least {least:g}", least), (f"at most {most:g}", most))
-            wanted = " and ".join(text for text, bound in bounds if abs(bound) != inf)
-            raise UserError(f"{item.name} is {value}; it must be a number {wanted}")
-
-
-def _epochs(value: Any) -> tuple[int, ...]:
-    numbers = (value,) if type(value) is int else value
-    if not isinstance(numbers, (list, tuple)) or any(type(number) is not int for number in numbers):
-        raise UserError(f"epochs is {value!r}; give one number, or one per phase such as 30,100,70")
-    return tuple(numbers)
-
-
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or any(type(word) is not str for word in value):
-        raise UserError(f"{name} is {value!r}; it must be a list of names")
-    return tuple(value)
-
-
-def _arguments(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or any(type(key) is not str for key in value):
-        raise UserError(f"{name} is {value!r}; it must map names of arguments to values")
-    return dict(value)
-
-
-def _bits_table(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or any(type(text) is not str for pair in value.items() for text in pair):
-        raise UserError(f'{name} is {value!r}; it must map patterns to bits, such as {{ "layer3.*" = "w8a8" }}')
-    return dict(value)
-
-
-def _in_words(kind: type) -> str:
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

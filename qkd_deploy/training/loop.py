@@ -2,83 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from qkd_deploy.distill.phases import LossTerms, Outputs, Phase, Role
-from qkd_deploy.errors import UserError
 from qkd_deploy.training.batches import BatchStream
 from qkd_deploy.training.compiled import compile_network
 from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.loss_sums import LossSums
 from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings, StepMovement
+from qkd_deploy.training.optimizers import NetworkOptimizer, StepMovement
 from qkd_deploy.training.progress import RunProgress, loss_text
-from qkd_deploy.training.schedule import Schedule
+from qkd_deploy.training.stage import LoopOptions, Position, Stage, positions
 
 _REPORT_EVERY = 20
 """Batches between two reads of the losses; each read waits for the device."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training with one schedule: a pre-training, or all phases of a method.
-
-    Attributes:
-        name: shown to the user and written to the metrics.
-        networks: by role, on the device; they return logits, or (logits, feature).
-        phases: run one after the other under one schedule, but for those that start it anew.
-        optimizers: settings for every network that learns in some phase.
-        evaluate: accuracy in percent of the network that a phase is about.
-        schedule: of the learning rate.
-        evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
-        averaged: a moving average of the student, which follows its weights.
-        before_epoch: called with the phase and the number of the epoch within it, from 0.
-    """
-
-    name: str
-    networks: Mapping[Role, nn.Module]
-    phases: list[Phase]
-    optimizers: Mapping[Role, OptimizerSettings]
-    evaluate: Callable[[Role], float]
-    schedule: Schedule = field(default_factory=Schedule)
-    evaluate_every: int = 1
-    averaged: AveragedModel | None = None
-    before_epoch: Callable[[Phase, int], None] | None = None
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """How batches are computed.
-
-    Attributes:
-        bf16: networks that learn run under bfloat16 autocast.
-        compiled: networks run through ``torch.compile``.
-        channels_last: images and networks are in that memory format.
-        accumulate: parts that a batch is processed in, one after the other.
-    """
-
-    bf16: bool = False
-    compiled: bool = False
-    channels_last: bool = False
-    accumulate: int = 1
-
-
-@dataclass(frozen=True)
-class _Position:
-    """An epoch's place: its phase, its number in it, and where its schedule began and ends."""
-
-    phase: Phase
-    epoch: int
-    schedule_epoch: int
-    schedule_epochs: int
 
 
 class PhaseLoop:
@@ -112,7 +55,7 @@ class PhaseLoop:
         self._options = options
         self._progress = progress
         self._seed = seed
-        self._positions = _positions(stage.phases)
+        self._positions = positions(stage.phases)
         self._optimizers = {role: NetworkOptimizer(stage.networks[role], s) for role, s in stage.optimizers.items()}
         self._movement = StepMovement(*stage.networks.values())
         self._forward = {role: self._callable(role, network) for role, network in stage.networks.items()}
@@ -174,11 +117,11 @@ class PhaseLoop:
             images_per_second=round(self._batches.images / training_seconds, 1),
         )
 
-    def _train_epoch(self, position: _Position) -> dict[str, dict[str, float]]:
+    def _train_epoch(self, position: Position) -> dict[str, dict[str, float]]:
         phase = position.phase
         torch.manual_seed((self._seed * 100_003 + self._epoch) * self._processes.world + self._processes.rank)
         title = f"{self.stage.name} {phase.name} {self._epoch + 1}/{len(self._positions)}"
-        sums = _LossSums(self._where(phase), self._processes)
+        sums = LossSums(self._where(phase), self._processes)
         for index, (inputs, labels) in enumerate(self._batches.epoch()):
             done = index / len(self._batches)
             self._set_learning_rates(position, done)
@@ -191,7 +134,7 @@ class PhaseLoop:
         rates = ", ".join(f"{role} {s.learning_rate:g}" for role, s in self.stage.optimizers.items())
         return f"in {self.stage.name}, phase {phase.name}, epoch {self._epoch + 1} (learning rate: {rates})"
 
-    def _set_learning_rates(self, position: _Position, done: float) -> None:
+    def _set_learning_rates(self, position: Position, done: float) -> None:
         factor = self.stage.schedule.factor((position.schedule_epoch + done) / position.schedule_epochs)
         for role in position.phase.losses:
             self._optimizers[role].set_factor(factor * position.phase.learning_rate_factor(role))
@@ -269,54 +212,6 @@ class PhaseLoop:
         self.accuracy = state["accuracy"]
         self._movement = StepMovement(*self.stage.networks.values())
         self._batches.generator.set_state(state["batches"])
-
-
-def _positions(phases: list[Phase]) -> list[_Position]:
-    """The place of every epoch of a stage."""
-    stretches: list[list[Phase]] = []
-    for phase in phases:
-        if phase.own_schedule or not stretches:
-            stretches.append([])
-        stretches[-1].append(phase)
-    found = []
-    for stretch in stretches:
-        total, before = sum(phase.epochs for phase in stretch), 0
-        for phase in stretch:
-            found += [_Position(phase, epoch, before + epoch, total) for epoch in range(phase.epochs)]
-            before += phase.epochs
-    return found
-
-
-class _LossSums:
-    """Sums the loss terms on the device; reading them checks that they are finite."""
-
-    def __init__(self, where: str, processes: Processes) -> None:
-        self._where = where
-        self._processes = processes
-        self._sums: dict[str, dict[str, Tensor]] = {}
-        self._count = 0
-
-    def add(self, losses: Mapping[Role, LossTerms]) -> None:
-        self._count += 1
-        for role, terms in losses.items():
-            sums = self._sums.setdefault(role, {})
-            for name, value in terms.items():
-                sums[name] = sums[name] + value if name in sums else value
-
-    def means(self) -> dict[str, dict[str, float]]:
-        """Means over the batches so far, and over all processes."""
-        names = [(role, name) for role, terms in self._sums.items() for name in terms]
-        stacked = torch.stack([self._sums[role][name].float() for role, name in names]) / self._count
-        values = self._processes.mean(stacked).tolist()
-        if not all(map(math.isfinite, values)):
-            raise UserError(
-                f"the loss is no longer finite {self._where}; lower the learning rate (--lr), use --precision fp32, "
-                "or check the images and starting weights; checkpoints/last.pt holds the last good epoch"
-            )
-        means: dict[str, dict[str, float]] = {}
-        for (role, name), value in zip(names, values, strict=True):
-            means.setdefault(role, {})[name] = value
-        return means
 
 
 def _total(losses: Iterable[LossTerms]) -> Tensor:

@@ -9,9 +9,9 @@ from torch import nn
 from qkd_deploy.distill.losses import labels_only
 from qkd_deploy.distill.phases import Phase, Role
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.loop import Stage
 from qkd_deploy.training.optimizers import OptimizerSettings
 from qkd_deploy.training.schedule import Schedule
+from qkd_deploy.training.stage import Stage
 
 _WARMUP = 0.1
 """Share of the schedule with a rising learning rate: random weights do not bear the full one."""

@@ -12,10 +12,11 @@ from qkd_deploy.distill import MethodOptions, method_named
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.batches import BatchStream
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.loop import LoopOptions, PhaseLoop, Stage
+from qkd_deploy.training.loop import PhaseLoop
 from qkd_deploy.training.metrics import EpochRecord
 from qkd_deploy.training.optimizers import OptimizerSettings
 from qkd_deploy.training.progress import NoProgress
+from qkd_deploy.training.stage import LoopOptions, Stage
 
 ALONE = Processes(torch.device("cpu"))
 

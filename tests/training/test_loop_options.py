@@ -15,11 +15,12 @@ from qkd_deploy.distill import Phase
 from qkd_deploy.distill.losses import labels_only
 from qkd_deploy.training.batches import BatchStream
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.loop import LoopOptions, PhaseLoop, Stage
+from qkd_deploy.training.loop import PhaseLoop
 from qkd_deploy.training.metrics import EpochRecord
 from qkd_deploy.training.optimizers import OptimizerSettings
 from qkd_deploy.training.progress import NoProgress
 from qkd_deploy.training.schedule import Schedule
+from qkd_deploy.training.stage import LoopOptions, Stage
 
 ALONE = Processes(torch.device("cpu"))
 WHOLE, COSINE = LoopOptions(), Schedule()
