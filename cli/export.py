@@ -102,7 +102,12 @@ def command(
     )
     _print(done.report, target, as_json, done)
     if not as_json:
-        data = {"--dataset": calibrate, "--data-dir": settings.get("data_dir"), "--checkpoint": done.checkpoint}
+        data = {
+            "--dataset": calibrate,
+            "--data-dir": settings.get("data_dir"),
+            "--image-size": settings.get("image_size"),
+            "--checkpoint": done.checkpoint,
+        }
         words = [word for option, value in data.items() if value is not None for word in (option, str(value))]
         click.echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")
 
@@ -127,9 +132,10 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
     click.echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
     if calibrated is not None:
         click.echo(f"wrote {calibrated.checkpoint} (the quantized checkpoint)")
+        before = calibrated.float_accuracy
         click.echo(
             f"integer {calibrated.measure} {calibrated.accuracy:.2f} % on {calibrated.images} held-out images of "
-            f"{calibrated.dataset}; {calibrated.float_accuracy:.2f} % in full precision"
+            f"{calibrated.dataset}" + ("" if before is None else f"; {before:.2f} % in full precision")
         )
 
 

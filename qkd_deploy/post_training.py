@@ -43,7 +43,7 @@ class CalibratedExport:
         measure: what was measured on them: "accuracy", the data set's own metric, or, without labels, the agreement
             with the network in full precision.
         accuracy: that measure of the frozen integer model, in percent.
-        float_accuracy: the same of the network in full precision.
+        float_accuracy: the same of the network in full precision; None where there are no labels.
     """
 
     report: ExportReport
@@ -52,7 +52,7 @@ class CalibratedExport:
     images: int
     measure: str
     accuracy: float
-    float_accuracy: float
+    float_accuracy: float | None
 
 
 def export_calibrated(
@@ -92,7 +92,7 @@ def export_calibrated(
     config = _config(path, settings)
     data = RunData(_dataset(config), None, None)
     network = start_network(config.model, path, data.dataset, args=config.model_args, report=progress).eval()
-    before = data.score(network, 0, None, network)
+    before = data.score(network, 0, None) if data.measurable else None
     norms = ", with new batch norms" if batch_norm else ""
     progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}{norms}")
     prepared = _prepared(network, data.dataset, config)
@@ -120,7 +120,7 @@ def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
         raise UserError(
             f"{path} holds a network from {record.name}; to allow importing that code, name it again: --model {named}"
         )
-    return make_config({"model_args": record.args, **given, "model": record.name})
+    return make_config({"model_args": record.args, "classes": record.num_classes, **given, "model": record.name})
 
 
 def _checkpoint_of(path: Path | str) -> Checkpoint | None:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -147,6 +148,24 @@ def test_methods_and_numbers_of_images_give_other_steps(
         state = load_checkpoint(tmp_path / "m.quantized.pt").state_dict
         seen.add(tuple(float(v) for name, v in sorted(state.items()) if name.startswith("activations")))
     assert len(seen) == 5
+
+
+def test_unlabelled_images_tell_how_often_both_networks_agree(
+    floats: tuple[Path, float], warm_run: Any, tmp_path: Path
+) -> None:
+    for part, split in (("train", DIGITS.train), ("val", DIGITS.test)):
+        (tmp_path / "images" / part).mkdir(parents=True)
+        for place, image in enumerate(split.images[:40, 0]):
+            Image.fromarray(image.numpy()).save(tmp_path / "images" / part / f"{place}.png")
+    done = warm_run(
+        f"export --bits w8a8 --calibrate imagefolder:images {floats[0] / 'own.pt'} --output m.onnx", tmp_path
+    )
+    lines = ok(done).strip().splitlines()
+    assert re.fullmatch(
+        r"integer agreement with full precision \S+ % on 40 held-out images of imagefolder:images", lines[-2]
+    )
+    verify = lines[-1].removeprefix("next: qkd-deploy ")
+    assert ok(warm_run(verify, tmp_path)).strip().splitlines()[-1].startswith("VERIFIED ")
 
 
 def test_own_networks_and_their_arguments(floats: tuple[Path, float], warm_run: Any, tmp_path: Path) -> None:
