@@ -122,7 +122,7 @@ def test_wide_layers_below_the_limit_are_exact() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5000, 3), nn.ReLU(), nn.Linear(3, 2))
     model.get_parameter("0.weight").data.abs_()  # sums that do not cancel
-    deployed = deploy(model.eval(), (torch.rand(4, 5000),), "w8a8", weight_range="full", method="minmax")
+    deployed = deploy(model.eval(), (torch.rand(4, 5000),), "w8a8", method="minmax")
     deployed.prepared.weight_steps()[0].data.fill_(1e-4)
     deployed = finish(deployed.prepared)
     layer = deployed.frozen.layer(deployed.frozen.graph.node("0"))
