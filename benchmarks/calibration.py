@@ -1,0 +1,66 @@
+"""Accuracy after post-training quantization, by bits and method of calibration, as a Markdown table.
+
+python benchmarks/calibration.py --data-dir DATA resnet20.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from provenance import provenance
+
+from qkd_deploy import calibrate, load_dataset
+from qkd_deploy.quantizers.initialization import METHODS
+from qkd_deploy.training.checkpoint import prepare_student
+from qkd_deploy.training.config import make_config
+from qkd_deploy.training.evaluate import evaluate, integer_accuracy
+from qkd_deploy.training.networks import start_network
+from qkd_deploy.training.records import quantization_record
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy in percent: of the full-precision network, and by method (with "+ bn": batch norms anew) and bits."""
+    dataset = load_dataset(options.dataset, options.data_dir)
+    network = start_network(options.model, options.weights, dataset).eval()
+    result: dict[str, Any] = {
+        "dataset": dataset.known_as,
+        "images": len(dataset.test),
+        "float": evaluate(network, dataset.test),
+        "integer": {},
+    }
+    print(f"{options.model} on {result['images']} images of {result['dataset']}: {result['float']:.2f} % in float\n")
+    print(f"| method | {' | '.join(options.bits)} |\n|---|{'---|' * len(options.bits)}")
+    for method in [*METHODS, f"{METHODS[0]} + bn"]:
+        name, _, batch_norm = method.partition(" + ")
+        row = {}
+        for bits in options.bits:
+            record = quantization_record(make_config({"bits": bits, "method": "qat"}), dataset)
+            prepared = prepare_student(network, list(dataset.train.image_shape), record)
+            calibrate(prepared, dataset, method=name, images=options.images, batch_norm=bool(batch_norm))
+            row[bits] = integer_accuracy(prepared, dataset.test)
+        result["integer"][method] = row
+        print(f"| {method} | {' | '.join(f'{accuracy:.2f}' for accuracy in row.values())} |", flush=True)
+    return result
+
+
+def main() -> None:
+    """Measure, print the table and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--bits", nargs="+", default=["w8a8", "w6a6", "w4a4"])
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = measure(options)
+    if options.json is not None:
+        options.json.write_text(json.dumps({**result, "provenance": provenance()}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
