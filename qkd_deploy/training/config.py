@@ -86,8 +86,8 @@ class TrainConfig:
         threads: of the CPU, while the run lasts; 0 leaves torch's choice. Results are bit-identical for equal numbers.
         precision: ``"bf16"`` trains under autocast; quantizers stay in float32.
         channels_last: keep images and weights in the memory format that convolutions are fastest in.
-        compile: run the networks through ``torch.compile``: about half the time per batch on CPUs, for a minute of
-            compilation per phase; needs a C++ compiler.
+        compile: run the networks through ``torch.compile``, which costs a minute of compilation for each mode that a
+            network runs in; needs a C++ compiler.
         sync_batch_norm: batch statistics over all processes (GPUs only).
         evaluate_every: epochs between two measurements of held-out accuracy.
         evaluate_limit: images used for those; 0 means all. The final accuracy always uses all.

@@ -201,6 +201,11 @@ def test_a_run_killed_at_a_bad_moment_ends_in_the_same_bits(
     assert not leftovers(folder)
 
 
+def heed_interrupts() -> None:
+    """What runs in the background of a shell ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_a_run_that_can_be_continued(
     whole: Path, tmp_path: Path, number: signal.Signals, code: int
@@ -208,7 +213,8 @@ def test_signals_leave_a_run_that_can_be_continued(
     folder = tmp_path / "run"
     script = Path(sys.executable).with_name("qkd-deploy")
     command = [str(script), "train", "--out", str(folder), *SETTINGS]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=heed_interrupts, **pipes) as process:
         while not (folder / "checkpoints/last.pt").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
