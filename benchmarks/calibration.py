@@ -1,4 +1,4 @@
-"""Accuracy after post-training quantization, by bits and method of calibration, as a Markdown table.
+"""Accuracy in ONNX Runtime after post-training quantization, by bits and method of calibration, as a Markdown table.
 
 python benchmarks/calibration.py --data-dir DATA resnet20.pt
 """
@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from provenance import provenance
 
 from qkd_deploy import calibrate, load_dataset
+from qkd_deploy.data import ImageDataset, batches
+from qkd_deploy.export.onnx_export import build_model
+from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.quantizers.initialization import METHODS
 from qkd_deploy.training.checkpoint import prepare_student
 from qkd_deploy.training.config import make_config
-from qkd_deploy.training.evaluate import evaluate, integer_accuracy
+from qkd_deploy.training.evaluate import evaluate
 from qkd_deploy.training.networks import start_network
 from qkd_deploy.training.records import quantization_record
+from qkd_deploy.verification.runtime import RuntimeModel
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -40,10 +45,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             record = quantization_record(make_config({"bits": bits, "method": "qat"}), dataset)
             prepared = prepare_student(network, list(dataset.train.image_shape), record)
             calibrate(prepared, dataset, method=name, images=options.images, batch_norm=bool(batch_norm))
-            row[bits] = integer_accuracy(prepared, dataset.test)
+            row[bits] = runtime_accuracy(prepared, dataset)
+            print(f"{method} {bits}: {row[bits]:.2f}", file=sys.stderr, flush=True)
         result["integer"][method] = row
         print(f"| {method} | {' | '.join(f'{accuracy:.2f}' for accuracy in row.values())} |", flush=True)
     return result
+
+
+def runtime_accuracy(prepared: PreparedModel, dataset: ImageDataset) -> float:
+    """Percent of the held-out images that the exported model classifies correctly."""
+    model, _ = build_model(prepared)
+    session, name = RuntimeModel(model), model.graph.input[0].name
+    correct = 0
+    for images, labels in batches(dataset.test, 250):
+        (logits,) = session.run({name: images.numpy()}).values()
+        correct += int((logits.argmax(1) == labels.numpy()).sum())
+    return 100 * correct / len(dataset.test)
 
 
 def main() -> None:
