@@ -27,7 +27,7 @@ _CALIBRATION: dict[str, tuple[str, Any, str]] = {
         Choice(["mse", "percentile", "minmax", "lsq"]),
         "How steps are chosen (mse).",
     ),
-    "--calibrate-batch-norm": ("batch_norm", bool, "Estimate batch norms anew: pays below 8 bits."),
+    "--calibrate-batch-norm": ("batch_norm", bool, "Estimate batch norms anew: pays at 4 bits and fewer."),
     "--model-arg": ("model_args", Argument(), "Keyword argument of your network's factory; may be repeated."),
     "--bits-for": ("bits_for", Override(), "Other bits for layers whose path matches; may be repeated."),
     "--placement": ("placement", Choice(["integer", "paper"]), "Where tensors are quantized (integer)."),
