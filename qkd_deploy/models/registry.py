@@ -12,8 +12,11 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.factory import Alias, Factory, build
 from qkd_deploy.models.blocks import BasicBlock, Bottleneck
 from qkd_deploy.models.cifar_resnet import CifarResNet
+from qkd_deploy.models.efficientnet import EfficientNet
 from qkd_deploy.models.imagenet_resnet import ImageNetResNet
+from qkd_deploy.models.mobilenetv2 import MobileNetV2
 from qkd_deploy.models.plaincnn import PlainCnn
+from qkd_deploy.models.vision_transformer import VisionTransformer
 
 MODELS: dict[str, Factory] = {
     "plaincnn": PlainCnn,
@@ -24,6 +27,11 @@ MODELS: dict[str, Factory] = {
     "resnet18": partial(ImageNetResNet, BasicBlock, (2, 2, 2, 2)),
     "resnet34": partial(ImageNetResNet, BasicBlock, (3, 4, 6, 3)),
     "resnet50": partial(ImageNetResNet, Bottleneck, (3, 4, 6, 3)),
+    "mobilenetv2": MobileNetV2,
+    "efficientnet_b0": partial(EfficientNet, False),
+    "efficientnet_lite0": partial(EfficientNet, True),
+    "vit_tiny": VisionTransformer,
+    "deit_tiny": VisionTransformer,
 }
 
 _USUAL_CHANNELS = 3
