@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 @click.argument("file", type=Path, metavar="MODEL.PT|MODEL.ONNX")
 @click.option("--model", help="Your own network, package.module:factory, where a checkpoint holds one.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(file: Path, model: str | None, as_json: bool) -> None:
-    """Show the layers of a model: bits, scales, kernels, size.
+def command(file: Path, model: str | None, as_json: bool) -> int:
+    """Show the layers of a model: bits, scales, kernels, size, and the worst case of every integer sum.
 
-    For an ONNX file also the kernels that ONNX Runtime really built, and what computes in float and why.
+    For an ONNX file also the kernels that ONNX Runtime really built, and what computes in float and why. The exit code
+    is 1 where an input could make an accumulator overflow int32.
     """
     from qkd_deploy.cli.tables import layer_table, print_tables, tensor_table
     from qkd_deploy.inspection import inspect_model
@@ -27,12 +28,29 @@ def command(file: Path, model: str | None, as_json: bool) -> None:
     found = inspect_model(file, model=model)
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
-        return
-    print_tables(layer_table(found), tensor_table(found))
-    _print_rest(found)
+    else:
+        print_tables(layer_table(found), tensor_table(found))
+        _print_rest(found)
+    return 1 if found.overflows else 0
+
+
+def _print_sums(found: Inspection) -> None:
+    from qkd_deploy.cli.tables import in_words
+
+    layers = {layer.name for layer in found.layers}
+    for sums in found.sums:
+        if sums.name not in layers:
+            click.echo(f"{sums.name}: {in_words(sums)}")
+    for sums in found.overflows:
+        least, largest = (pick(*sums.accumulator, *sums.total, *sums.running) for pick in (min, max))
+        click.echo(f"int32 overflows: {sums.name} can reach {least:,} .. {largest:,} in channel {sums.channel}")
+    if found.sums and not found.overflows:
+        least_free = min(found.sums, key=lambda sums: sums.free)
+        click.echo(f"no input can overflow int32: {least_free.free:.1f} bits are free at least, in {least_free.name}")
 
 
 def _print_rest(found: Inspection) -> None:
+    _print_sums(found)
     if found.kernels is not None:
         click.echo("kernels: " + ", ".join(f"{count} {op}" for op, count in found.kernels.items()))
     for part in found.floats:
@@ -45,6 +63,5 @@ def _print_rest(found: Inspection) -> None:
         kind = "accuracy" if found.floats else "integer accuracy"
         click.echo(f"{kind} {accuracy['integer']:.2f} % on {where}")
     weights = sum(layer.bytes for layer in found.layers)
-    click.echo(
-        f"{found.path}: {found.bits}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers"
-    )
+    how = f"{found.bits}, quantizer {found.quantizer}" if found.quantizer else found.bits
+    click.echo(f"{found.path}: {how}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers")

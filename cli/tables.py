@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from qkd_deploy.inspection import Inspection
+    from qkd_deploy.verification.headroom import Headroom
 
-_WIDTH_OF_PIPES = 140
+_WIDTH_OF_PIPES = 170
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -32,7 +33,19 @@ def layer_table(model: Inspection) -> Table:
     from rich.text import Text
 
     built = any(layer.built is not None for layer in model.layers)
-    columns = ["layer", "op", "weights", "input", "weight scale", "output scale", "codes used", "kB", "kernel"]
+    sums = {found.name: in_words(found) for found in model.sums}
+    columns = [
+        "layer",
+        "op",
+        "weights",
+        "input",
+        "weight scale",
+        "output scale",
+        "codes",
+        "kB",
+        "sums in int32",
+        "kernel",
+    ]
     table = _table("Layers", [*columns, "built"] if built else columns)
     for layer in model.layers:
         low, high = layer.weight_scale
@@ -45,12 +58,18 @@ def layer_table(model: Inspection) -> Table:
             "float" if layer.output_scale is None else f"{layer.output_scale:.4g}",
             str(layer.codes_used),
             f"{layer.bytes / 1000:,.1f}",
+            sums.get(layer.name, "-"),
             layer.kernel,
         ]
         if built:
             cells.append(", ".join(layer.built or ()) or "-")
         table.add_row(*map(Text, cells))
     return table
+
+
+def in_words(sums: Headroom) -> str:
+    """How far a node's sums are from overflowing int32."""
+    return f"acc {sums.bits:.1f} bits, " + (f"{sums.free:.1f} free" if sums.fits else "OVERFLOWS")
 
 
 def tensor_table(model: Inspection) -> Table:

@@ -118,6 +118,7 @@ class Metadata:
     classes: tuple[str, ...] | None = None
     checkpoint_sha256: str | None = None
     accuracy: Mapping[str, Any] | None = None
+    quantizer: str = ""
     digests: Digests | None = field(default=None, compare=False)
 
     def module_of(self, name: str) -> str:
@@ -204,6 +205,7 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
         "normalization": _dump(metadata.normalization),
         "classes": _dump(metadata.classes),
         "accuracy": _dump(metadata.accuracy),
+        "quantizer": metadata.quantizer or None,
     }
     _replace(model, plain)
     _replace(model, {"digests": json.dumps(asdict(graph_digests(model)))})
@@ -235,6 +237,7 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         normalization=_parsed(entries, "normalization", dict),
         classes=_parsed(entries, "classes", lambda names: tuple(str(name) for name in names)),
         accuracy=_parsed(entries, "accuracy", dict),
+        quantizer=entries.get("quantizer", ""),
         digests=_parsed(entries, "digests", lambda table: Digests(**table)),
     )
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from qkd_deploy.deploy import load_trained
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
+from qkd_deploy.verification.headroom import Headroom, file_headroom
 from qkd_deploy.verification.kernels import Kernel, list_kernels
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.runtime import optimized_graph
@@ -73,7 +74,9 @@ class Inspection:
     Attributes:
         path, kind: the file; "checkpoint" or "onnx".
         bits, placement, weights, input: as for ``export_onnx``; the last two are empty for checkpoints.
+        quantizer: the published method of its quantizers; empty where the file does not tell.
         layers, tensors: layers with weights, and quantized activations, in graph order.
+        sums: worst cases of all integer sums of products, those of poolings included, in graph order.
         floats: what computes in float.
         kernels: how often ONNX Runtime built each kernel; None where that was not asked for.
         bytes: size of the file.
@@ -84,14 +87,21 @@ class Inspection:
     kind: str
     bits: str
     placement: str
+    quantizer: str
     weights: str
     input: str
     layers: tuple[Layer, ...]
     tensors: tuple[TensorRecord, ...]
+    sums: tuple[Headroom, ...]
     floats: tuple[FloatPart, ...]
     kernels: dict[str, int] | None
     bytes: int
     origin: dict[str, Any]
+
+    @property
+    def overflows(self) -> tuple[Headroom, ...]:
+        """Sums that some input could make overflow int32."""
+        return tuple(found for found in self.sums if not found.fits)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for machines."""
@@ -137,10 +147,12 @@ def inspect_checkpoint(path: Path | str, *, model: str | nn.Module | None = None
         kind="checkpoint",
         bits=str(trained.prepared.settings.bits),
         placement=trained.prepared.settings.placement,
+        quantizer=trained.prepared.settings.quantizer,
         weights="",
         input="",
         layers=_layers(built.model, built.layers, built.tensors, None),
         tensors=built.tensors,
+        sums=tuple(file_headroom(built.model).values()),
         floats=tuple(FloatPart(e.name, e.operation, e.reason) for e in trained.prepared.account.floats),
         kernels=None,
         bytes=Path(path).stat().st_size,
@@ -168,10 +180,12 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
         kind="onnx",
         bits=metadata.bits,
         placement=metadata.placement,
+        quantizer=metadata.quantizer,
         weights=metadata.weights,
         input=metadata.input,
         layers=_layers(model, metadata.layers, metadata.tensors, kernels),
         tensors=metadata.tensors,
+        sums=tuple(file_headroom(model).values()),
         floats=tuple(FloatPart(k.module, k.op, k.reason) for k in kernels or [] if not k.integer),
         kernels=None if kernels is None else dict(Counter(kernel.op for kernel in kernels).most_common()),
         bytes=Path(path).stat().st_size,
