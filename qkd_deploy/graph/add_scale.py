@@ -8,6 +8,7 @@ takes until every form gives the same code for every pair. That is a proof for t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +45,21 @@ def agreed_add_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) -> f
     largest = max(a.scale, b.scale)
     start = max(out.scale, largest / _MAX_RATIO)
     while True:
-        for nudge in _nudges():
-            bits = np.float32(start).view(np.int32) + np.int32(nudge)
-            scale = np.int32(bits).view(np.float32)
-            if _forms_agree(a, b, CodeRange(float(scale), out.zero_point, out.lo, out.hi)):
-                return float(scale)
+        for scale in nudged(start):
+            if _forms_agree(a, b, CodeRange(scale, out.zero_point, out.lo, out.hi)):
+                return scale
         if start > largest / _FINE_RATIO:
             break
         start *= 2
     raise UserError(f"{name} has no output scale on which all CPUs agree; train it further or initialise it anew")
 
 
-def _nudges() -> list[int]:
-    """0, 1, -1, 2, -2, ..., then in growing strides."""
+def nudged(scale: float) -> Iterator[float]:
+    """``scale`` as float32, then its neighbours on both sides, first one by one, then in growing strides."""
+    bits = np.float32(scale).view(np.int32)
     sizes = [*range(1, 65), *range(68, 257, 4), *range(272, _MAX_NUDGE, 16)]
-    return [0, *(sign * size for size in sizes for sign in (1, -1))]
+    for nudge in [0, *(sign * size for size in sizes for sign in (1, -1))]:
+        yield float(np.int32(bits + nudge).view(np.float32))
 
 
 def _forms_agree(a: CodeRange, b: CodeRange, out: CodeRange) -> bool:
@@ -95,7 +96,16 @@ def _definition(
 def _runtime_forms(
     codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
 ) -> list[npt.NDArray[np.int64]]:
-    """What ONNX Runtime computes from stored codes, with and without fused multiply-adds."""
+    """What ONNX Runtime computes: with and without fused multiply-adds, and either operand first.
+
+    The operands change places where the first one is the broadcast one.
+    """
+    return _ordered_forms(codes_a, codes_b, a, b, out) + _ordered_forms(codes_b, codes_a, b, a, out)
+
+
+def _ordered_forms(
+    codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
+) -> list[npt.NDArray[np.int64]]:
     stored_a, stored_b = np.float32(codes_a + a.zero_point), np.float32(codes_b + b.zero_point)
     ratio_a, ratio_b = np.float32(a.scale) / np.float32(out.scale), np.float32(b.scale) / np.float32(out.scale)
     zero_a, zero_b, zero_out = np.float32(a.zero_point), np.float32(b.zero_point), np.float32(out.zero_point)

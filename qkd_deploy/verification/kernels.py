@@ -26,7 +26,7 @@ FUSABLE = frozenset(
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _FLOAT_RESULT = frozenset({"DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _INTEGER = re.compile(r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool")
-_ON_CODES = frozenset({"MaxPool", "Clip", "Concat", "Max", "Min", "Resize"})
+_ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "Resize"})
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from qkd_deploy.verification import accumulate, arithmetic, pooling
+from qkd_deploy.verification import accumulate, arithmetic, pooling, unary
 from qkd_deploy.verification.accumulate import Window
 from qkd_deploy.verification.arithmetic import Parameters
+from qkd_deploy.verification.softmax import softmax
 from qkd_deploy.verification.values import Quantized, attributes_of
 
 Operands = tuple[Quantized | None, ...]
@@ -85,8 +86,18 @@ def _add_bias(sums: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 def _add(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
     a, b = _first_two(operands)
+    if _first_is_broadcast(a.codes.shape, b.codes.shape):
+        a, b = b, a
     table = arithmetic.add_table(a.parameters, b.parameters, out)
     return np.asarray(table[a.codes, b.codes])
+
+
+def _first_is_broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Whether the kernel sees one code of the first operand at a time; it then takes the second one first."""
+    rank = max(len(first), len(second))
+    pairs = zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True)
+    innermost = next(((a, b) for a, b in reversed([*pairs]) if (a, b) != (1, 1)), (1, 1))
+    return innermost[0] == 1
 
 
 def _multiply(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
@@ -110,6 +121,21 @@ def _global_average_pool(node: onnx.NodeProto, operands: Operands, out: Paramete
     return pooling.global_average_pool(x.codes, x.parameters, out)
 
 
+def _sigmoid(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    x = _only(operands)
+    return unary.sigmoid_table(x.parameters, out)[x.codes]
+
+
+def _leaky_relu(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    x = _only(operands)
+    return unary.leaky_relu_table(x.parameters, out, attributes_of(node).get("alpha", 0.01))[x.codes]
+
+
+def _softmax(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    x = _only(operands)
+    return softmax(x.codes, x.parameters, out, attributes_of(node).get("axis", -1))
+
+
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _QUANTIZED: dict[str, Callable[[onnx.NodeProto, Operands, Parameters], np.ndarray]] = {
     "Conv": _conv,
@@ -120,6 +146,9 @@ _QUANTIZED: dict[str, Callable[[onnx.NodeProto, Operands, Parameters], np.ndarra
     "Concat": _concat,
     "AveragePool": _average_pool,
     "GlobalAveragePool": _global_average_pool,
+    "Sigmoid": _sigmoid,
+    "LeakyRelu": _leaky_relu,
+    "Softmax": _softmax,
 }
 
 

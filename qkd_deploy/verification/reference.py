@@ -106,8 +106,8 @@ class ReferenceModel:
             outputs = self._outputs_of(node, operands, result)
         except (ValueError, IndexError, TypeError, KeyError, AssertionError) as error:
             raise UserError(f"the reference cannot evaluate {node.op_type} {node.name!r}: {error}") from error
-        if node.op_type == "QuantizeLinear" and isinstance(outputs[0], np.ndarray):
-            result.codes[node.output[0]] = outputs[0]
+        if node.op_type == "QuantizeLinear" or (isinstance(outputs[0], np.ndarray) and outputs[0].dtype == np.uint8):
+            result.codes[node.output[0]] = _array(outputs[0])
         values.update(zip((name for name in node.output if name), outputs, strict=False))
 
     def _outputs_of(
@@ -145,7 +145,7 @@ class ReferenceModel:
         integer = codes.dtype.kind != "f"
         if node.op_type == "MaxPool" and integer and len(node.output) == 1:
             return [pooling.max_pool(codes, attributes_of(node))]
-        if node.op_type in MOVES and not (lazy and node.op_type == "Pad"):
+        if _moves(node) and not (lazy and node.op_type == "Pad"):
             return self._single.run(node, [codes, *(None if x is None else _array(x) for x in operands[1:])])
         if integer and not lazy and node.op_type in _ON_CODES:
             return [_ON_CODES[node.op_type](node, codes, [None if x is None else _array(x) for x in operands[1:]])]
@@ -159,6 +159,13 @@ class ReferenceModel:
         if not constant and any(output.dtype.kind == "f" for output in outputs):
             result.after_float.update(node.output)
         return outputs
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    """Whether every output element is an input element, whatever they mean, provided larger codes are larger values."""
+    if node.op_type == "Resize":
+        return bool(attributes_of(node).get("mode", b"nearest") == b"nearest")
+    return node.op_type in MOVES | {"ReduceMax", "ReduceMin"}
 
 
 def _clip(_: onnx.NodeProto, codes: np.ndarray, bounds: list[np.ndarray | None]) -> np.ndarray:

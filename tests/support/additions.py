@@ -1,4 +1,4 @@
-"""Integer additions on all pairs of codes: in every form that a CPU may compute, and in ONNX Runtime."""
+"""Integer additions and multiplications on all pairs of codes: in every form of a CPU, and in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from qkd_deploy.graph.add_scale import CodeRange
 from qkd_deploy.verification.runtime import RuntimeModel
 
 
-def _all_pairs(a: CodeRange, b: CodeRange) -> tuple[np.ndarray, np.ndarray]:
+def all_pairs(a: CodeRange, b: CodeRange) -> tuple[np.ndarray, np.ndarray]:
+    """Centered codes of both operands, one entry per pair."""
     left, right = np.meshgrid(np.arange(a.lo, a.hi + 1), np.arange(b.lo, b.hi + 1), indexing="ij")
     return left.ravel(), right.ravel()
 
 
 def pairs(a: CodeRange, b: CodeRange, out: CodeRange) -> dict[str, np.ndarray]:
     """Every form of an addition on all pairs of codes."""
-    left, right = _all_pairs(a, b)
+    left, right = all_pairs(a, b)
     forms = add_scale._runtime_forms(left, right, a, b, out)
     found = {f"form {i}": form for i, form in enumerate(forms)}
     return {"definition": add_scale._definition(left, right, a, b, out), **found}
@@ -25,14 +26,19 @@ def pairs(a: CodeRange, b: CodeRange, out: CodeRange) -> dict[str, np.ndarray]:
 
 def runtime_add(a: CodeRange, b: CodeRange, out: CodeRange) -> np.ndarray:
     """All pairs of codes through ONNX Runtime's QLinearAdd; centered codes."""
-    left, right = _all_pairs(a, b)
+    return runtime_pairs("Add", a, b, out)
+
+
+def runtime_pairs(operator: str, a: CodeRange, b: CodeRange, out: CodeRange) -> np.ndarray:
+    """All pairs of codes through an operator between quantizers; centered codes."""
+    left, right = all_pairs(a, b)
     nodes, constants = [], {}
     for name, grid in (("a", a), ("b", b), ("y", out)):
         constants[f"{name}s"] = np.array(grid.scale, np.float32)
         constants[f"{name}z"] = np.array(grid.zero_point, np.uint8)
     for name in "ab":
         nodes.append(onnx.helper.make_node("DequantizeLinear", [name, f"{name}s", f"{name}z"], [f"{name}f"]))
-    nodes.append(onnx.helper.make_node("Add", ["af", "bf"], ["f"]))
+    nodes.append(onnx.helper.make_node(operator, ["af", "bf"], ["f"]))
     nodes.append(onnx.helper.make_node("QuantizeLinear", ["f", "ys", "yz"], ["y"]))
     values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UINT8, [left.size]) for n in "aby"]
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]

@@ -225,3 +225,26 @@ def test_any_convolution(
         rng, shape, weights, zero=zero, out_zero=zero, group=groups, pads=list(pads), strides=list(strides)
     )
     assert_agreement(graph.build(), {"x": codes_as_floats(rng, (2, *shape), 0.0173, zero, 255)})
+
+
+@pytest.mark.parametrize("zeros", [(128, 128), (0, 0), (77, 201)])
+@pytest.mark.parametrize(
+    "shapes", [((2, 3, 17, 16), (2, 3, 16, 17)), ((1, 2, 5, 300), (1, 2, 300, 9)), ((2, 5, 1), (2, 1, 7))]
+)
+def test_product_of_two_activations_does_not_saturate(
+    zeros: tuple[int, int], shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    """Two products of the largest bytes do not fit 16 bits; with uint8 on both sides nothing is lost."""
+    rng = np.random.default_rng(14)
+    for low in (0, 255):
+        graph, feeds = GraphBuilder(), {}
+        operands = []
+        for name, shape, zero in zip("ab", shapes, zeros, strict=True):
+            graph.constant(f"{name}.scale", 0.013)
+            graph.constant(f"{name}.zero_point", zero, np.uint8)
+            codes = graph.input(name, ["batch", *shape[1:]], "uint8")
+            operands.append(graph.dequantize(codes, name))
+            feeds[name] = rng.choice([low, 255], shape).astype(np.uint8)
+        scale = 0.013**2 * shapes[0][-1] * 400
+        graph.output(graph.quantize(graph.node("MatMul", operands, "attention"), "c", scale, 128), rank=len(shapes[0]))
+        assert_agreement(graph.build(metadata=False), feeds, ("QLinearMatMul",))
