@@ -21,8 +21,11 @@ from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.layers import dequantize_weight, emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.graph import operations
-from qkd_deploy.graph.frozen import POOL_CODE, FrozenModel, Grid, pool_weight_scale
+from qkd_deploy.graph.contract import OPERATORS
+from qkd_deploy.graph.frozen import POOL_CODE, Codes, FrozenModel, Grid, pool_weight_scale
 from qkd_deploy.graph.ir import Node, Ref, references
+from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.unary import RELABELLED, before_key
 
 BATCH = "batch"
 
@@ -56,6 +59,7 @@ class _Emitter:
         self.builder = GraphBuilder()
         self.values: dict[str, ir.Value] = {}  # tensor name -> its float (dequantized) value
         self.grids: dict[str, tuple[Node, Grid]] = {}  # tensor name -> whose grid its codes are on
+        self.constants: dict[str, Codes] = {}
         self.inputs: list[ir.Value] = []
         self.tensors: list[TensorRecord] = []
         self.layers: list[LayerRecord] = []
@@ -64,6 +68,12 @@ class _Emitter:
             "layer": self._layer,
             "add": lambda node: self._simple(node, "Add"),
             "concat": lambda node: self._simple(node, "Concat", axis=node.kwargs["dim"]),
+            "mul": lambda node: self._simple(node, "Mul"),
+            "matmul": lambda node: self._simple(node, "MatMul"),
+            "sigmoid": lambda node: self._simple(node, "Sigmoid"),
+            "tanh": self._tanh,
+            "hard_sigmoid": self._hard_sigmoid,
+            "leaky_relu": self._leaky_relu,
             "max_pool": self._max_pool,
             "avg_pool": self._avg_pool,
             "uneven_avg_pool": self._uneven_avg_pool,
@@ -73,6 +83,9 @@ class _Emitter:
             "reshape": self._reshape,
             "transpose": lambda node: self._simple(node, "Transpose", perm=list(node.kwargs["dims"])),
             "slice": self._slice,
+            "pad": self._pad,
+            "resize": self._resize,
+            "rescale": self._rescale,
             "dropout": lambda node: self.values[node.inputs[0]],
             "constant": self._constant,
             "batch_norm": self._island,
@@ -81,29 +94,43 @@ class _Emitter:
 
     def run(self) -> Emitted:
         for node in self.frozen.graph.nodes:
-            if node.kind == "python":
-                continue
-            value = self.handlers[node.kind](node)
-            first = node.inputs[0] if node.inputs else ""
-            if node.quantizer is not None:
-                grid = self.frozen.grid(node.quantizer)
-                self.grids[node.name] = (node, grid)
-                value = self._quantize(node, grid, value)
-            else:
-                value = self._float_clip(node, value)
-                if node.kind in ("max_pool", "reshape", "transpose", "slice", "dropout") and first in self.grids:
-                    self.grids[node.name] = self.grids[first]
-            self.values[node.name] = value
+            if node.kind != "python":
+                self.values[node.name] = self._value(node)
         model = self.builder.model(self.inputs, self._outputs())
         self._name_batch(model)
         return Emitted(model, tuple(self.tensors), tuple(self.layers))
+
+    def _value(self, node: Node) -> ir.Value:
+        """The float (dequantized) value of a node's tensor."""
+        first = node.inputs[0] if node.inputs else ""
+        if first in self.constants and OPERATORS[node.kind].operand_bits == "codes":
+            return self._constant_codes(
+                node, self.frozen.evaluate(node, (self.constants[first], *node.args[1:]), node.kwargs)
+            )
+        if node.kind == "constant" and node.quantizer is not None:
+            return self._constant_codes(node, self.frozen.evaluate(node, (), {}))
+        value = self.handlers[node.kind](node)
+        if node.quantizer is not None:
+            grid = self.frozen.grid(node.quantizer)
+            self.grids[node.name] = (node, grid)
+            return self._quantize(node, grid, value)
+        if OPERATORS[node.kind].operand_bits == "codes" and first in self.grids:
+            self.grids.setdefault(node.name, self.grids[first])
+        return self._float_clip(node, value)
+
+    def _constant_codes(self, node: Node, value: Codes) -> ir.Value:
+        """A constant on its grid; what only moves a constant is done here and now."""
+        self.constants[node.name], self.grids[node.name] = value, (node, value.grid)
+        codes = self.builder.constant(f"{node.name}.codes", value.grid.store(value.codes))
+        return self._dequantize(node, value.grid, codes)
 
     # -- quantizers --------------------------------------------------------------------------------------------------
 
     def _quantize(self, node: Node, grid: Grid, value: ir.Value) -> ir.Value:
         """Q -> [Clip] -> DQ behind a value; a uint8 input already is the codes."""
         name, b = node.name, self.builder
-        scale, zero_point = self._grid_constants(node, grid)
+        made = self.frozen.grid(before_key(node)) if node.kind in RELABELLED else None
+        scale, zero_point = self._grid_constants(node, made or grid, "made_" if made else "")
         lo, hi = grid.lo + grid.zero_point, grid.hi + grid.zero_point
         if value.name == name and value.type == ir.TensorType(ir.DataType.UINT8):
             codes = value
@@ -114,12 +141,30 @@ class _Emitter:
                 codes = b.add("Clip", [codes, *limits], f"{name}.codes", node=name)
         record = TensorRecord(name, str(codes.name), node.module, grid.bits, float(grid.scale), grid.zero_point, lo, hi)
         self.tensors.append(record)
-        return b.add("DequantizeLinear", [codes, scale, zero_point], f"{name}.dequantized", node=name)
+        return self._dequantize(node, grid, codes)
 
-    def _grid_constants(self, node: Node, grid: Grid) -> tuple[ir.Value, ir.Value]:
+    def _dequantize(self, node: Node, grid: Grid, codes: ir.Value) -> ir.Value:
+        scale, zero_point = self._grid_constants(node, grid)
+        return self.builder.add(
+            "DequantizeLinear", [codes, scale, zero_point], f"{node.name}.dequantized", node=node.name
+        )
+
+    def _grid_constants(self, node: Node, grid: Grid, prefix: str = "") -> tuple[ir.Value, ir.Value]:
         b = self.builder
-        scale = b.scalar(f"{node.name}.scale", float(grid.scale), np.float32)
-        return scale, b.scalar(f"{node.name}.zero_point", grid.zero_point, np.uint8)
+        scale = b.scalar(f"{node.name}.{prefix}scale", float(grid.scale), np.float32)
+        return scale, b.scalar(f"{node.name}.{prefix}zero_point", grid.zero_point, np.uint8)
+
+    def _codes(self, name: str) -> ir.Value | None:
+        """The codes of a tensor; None where it stays in float."""
+        if name not in self.grids:
+            return None
+        value = self.values[name]
+        producer = value.producer()
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            return producer.inputs[0]
+        holder, grid = self.grids[name]  # dequantized before it moved: the same codes again
+        constants = self._grid_constants(holder, grid)
+        return self.builder.add("QuantizeLinear", [value, *constants], f"{name}.codes_again", node=name)
 
     def _saturates(self, node: Node, lo: int, hi: int) -> bool:
         """Whether uint8 saturation alone keeps the codes in range."""
@@ -175,6 +220,30 @@ class _Emitter:
         ceil_mode = int(node.kwargs["ceil_mode"])
         return self._simple(node, "AveragePool", **_windows(node), ceil_mode=ceil_mode, count_include_pad=0)
 
+    def _tanh(self, node: Node) -> ir.Value:
+        """Codes of ``sigmoid(2 * x)``, which are read as those of tanh."""
+        operand, b = node.inputs[0], self.builder
+        codes = self._codes(operand)
+        if codes is None or node.quantizer is None:
+            return self._simple(node, "Tanh")
+        _, grid = self.grids[operand]
+        scale, zero_point = self._grid_constants(node, grid.times(2.0), "doubled_")
+        doubled = b.add("DequantizeLinear", [codes, scale, zero_point], f"{node.name}.doubled", node=node.name)
+        return b.add("Sigmoid", [doubled], f"{node.name}.float", node=node.name)
+
+    def _hard_sigmoid(self, node: Node) -> ir.Value:
+        """Codes of ``x`` on another grid, which are read as those of the function."""
+        if node.quantizer is None:
+            return self._simple(node, "HardSigmoid", alpha=1 / 6, beta=0.5)
+        return self._requantize(node)
+
+    def _leaky_relu(self, node: Node) -> ir.Value:
+        slope = operations.slope_of(self.frozen.network, self.frozen.graph, node)
+        operand = self.values[node.inputs[0]]
+        return self.builder.add(
+            "LeakyRelu", [operand], f"{node.name}.float", node=node.name, attributes={"alpha": slope}
+        )
+
     def _requantize(self, node: Node) -> ir.Value:
         """Codes on another grid: an integer addition of zero, which unlike Q behind DQ is never merged away."""
         operand, b = node.inputs[0], self.builder
@@ -201,6 +270,42 @@ class _Emitter:
         bounds = {"starts": starts, "stops": stops, "axes": axes}
         limits = [self.builder.constant(f"{node.name}.{key}", values) for key, values in bounds.items()]
         return self.builder.add("Slice", [self.values[node.inputs[0]], *limits], f"{node.name}.float", node=node.name)
+
+    def _pad(self, node: Node) -> ir.Value:
+        """On codes, where zero is the zero point."""
+        amounts = np.array(node.kwargs["amounts"], np.int64)
+        pads = self.builder.constant(f"{node.name}.pads", amounts.T.reshape(-1))
+        mode = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}[node.kwargs["mode"]]
+        return self._on_codes(node, "Pad", [pads], mode == "constant", {"mode": mode})
+
+    def _resize(self, node: Node) -> ir.Value:
+        b, factors = self.builder, node.kwargs["factors"]
+        scales = b.constant(f"{node.name}.scales", np.array([1, 1, *factors], np.float32))
+        attributes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self._on_codes(node, "Resize", [None, scales], False, attributes)
+
+    def _rescale(self, node: Node) -> ir.Value:
+        """The same codes with another scale."""
+        codes, factor = self._codes(node.inputs[0]), node.kwargs["factor"]
+        if codes is None:
+            number = self.builder.scalar(f"{node.name}.factor", factor, np.float32)
+            return self.builder.add("Mul", [self.values[node.inputs[0]], number], f"{node.name}.float", node=node.name)
+        grid = self.frozen.grid(module_key(node.name))
+        self.grids[node.name] = (node, grid)
+        return self._dequantize(node, grid, codes)
+
+    def _on_codes(
+        self, node: Node, operator: str, rest: list[ir.Value | None], zero_last: bool, attributes: dict[str, Any]
+    ) -> ir.Value:
+        """An operator that the runtime would compute in float between quantizers, directly on codes."""
+        b, codes = self.builder, self._codes(node.inputs[0])
+        if codes is None:
+            operands = [self.values[node.inputs[0]], *rest]
+            return b.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
+        holder, grid = self.grids[node.inputs[0]]
+        zero = [self._grid_constants(holder, grid)[1]] if zero_last else []
+        moved = b.add(operator, [codes, *rest, *zero], f"{node.name}.moved", node=node.name, attributes=attributes)
+        return self._dequantize(node, grid, moved)
 
     def _constant(self, node: Node) -> ir.Value:
         value = operations.apply(self.frozen.network, node, (), {}, training=False)

@@ -89,6 +89,12 @@ class TensorSpec:
         return cls(bits, True, half, -half, half - 1) if signed else cls(bits, False, 0, 0, 2 * half - 1)
 
     @classmethod
+    def mostly_positive(cls, bits: int) -> TensorSpec:
+        """Codes of a tensor that is never far below zero, as behind SiLU: one in eight is for negative values."""
+        below = max(1, 2**bits // 8)
+        return cls(bits, True, below, -below, 2**bits - 1 - below)
+
+    @classmethod
     def saturating(cls, bits: int) -> TensorSpec:
         """Codes of a tensor that is never negative, stored at the top of uint8, where saturation does the clipping."""
         levels = 2**bits

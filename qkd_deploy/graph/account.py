@@ -80,9 +80,14 @@ def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) 
         kernel = kernel if node.quantizer else ""
     elif OPERATORS[node.kind].operand_bits == "codes" and node.kind != "requantize":
         bits = "codes" if node.name in quantized else "float"
-    elif any(name not in quantized for name in node.inputs) or node.quantizer is None:
+    elif any(name not in quantized for name in _operands(node)) or node.quantizer is None:
         reason = "" if node.kind == "requantize" else "its operands are floats in this placement"
     return Entry(node.name, operation, bits, "float" if reason else kernel, reason)
+
+
+def _operands(node: Node) -> list[str]:
+    """The tensors that an integer kernel reads; a leaky rectifier's slope is an attribute."""
+    return node.inputs[:1] if node.kind == "leaky_relu" else node.inputs
 
 
 def _layer_reason(node: Node, linear: bool) -> str:

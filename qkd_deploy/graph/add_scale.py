@@ -1,9 +1,10 @@
 """An output scale for an integer addition on which all CPUs agree.
 
-ONNX Runtime computes ``rint(a*rA + b*rB + F)`` with fused multiply-adds on some CPUs and without on others, and the
-ONNX definition dequantizes, adds and divides. They differ only where the result is a rounding tie or nearly one. Both
-operands have at most 256 codes, so all pairs can be tried: the scale is moved by as few units in the last place as it
-takes until every form gives the same code for every pair. That is a proof for this model on every CPU.
+ONNX Runtime computes ``rint(a*rA + b*rB + F)`` with fused multiply-adds on some x86 CPUs and without on others, and in
+fixed point on ARM; the ONNX definition dequantizes, adds and divides. They differ only where the result is a rounding
+tie or nearly one. Both operands have at most 256 codes, so all pairs can be tried: the scale is moved by as few units
+in the last place as it takes until every form gives the same code for every pair. That is a proof for this model on
+every CPU.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from qkd_deploy.errors import UserError
 _MAX_RATIO, _FINE_RATIO = 1024.0, 16.0
 """An operand's scale over the output's. Beyond the first, all sums but those near zero saturate; between the two, the
 float32 rounding of the zero points' offsets may decide ties that no nudge settles, so that the scale is doubled."""
+_FIXED_POINT = (2.0**-14, 256.0)
+"""Ratios of an operand's scale to the output's that ARM kernels compute in fixed point, the second left out."""
 _MAX_NUDGE = 4096  # units in the last place: 5 parts in 10^4
 
 Floats = npt.NDArray[np.float32]
@@ -79,6 +82,8 @@ def _near_ties(a: CodeRange, b: CodeRange, out: CodeRange) -> tuple[npt.NDArray[
     magnitude = np.abs(part_a).max() + np.abs(part_b).max() + 512.0
     offsets = a.zero_point * a.scale / out.scale + b.zero_point * b.scale / out.scale
     margin = 2.0**-20 * (magnitude + offsets)
+    # ARM's multipliers are off by half a unit: 2^-22 of the larger one, for every step of either operand
+    margin += 2.0**-22 * (np.abs(codes_a).max() + np.abs(codes_b).max()) * max(a.scale, b.scale) / out.scale
     near = np.abs(np.abs(exact - np.rint(exact)) - 0.5) < margin
     near &= (exact > out.lo - 1 - margin) & (exact < out.hi + 1 + margin)
     rows, columns = np.nonzero(near)
@@ -100,7 +105,24 @@ def _runtime_forms(
 
     The operands change places where the first one is the broadcast one.
     """
-    return _ordered_forms(codes_a, codes_b, a, b, out) + _ordered_forms(codes_b, codes_a, b, a, out)
+    either = _ordered_forms(codes_a, codes_b, a, b, out) + _ordered_forms(codes_b, codes_a, b, a, out)
+    return [*either, *_fixed_point(codes_a, codes_b, a, b, out)]
+
+
+def _fixed_point(
+    codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
+) -> list[npt.NDArray[np.int64]]:
+    """What ONNX Runtime computes on ARM: multipliers of 22 bits, and ties away from zero.
+
+    Ratios outside ``_FIXED_POINT`` are computed in float there too.
+    """
+    ratios = [np.float32(operand.scale) / np.float32(out.scale) for operand in (a, b)]
+    if not all(_FIXED_POINT[0] <= ratio < _FIXED_POINT[1] for ratio in ratios):
+        return []
+    shift = 22 - int(np.frexp(max(ratios))[1])
+    factor_a, factor_b = (np.int64(np.rint(np.ldexp(ratio, shift))) for ratio in ratios)
+    total = codes_a * factor_a + codes_b * factor_b
+    return [np.clip((total - (total < 0) + (1 << (shift - 1))) >> shift, out.lo, out.hi)]
 
 
 def _ordered_forms(

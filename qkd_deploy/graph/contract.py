@@ -26,31 +26,42 @@ class Operator:
         operand_bits: "layer" (the layer's activation bits), "wide" (8 bits, or the residual setting), "pool" (8 bits),
             "codes" (acts on codes: passes on what its readers need), "float" (reads floats), "none" (no tensors).
         own_grid: whether its output is quantized on a grid of its own.
+        step: the fixed 8-bit output step of functions whose range is known; None where it is learned.
     """
 
     kernel: str
     operand_bits: str
     own_grid: bool
+    step: float | None = None
 
 
 OPERATORS: dict[str, Operator] = {
     "input": Operator("QuantizeLinear", "none", True),
     "layer": Operator("QLinearConv or QGemm", "layer", True),
     "add": Operator("QLinearAdd", "wide", True),
+    "mul": Operator("QLinearMul", "wide", True),
+    "matmul": Operator("QLinearMatMul", "wide", True),
     "concat": Operator("QLinearConcat", "wide", True),
     "avg_pool": Operator("QLinearConv", "wide", True),
     "uneven_avg_pool": Operator("QLinearAveragePool", "wide", True),
     "global_avg_pool": Operator("QLinearGlobalAveragePool", "pool", True),
     "requantize": Operator("QLinearAdd", "codes", True),
     "clip": Operator("QLinearAdd", "wide", True),
+    "leaky_relu": Operator("QLinearLeakyRelu", "wide", True),
+    "sigmoid": Operator("QLinearSigmoid", "wide", True, 2.0**-8),
+    "tanh": Operator("QLinearSigmoid", "wide", True, 2.0**-7),
+    "hard_sigmoid": Operator("QLinearAdd", "wide", True, 2.0**-8),
     "max_pool": Operator("MaxPool", "codes", False),
     "reshape": Operator("Reshape", "codes", False),
     "transpose": Operator("Transpose", "codes", False),
     "slice": Operator("Slice", "codes", False),
+    "pad": Operator("Pad", "codes", False),
+    "resize": Operator("Resize", "codes", False),
+    "rescale": Operator("", "codes", False),
     "dropout": Operator("", "codes", False),
     "batch_norm": Operator("BatchNormalization", "float", False),
     "float": Operator("", "float", False),
-    "constant": Operator("", "none", False),
+    "constant": Operator("", "none", True),
     "python": Operator("", "none", False),
 }
 
@@ -61,6 +72,13 @@ SPELLINGS: dict[Any, str] = {
     **dict.fromkeys(LAYERS, "layer"),
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
     **dict.fromkeys((operator.add, torch.add, "add"), "add"),
+    **dict.fromkeys((operator.sub, torch.sub, torch.subtract, "sub", "subtract"), "sub"),
+    **dict.fromkeys((torch.rsub, "rsub"), "rsub"),
+    **dict.fromkeys((operator.mul, torch.mul, torch.multiply, "mul", "multiply"), "mul"),
+    **dict.fromkeys((operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "divide"), "div"),
+    **dict.fromkeys((operator.neg, torch.neg, torch.negative, "neg", "negative"), "neg"),
+    **dict.fromkeys((operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm"), "matmul"),
+    F.scaled_dot_product_attention: "attention",
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concat"),
     **dict.fromkeys(
         (nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d), "max_pool"
@@ -77,6 +95,19 @@ SPELLINGS: dict[Any, str] = {
         (torch.relu, torch.relu_, "relu", "relu_", torch.clamp, torch.clip, "clamp", "clamp_", "clip", "clip_"), "clip"
     ),
     **dict.fromkeys((torch.clamp_min, torch.clamp_max, "clamp_min", "clamp_min_", "clamp_max", "clamp_max_"), "clip"),
+    **dict.fromkeys((nn.LeakyReLU, F.leaky_relu, nn.PReLU, F.prelu, torch.prelu, "prelu"), "leaky_relu"),
+    **dict.fromkeys((nn.Sigmoid, F.sigmoid, torch.sigmoid, "sigmoid"), "sigmoid"),
+    **dict.fromkeys((nn.Tanh, F.tanh, torch.tanh, "tanh"), "tanh"),
+    **dict.fromkeys((nn.SiLU, F.silu), "silu"),
+    **dict.fromkeys((nn.Hardsigmoid, F.hardsigmoid), "hard_sigmoid"),
+    **dict.fromkeys((nn.Hardswish, F.hardswish), "hard_swish"),
+    **dict.fromkeys((F.pad, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d), "pad"),
+    **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d), "pad"),
+    **dict.fromkeys((F.interpolate, nn.Upsample, nn.UpsamplingNearest2d), "resize"),
+    **dict.fromkeys((F.pixel_shuffle, nn.PixelShuffle), "pixel_shuffle"),
+    **dict.fromkeys((nn.ChannelShuffle, torch.channel_shuffle), "channel_shuffle"),
+    **dict.fromkeys((torch.stack,), "stack"),
+    **dict.fromkeys((torch.select, "select"), "select"),
     **dict.fromkeys(
         (nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), "reshape"
     ),
@@ -106,34 +137,17 @@ NEUTRAL: dict[Any, int] = {
 }
 """Second operands with which an operation changes nothing."""
 
-NONNEGATIVE: set[Any] = {
-    nn.Sigmoid,
-    torch.sigmoid,
-    F.sigmoid,
-    "sigmoid",
-    nn.Softmax,
-    F.softmax,
-    "softmax",
-    torch.softmax,
-    nn.Hardsigmoid,
-    F.hardsigmoid,
-}
+NONNEGATIVE: set[Any] = {nn.Softmax, F.softmax, torch.softmax, "softmax"}
 """Float operations whose results are never negative."""
+
+MOSTLY_POSITIVE: set[Any] = {nn.GELU, F.gelu, nn.Mish, F.mish, nn.ELU, F.elu}
+"""Float operations whose results are never far below zero."""
 
 FLOAT_REASONS: dict[Any, str] = {
     **dict.fromkeys((nn.GELU, F.gelu), "ONNX Runtime has no integer Gelu"),
     **dict.fromkeys((nn.LayerNorm, F.layer_norm), "ONNX Runtime has no integer LayerNormalization"),
-    **dict.fromkeys(
-        (nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid),
-        "ONNX Runtime has no integer HardSwish or HardSigmoid",
-    ),
-    **dict.fromkeys((nn.SiLU, F.silu), "SiLU is computed in float here"),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d), "ONNX Runtime has no integer ConvTranspose"),
     **dict.fromkeys((nn.Conv3d,), "three-dimensional convolutions have no integer kernel here"),
-    **dict.fromkeys((nn.PReLU, F.prelu), "ONNX Runtime has no integer PRelu"),
-    **dict.fromkeys((F.pad,), "ONNX Runtime pads quantized tensors in float"),
-    **dict.fromkeys((operator.sub, torch.sub, "sub"), "ONNX Runtime has no integer Sub"),
-    **dict.fromkeys((operator.truediv, torch.div, "div"), "ONNX Runtime has no integer Div"),
     **dict.fromkeys(BATCH_NORMS, "a batch norm that follows no convolution or linear layer of its own stays in float"),
 }
 GENERAL_REASON = "there is no integer kernel for it in the contract table"

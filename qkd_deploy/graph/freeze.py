@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,7 +16,18 @@ from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.mul_scale import agreed_mul_scale
+from qkd_deploy.graph.operations import slope_of
+from qkd_deploy.graph.place import WIDE_BITS
 from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.unary import (
+    RELABELLED,
+    before_key,
+    before_relabelling,
+    leaky_scale,
+    relabelled,
+    sigmoid_scale,
+)
 
 _POOL_RATIOS = (2.0**-31, 255.0)
 
@@ -25,7 +37,7 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
     """The integer model of a prepared one, which stays as it is; takes milliseconds.
 
     Batch norms are folded in their running statistics, activation functions become ranges of codes, and the output
-    scales of additions are moved by parts in a million until every CPU agrees on every sum (``add_scale``).
+    scales of sums, products and functions are moved by parts in a million until every CPU agrees on every result.
 
     Raises:
         UserError: weights or steps that are not finite, or a layer whose accumulator could overflow; names the layer.
@@ -38,6 +50,10 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
         first = node.inputs[0] if node.inputs else ""
         passes_codes = OPERATORS[node.kind].operand_bits == "codes"
         holder[node.name] = node.quantizer or (holder.get(first) if passes_codes else None)
+        made = holder[node.name]
+        if node.kind == "rescale" and made is not None:
+            holder[node.name] = own = module_key(node.name)
+            grids[own] = grids[made].times(node.kwargs["factor"])
         if node.kind == "layer":
             _require_finite(prepared, node)
             source = grids[node.source] if node.source is not None else None
@@ -46,6 +62,10 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
         if node.quantizer is not None:
             operands = [grids[key] for name in node.inputs if (key := holder.get(name)) is not None]
             grids[node.quantizer] = _grid(prepared, node, operands)
+            if node.kind in RELABELLED and operands:
+                before = before_relabelling(node.kind, _code_range(operands[0]), node.name)
+                grids[before_key(node)] = _as_grid(before)
+                grids[node.quantizer] = _as_grid(relabelled(node.kind, before))
     network = copy.deepcopy(prepared.network)
     device = next(prepared.parameters()).device
     return FrozenModel(network, frozen_graph, grids, layers).to(device)
@@ -70,14 +90,39 @@ def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:
         shape = prepared.graph.node(node.inputs[0]).shape or ()
         scale = _pool_scale(float(operands[0].scale) / math.prod(shape[2:]), scale)
     lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
-    if operands and node.kind in ("add", "requantize", "clip"):
-        a = _code_range(operands[0])
-        # a requantization is an addition of zero; x + x has one operand twice
-        zero = CodeRange(a.scale, a.zero_point, 0, 0)
-        b = _code_range(operands[-1]) if node.kind == "add" else zero
-        scale = agreed_add_scale(a, b, CodeRange(scale, spec.zero_point, lo, hi), node.name)
+    if operands and node.kind in _AGREED:
+        scale = _AGREED[node.kind](prepared, node, operands, CodeRange(scale, spec.zero_point, lo, hi))
         lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
     return Grid(scale, spec.bits, spec.zero_point, lo, hi)
+
+
+def _agreed_sum(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+    a = _code_range(operands[0])
+    # a requantization is an addition of zero; x + x has one operand twice
+    zero = CodeRange(a.scale, a.zero_point, 0, 0)
+    b = _code_range(operands[-1]) if node.kind == "add" else zero
+    return agreed_add_scale(a, b, out, node.name)
+
+
+def _agreed_product(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+    return agreed_mul_scale(_code_range(operands[0]), _code_range(operands[-1]), out, node.name)
+
+
+def _agreed_sigmoid(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+    return sigmoid_scale(_code_range(operands[0]), out, node.name)
+
+
+def _agreed_leaky(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+    return leaky_scale(slope_of(prepared.network, prepared.graph, node), _code_range(operands[0]), out, node.name)
+
+
+_AGREED: dict[str, Callable[[PreparedModel, Node, list[Grid], CodeRange], float]] = {
+    **dict.fromkeys(("add", "requantize", "clip"), _agreed_sum),
+    "mul": _agreed_product,
+    "sigmoid": _agreed_sigmoid,
+    "leaky_relu": _agreed_leaky,
+}
+"""Kinds whose output scales are moved by parts in a million until every CPU agrees."""
 
 
 def _pool_scale(source: float, scale: float) -> float:
@@ -93,6 +138,10 @@ def _clipped(scale: float, lo: int, hi: int, clip: tuple[float, float] | None) -
     low, high = clip or (-np.inf, np.inf)
     ends = np.rint(np.array([low, high], np.float32) / np.float32(scale))
     return int(max(lo, ends[0])), int(min(hi, ends[1]))
+
+
+def _as_grid(codes: CodeRange) -> Grid:
+    return Grid(codes.scale, WIDE_BITS, codes.zero_point, codes.lo, codes.hi)
 
 
 def _code_range(grid: Grid) -> CodeRange:

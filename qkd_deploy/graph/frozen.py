@@ -18,6 +18,7 @@ from qkd_deploy.graph import operations
 from qkd_deploy.graph.fold import FoldedLayer, dequantized_weight
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.unary import RELABELLED, before_key, made_codes
 
 POOL_CODE = 64
 """Weight code of average pools written as convolutions: the largest that is safe on every x86 CPU."""
@@ -47,6 +48,10 @@ class Grid(nn.Module):
     def store(self, codes: Tensor) -> npt.NDArray[np.uint8]:
         """Centered codes as they are stored: uint8, with the zero point."""
         return (codes + self.zero_point).to(torch.uint8).cpu().numpy()
+
+    def times(self, factor: float) -> Grid:
+        """The grid of the same codes when they stand for ``factor`` times as much."""
+        return Grid(float(self.scale * factor), self.bits, self.zero_point, self.lo, self.hi)
 
     def extra_repr(self) -> str:
         """Scale and range for ``print``."""
@@ -149,12 +154,12 @@ class FrozenModel(nn.Module):
 
     @torch.inference_mode()
     def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
-        """Stored codes of every quantized tensor, by tensor name."""
+        """Stored codes of every tensor that is quantized when the model runs, by tensor name."""
         found: dict[str, npt.NDArray[np.uint8]] = {}
 
         def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             value = self.evaluate(node, args, kwargs)
-            if node.quantizer is not None:
+            if node.quantizer is not None and node.kind != "constant":
                 found[node.name] = value.grid.store(value.codes)
             return value
 
@@ -174,6 +179,10 @@ class FrozenModel(nn.Module):
         grid = self.grid(node.quantizer) if node.quantizer is not None else None
         if node.kind == "layer":
             return self._layer(node, args[0], grid)
+        if node.kind in RELABELLED and grid is not None:
+            return self._relabelled(node, args[0], grid)
+        if node.kind == "rescale" and isinstance(args[0], Codes):
+            return Codes(args[0].codes, self.grid(module_key(node.name)))
         if grid is not None and node.kind in _INTEGER:
             return Codes(_INTEGER[node.kind](grid, *args, **kwargs), grid)
         if node.kind in _ON_CODES and isinstance(args[0], Codes):
@@ -183,6 +192,12 @@ class FrozenModel(nn.Module):
         if node.clip is not None:
             value = value.clamp(*node.clip)
         return value if grid is None else Codes(grid.quantize(value), grid)
+
+    def _relabelled(self, node: Node, x: Codes, grid: Grid) -> Codes:
+        """The stored codes stay as they were made; what they stand for changes."""
+        before = self.grid(before_key(node))
+        made = made_codes(node.kind, x.real(), before.scale).clamp_(before.lo, before.hi)
+        return Codes(made + (before.zero_point - grid.zero_point), grid)
 
     def _layer(self, node: Node, x: Any, grid: Grid | None) -> Any:
         layer, module = self.layer(node), self.network.get_submodule(str(node.target))
@@ -219,6 +234,24 @@ def _input(grid: Grid, x: Any) -> Tensor:
 
 def _add(grid: Grid, a: Codes, b: Codes) -> Tensor:
     return grid.quantize(a.real() + b.real())
+
+
+def _mul(grid: Grid, a: Codes, b: Codes) -> Tensor:
+    return grid.quantize(a.real() * b.real())
+
+
+def _matmul(grid: Grid, a: Codes, b: Codes) -> Tensor:
+    sums = torch.matmul(a.codes.double(), b.codes.double()).float()
+    return sums.mul_(a.grid.scale * b.grid.scale / grid.scale).clamp_(grid.lo, grid.hi).round_()
+
+
+def _leaky_relu(grid: Grid, x: Codes, slope: float | Tensor) -> Tensor:
+    return grid.quantize(operations.leaky_relu(x.real(), slope))
+
+
+def _sigmoid(grid: Grid, x: Codes) -> Tensor:
+    steps = torch.sigmoid(x.real().double()) / grid.scale.double()
+    return torch.round(steps).clamp_(grid.lo, grid.hi).float()
 
 
 def _concat(grid: Grid, parts: list[Codes], dim: int) -> Tensor:
@@ -259,6 +292,10 @@ def pool_weight_scale(kernel_size: tuple[int, ...]) -> float:
 _INTEGER: dict[str, Callable[..., Tensor]] = {
     "input": _input,
     "add": _add,
+    "mul": _mul,
+    "matmul": _matmul,
+    "leaky_relu": _leaky_relu,
+    "sigmoid": _sigmoid,
     "concat": _concat,
     "requantize": _requantize,
     "clip": _requantize,
@@ -266,4 +303,4 @@ _INTEGER: dict[str, Callable[..., Tensor]] = {
     "avg_pool": _avg_pool,
     "uneven_avg_pool": _uneven_avg_pool,
 }
-_ON_CODES = ("max_pool", "reshape", "transpose", "slice", "dropout", "python")
+_ON_CODES = ("max_pool", "reshape", "transpose", "slice", "pad", "resize", "dropout", "python")

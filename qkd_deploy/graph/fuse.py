@@ -10,15 +10,25 @@ from typing import Any
 
 from torch import nn
 
+from qkd_deploy.graph.channel_norm import as_layer
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 
 _MOVABLE = ("max_pool", "reshape", "transpose", "dropout")
-_CLIPPABLE = ("layer", "add", "concat", "avg_pool", "uneven_avg_pool", "global_avg_pool", "batch_norm", "clip")
+_CLIPPABLE = (
+    *("layer", "add", "mul", "matmul", "concat", "avg_pool", "uneven_avg_pool", "global_avg_pool"),
+    *("leaky_relu", "batch_norm", "clip"),
+)
 
 
-def fuse(model: nn.Module, graph: Graph) -> Graph:
-    """Fuse in place: batch norms into layers, clips into whatever makes their operand; then name the tensors."""
+def fuse(model: nn.Module, graph: Graph, *, norms_as_layers: bool) -> Graph:
+    """Fuse in place: batch norms into layers, clips into whatever makes their operand; then name the tensors.
+
+    ``norms_as_layers``: batch norms that follow no layer become layers (``channel_norm``).
+    """
     _fuse_batch_norms(model, graph)
+    if norms_as_layers:
+        for node in graph.nodes:
+            as_layer(model, node)
     while _hoist_one_clip(graph):
         pass
     _fuse_clips(graph)

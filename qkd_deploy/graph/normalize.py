@@ -15,13 +15,16 @@ from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph import contract
+from qkd_deploy.graph.activation_rules import ActivationRules
+from qkd_deploy.graph.arithmetic_rules import ArithmeticRules
 from qkd_deploy.graph.in_place import out_of_place, switch_off
-from qkd_deploy.graph.ir import Graph, Node, Ref, references, substitute
+from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 from qkd_deploy.graph.pooling_rules import PoolingRules
 from qkd_deploy.graph.slicing_rules import SlicingRules
+from qkd_deploy.graph.spatial_rules import SpatialRules
 
 
-class Normalizer(PoolingRules, SlicingRules):
+class Normalizer(ActivationRules, ArithmeticRules, PoolingRules, SlicingRules, SpatialRules):
     """Rewrites the nodes of one raw graph."""
 
     def run(self) -> Graph:
@@ -34,6 +37,9 @@ class Normalizer(PoolingRules, SlicingRules):
             if node.kind not in ("input", "constant"):
                 self._classify(node)
         self._prune()
+        for node in self.graph.nodes:
+            if node.kind == "expand":  # read by something else than sums, products and concatenations
+                node.kind, node.reason = "float", "a constant repeated for every image has no integer kernel here"
         return self.graph
 
     def _prune(self) -> None:
@@ -123,18 +129,6 @@ class Normalizer(PoolingRules, SlicingRules):
 
     # -- element-wise ------------------------------------------------------------------------------------------------
 
-    def _add(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "add")
-        operands = (bound.get("input"), bound.get("other"))
-        shapes = [self.recorder.shapes.get(o.name) if isinstance(o, Ref) else None for o in operands]
-        if bound.get("alpha", 1) != 1 or None in shapes:
-            return "ONNX Runtime adds only two tensors in integers, without a factor"
-        if shapes[0] != shapes[1]:
-            return "an addition that broadcasts its operands stays in float"
-        if not all(self._is_activation(operand) for operand in operands):
-            return "an addition of constants or integer tensors stays in float"
-        return self._settle(node, "add", operands)
-
     def _clip(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "clip")
         limits = contract.CLIP_RANGES.get(contract.spelling(target))
@@ -153,15 +147,6 @@ class Normalizer(PoolingRules, SlicingRules):
         self._settle(node, "clip", (bound.get("input", node.args[0]),))
         node.clip = limits
         return ""
-
-    def _concat(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "concat")
-        tensors = bound["tensors"]
-        if isinstance(tensors, Ref):
-            raise UserError(f"{node.label} concatenates a computed list; name its parts, as in a, b = x.chunk(2, 1)")
-        if not all(self._is_activation(t) for t in tensors):
-            return "a concatenation with constants or integer tensors stays in float"
-        return self._settle(node, "concat", (list(tensors),), dim=bound.get("dim", 0) % len(node.shape or ()))
 
     def _dropout(self, node: Node, target: Any) -> str:
         if isinstance(target, nn.Module):
@@ -182,12 +167,6 @@ class Normalizer(PoolingRules, SlicingRules):
     def _reshape(self, node: Node, target: Any) -> str:
         node.kind, node.reason = "reshape", ""
         return ""
-
-    def _copy(self, node: Node, target: Any) -> str:
-        """Copies and conversions that change nothing: left in float, the runtime would merge the quantizers around."""
-        if any(references((node.args[1:], node.kwargs))) or not self.recorder.unchanged.get(node.name):
-            return contract.GENERAL_REASON
-        return self._reshape(node, target)
 
     def _transpose(self, node: Node, target: Any) -> str:
         rank = self._rank(node.args[0])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ir import Graph, Node, Ref
 
 
 def apply(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool) -> Any:
@@ -50,6 +50,37 @@ def take(x: Tensor, ranges: tuple[tuple[int, int, int], ...]) -> Tensor:
     for dim, start, stop in ranges:
         x = x.narrow(dim, start, stop - start)
     return x
+
+
+def pad(x: Tensor, amounts: tuple[tuple[int, int], ...], mode: str) -> Tensor:
+    """Pad every dimension by ``(before, after)``, with zeros or (``mode``) the image's own values."""
+    used = next((i for i, pair in enumerate(amounts) if any(pair)), len(amounts))
+    first = used if mode == "constant" else 2  # the other modes pad all spatial dimensions
+    flat = [amount for pair in reversed(amounts[first:]) for amount in pair]
+    return F.pad(x, flat, mode=mode)
+
+
+def resize(x: Tensor, factors: tuple[int, ...]) -> Tensor:
+    """Nearest upsampling of the spatial dimensions by whole factors."""
+    return F.interpolate(x, scale_factor=[float(factor) for factor in factors], mode="nearest")
+
+
+def rescale(x: Tensor, factor: float) -> Tensor:
+    """The tensor times a number."""
+    return x * factor
+
+
+def leaky_relu(x: Tensor, slope: float | Tensor) -> Tensor:
+    """``x`` where it is positive, ``slope * x`` elsewhere; the slope may be a parameter of one element."""
+    return F.prelu(x, slope.reshape(1)) if isinstance(slope, Tensor) else F.leaky_relu(x, slope)
+
+
+def slope_of(network: nn.Module, graph: Graph, node: Node) -> float:
+    """The slope of a ``leaky_relu`` as a number, when it is no longer trained."""
+    slope = node.args[1]
+    if isinstance(slope, Ref):
+        slope = _call(network, graph.node(slope.name), (), {}).item()
+    return float(slope)
 
 
 def avg_pool(x: Tensor, **options: Any) -> Tensor:
@@ -106,7 +137,16 @@ def batch_norm_of(network: nn.Module, node: Node) -> nn.BatchNorm1d | nn.BatchNo
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "input": lambda x: x,
     "add": torch.add,
+    "mul": torch.mul,
+    "matmul": torch.matmul,
     "concat": torch.cat,
+    "leaky_relu": leaky_relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "hard_sigmoid": F.hardsigmoid,
+    "pad": pad,
+    "resize": resize,
+    "rescale": rescale,
     "avg_pool": avg_pool,
     "uneven_avg_pool": uneven_avg_pool,
     "global_avg_pool": global_avg_pool,

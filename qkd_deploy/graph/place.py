@@ -16,9 +16,11 @@ from torch import nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec, bits_for
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.contract import NONNEGATIVE, OPERATORS
+from qkd_deploy.graph import channel_norm
+from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.signs import Signs
 from qkd_deploy.quantizers.registry import quantizer_kind
 
 PLACEMENTS = ("integer", "paper")
@@ -65,11 +67,13 @@ class Placed:
         graph: nodes name their quantizers by key.
         layer_bits: bits of every layer, by tensor name.
         activations: grid of every activation quantizer, by key.
+        rescaled: for the key of every tensor whose codes are another's times a number, the other's key and the number.
     """
 
     graph: Graph
     layer_bits: dict[str, BitWidths]
     activations: dict[str, TensorSpec]
+    rescaled: dict[str, tuple[str, float]]
 
 
 def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[str, float]) -> Placed:
@@ -78,16 +82,18 @@ def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[
     Raises:
         UserError: an override that matches no layer.
     """
-    layer_bits = _layer_bits(graph, settings)
+    layer_bits = _layer_bits(model, graph, settings)
     placer = _Placer(model, graph, settings, layer_bits, smallest)
     if not settings.bits.weights_only:
         placer.place_paper() if settings.placement == "paper" else placer.place_integer()
-    return Placed(graph, layer_bits, placer.activations)
+    return Placed(graph, layer_bits, placer.activations, placer.rescaled)
 
 
-def _layer_bits(graph: Graph, settings: Settings) -> dict[str, BitWidths]:
-    """Overrides win; then the first and last layers' bits; then the network's."""
-    layers = [node for node in graph.nodes if node.kind == "layer"]
+def _layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, BitWidths]:
+    """Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have their own."""
+    nodes = [node for node in graph.nodes if node.kind == "layer"]
+    norms = {n.name for n in nodes if channel_norm.is_channel_identity(model.get_submodule(str(n.target)))}
+    layers = [node for node in nodes if node.name not in norms]
     if not layers:
         raise UserError("the network has no convolution or linear layer to quantize")
     for pattern in settings.overrides:
@@ -97,7 +103,7 @@ def _layer_bits(graph: Graph, settings: Settings) -> dict[str, BitWidths]:
             raise UserError(f"the pattern {pattern!r} matches no layer of the network{hint}")
     wide = settings.first_last_bits
     edge_bits = BitWidths(wide, settings.bits.activation if settings.bits.weights_only else wide)
-    edges = _edge_layers(graph)
+    edges = _edge_layers(graph, norms)
     chosen = {
         node.name: bits_for(str(node.target), settings.overrides)
         or (edge_bits if node.name in edges else settings.bits)
@@ -106,24 +112,24 @@ def _layer_bits(graph: Graph, settings: Settings) -> dict[str, BitWidths]:
     for node in layers:  # a layer that is called twice has one set of weights: the widest of its places decides
         calls = [chosen[other.name].weight for other in layers if other.target == node.target]
         chosen[node.name] = BitWidths(max(calls), chosen[node.name].activation)
-    return chosen
+    return chosen | dict.fromkeys(norms, channel_norm.BITS)
 
 
-def _edge_layers(graph: Graph) -> set[str]:
-    """Layers with no other layer between them and an input, or between them and an output."""
-    kinds = {node.name: node.kind for node in graph.nodes}
+def _edge_layers(graph: Graph, norms: set[str]) -> set[str]:
+    """Layers with no other layer between them and an input, or between them and an output; ``norms`` do not count."""
+    kinds = {node.name: "norm" if node.name in norms else node.kind for node in graph.nodes}
     first: set[str] = set()
     seen_layer: dict[str, bool] = {}
     for node in graph.nodes:
         behind = any(seen_layer[name] or kinds[name] == "layer" for name in node.inputs)
         seen_layer[node.name] = behind
-        if node.kind == "layer" and not behind:
+        if kinds[node.name] == "layer" and not behind:
             first.add(node.name)
     last: set[str] = set()
     reach = set(graph.outputs())
     for node in reversed(graph.nodes):
         if node.name in reach:
-            if node.kind == "layer":
+            if kinds[node.name] == "layer":
                 last.add(node.name)
             else:
                 reach.update(node.inputs)
@@ -141,46 +147,22 @@ class _Placer:
     ) -> None:
         self.model, self.graph, self.settings, self.layer_bits = model, graph, settings, layer_bits
         self.activations: dict[str, TensorSpec] = {}
-        self.nonnegative = self._nonnegative(smallest)
+        self.signs = Signs(model, graph, smallest, raw_pixels=settings.input_quantization is not None)
         self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose grid its codes are on
-
-    # -- signedness, before any quantizer is there -------------------------------------------------------------------
-
-    def _nonnegative(self, smallest: Mapping[str, float]) -> set[str]:
-        found: set[str] = set()
-        for node in self.graph.nodes:
-            operands_are = bool(node.inputs) and all(name in found for name in node.inputs)
-            if node.kind == "input":
-                positive = self.settings.input_quantization is None and smallest.get(node.name, -1.0) >= 0
-            elif node.clip is not None and node.clip[0] >= 0:
-                positive = True
-            elif node.kind in ("layer", "batch_norm", "constant", "python"):
-                positive = False
-            elif node.kind == "float":
-                positive = self._key(node) in NONNEGATIVE
-            else:
-                positive = operands_are
-            if positive:
-                found.add(node.name)
-        return found
-
-    def _key(self, node: Node) -> object:
-        if isinstance(node.target, str) and not node.method:
-            return type(self.model.get_submodule(node.target))
-        return node.target
+        self.rescaled: dict[str, tuple[str, float]] = {}
 
     # -- integer placement -------------------------------------------------------------------------------------------
 
     def place_integer(self) -> None:
         for node in list(self.graph.nodes):
             operator = OPERATORS[node.kind]
-            if operator.operand_bits == "none" and node.kind != "input":
+            if node.kind == "python":
                 continue
             first = node.inputs[0] if node.inputs else ""
             if node.kind == "layer":
                 node.source = self.grid.get(first)
             if operator.operand_bits == "codes":
-                self.grid[node.name] = self.grid.get(first)
+                self.grid[node.name] = self._rescaled(node, self.grid.get(first))
                 if node.kind == "requantize":
                     continue
             else:
@@ -189,13 +171,30 @@ class _Placer:
             if self.grid[node.name] is not None:
                 self._requantize_for_narrow_readers(node)
 
+    def _rescaled(self, node: Node, grid: str | None) -> str | None:
+        """The grid of codes that only move, or change their scale."""
+        if node.kind != "rescale" or grid is None:
+            return grid
+        key = module_key(node.name)
+        self.rescaled[key] = (grid, node.kwargs["factor"])
+        return key
+
+    def _spec(self, key: str) -> TensorSpec:
+        """The codes behind a key of ``grid``."""
+        while key in self.rescaled:
+            key, _ = self.rescaled[key]
+        return self.activations[key]
+
     def _bits_made(self, node: Node) -> int | None:
         """Bits of the quantizer on a node's output; None where the tensor stays in float."""
         needs = self._needs(node)
+        if OPERATORS[node.kind].step is not None:
+            return WIDE_BITS
         hard = [bits for bits in needs if bits is not None]
         if hard:
             return max(hard)
-        makes_integers = OPERATORS[node.kind].own_grid and node.kind != "input" and not self._is_linear(node)
+        given = node.kind in ("input", "constant")
+        makes_integers = OPERATORS[node.kind].own_grid and not given and not self._is_linear(node)
         return WIDE_BITS if makes_integers else None
 
     def _is_linear(self, node: Node) -> bool:
@@ -214,7 +213,9 @@ class _Placer:
         needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
         for reader in self.graph.consumers()[node.name]:
             wanted = OPERATORS[reader.kind].operand_bits
-            if wanted == "layer":
+            if reader.kind == "leaky_relu" and node.kind == "constant":
+                needs.append(None)  # a slope
+            elif wanted == "layer":
                 needs.append(self.layer_bits[reader.name].activation)
             elif wanted == "wide":
                 needs.append(self.settings.bits.activation if self.settings.residual == "shared" else WIDE_BITS)
@@ -232,7 +233,7 @@ class _Placer:
         elif node.kind == "input" and self.settings.input_quantization is not None:
             spec = TensorSpec.activation(WIDE_BITS, signed=True)
         else:
-            spec = TensorSpec.activation(bits, signed=node.name not in self.nonnegative)
+            spec = self.signs.spec(node.name, bits)
         node.quantizer = module_key(node.name)
         self.activations[node.quantizer] = spec
         return node.quantizer
@@ -243,7 +244,7 @@ class _Placer:
         assert grid is not None
         narrow: dict[int, set[str]] = {}
         for reader in self.graph.consumers()[node.name]:
-            if reader.kind == "layer" and self.layer_bits[reader.name].activation < self.activations[grid].bits:
+            if reader.kind == "layer" and self.layer_bits[reader.name].activation < self._spec(grid).bits:
                 narrow.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
         for bits, readers in narrow.items():
             self._insert(node, "requantize", bits, readers)
@@ -253,12 +254,12 @@ class _Placer:
         second = Node(
             name, kind, (Ref(node.name),), {}, name, node.module, shape=node.shape, batch_dims=node.batch_dims
         )
-        wide = self.activations.get(self.grid.get(node.name) or "")
+        grid = self.grid.get(node.name)
+        wide = self._spec(grid) if grid is not None else None
         # codes that are never negative need no integer clip when 255 is their largest; but they then meet the weights
         # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
         saturating = wide is not None and wide.lo == 0 and self.settings.weight_range == "narrow"
-        if node.name in self.nonnegative:
-            self.nonnegative.add(name)
+        self.signs.copy(node.name, name)
         self.grid[name] = self._add_quantizer(second, bits, saturating=saturating)
         self.graph.nodes.insert(self.graph.nodes.index(node) + 1, second)
         self.graph.replace(node.name, name, only=readers)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph import operations
+from qkd_deploy.graph import channel_norm, operations
 from qkd_deploy.graph.account import Account, account_of
+from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.fuse import fuse
 from qkd_deploy.graph.ir import Node
@@ -82,7 +83,7 @@ def prepare(
     fx_graph, mode_leaves = trace(network, leaf_modules, len(inputs))
     recorder, batch_dims = record_shapes(network.eval(), fx_graph, inputs)
     graph = Normalizer(network, raw_graph(fx_graph), recorder, batch_dims, mode_leaves).run()
-    fuse(network, graph)
+    fuse(network, graph, norms_as_layers=placement == "integer" and not settings.bits.weights_only)
     smallest = {
         graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(_placeholders(fx_graph)) if n in recorder.smallest
     }
@@ -109,27 +110,31 @@ class PreparedModel(nn.Module):
         self.graph = placed.graph
         self.settings = settings
         self.layer_bits = placed.layer_bits
+        self.rescaled = placed.rescaled
         kind = quantizer_kind(settings.quantizer)
         self.activations = nn.ModuleDict(
             {k: self._fixed(k, spec) or kind.activation(spec) for k, spec in placed.activations.items()}
         )
-        self.weights = nn.ModuleDict(
-            {
-                weight_key(node): kind.weight(
-                    TensorSpec.weight(self.layer_bits[node.name].weight, settings.weight_range)
-                )
-                for node in self.layers()
-            }
-        )
+        self.weights = nn.ModuleDict({weight_key(node): self._weight_quantizer(node) for node in self.layers()})
         self.account: Account = account_of(network, placed)
 
     def _fixed(self, key: str, spec: TensorSpec) -> Quantizer | None:
-        fixed = self.settings.input_quantization
-        if fixed is None or not any(node.quantizer == key and node.kind == "input" for node in self.graph.nodes):
+        """A quantizer whose step is known: of raw pixels, and of functions with a known range."""
+        node = next(node for node in self.graph.nodes if node.quantizer == key)
+        step = OPERATORS[node.kind].step
+        if step is not None:
+            return StepQuantizer(spec, step=step, learnable=False)
+        if self.settings.input_quantization is None or node.kind != "input":
             return None
-        scale, zero_point = fixed
+        scale, zero_point = self.settings.input_quantization
         grid = TensorSpec(spec.bits, zero_point > 0, zero_point, -zero_point, 2**spec.bits - 1 - zero_point)
         return StepQuantizer(grid, step=scale, learnable=False)
+
+    def _weight_quantizer(self, node: Node) -> Quantizer:
+        bits = self.layer_bits[node.name].weight
+        if channel_norm.is_channel_identity(self._module(node)):
+            return StepQuantizer(TensorSpec.weight(bits), step=channel_norm.STEP, learnable=False)
+        return quantizer_kind(self.settings.quantizer).weight(TensorSpec.weight(bits, self.settings.weight_range))
 
     def layers(self) -> list[Node]:
         """The convolution and linear nodes, in execution order."""
@@ -244,8 +249,7 @@ class PreparedModel(nn.Module):
         quantizer = self.weight(node)
         scale, extent = source or (None, 0)
         if source is None and node.source is not None:
-            own = self.activation(node.source)
-            scale, extent = own.scale().detach(), max(-own.spec.lo, own.spec.hi)
+            scale, extent = self._source(node.source)
         codes = quantizer.codes(layer.weight)
         batch_norm = operations.batch_norm_of(self.network, node)
         return fold_layer(
@@ -258,6 +262,15 @@ class PreparedModel(nn.Module):
             extent,
             node.name,
         )
+
+    def _source(self, key: str) -> tuple[Tensor, int]:
+        """Scale and largest code of a grid."""
+        if key in self.rescaled:
+            other, factor = self.rescaled[key]
+            scale, extent = self._source(other)
+            return scale * factor, extent
+        quantizer = self.activation(key)
+        return quantizer.scale().detach(), max(-quantizer.spec.lo, quantizer.spec.hi)
 
 
 def weight_key(node: Node) -> str:
@@ -287,7 +300,8 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
         assert isinstance(weight, Tensor)
         if not bool(torch.isfinite(weight).all()):
             raise UserError(f"{node.name} has weights that are not finite; start from other weights")
-        quantizer.set_scale(quantizer.start(weight, method))
+        if not quantizer.fixed:
+            quantizer.set_scale(quantizer.start(weight, method))
 
     factors = spread()
 

@@ -42,7 +42,7 @@ def preview_codes(
 
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = frozen.evaluate(node, args, kwargs)
-        if isinstance(value, Codes) and node.quantizer is not None:
+        if isinstance(value, Codes) and node.quantizer is not None and node.kind != "constant":
             # the frozen grids: freezing moved the steps of additions by parts in a million, for the CPUs' sake, which
             # can move a bias to the next integer
             grid = None if node.source is None else frozen.grid(node.source)

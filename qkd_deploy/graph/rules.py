@@ -19,11 +19,18 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "narrow": ("input", "dim", "start", "length"),
     "concat": ("tensors", "dim"),
     "add": ("input", "other", "alpha"),
+    "two": ("input", "other", "alpha"),
+    "leaky_relu": ("input", "negative_slope"),
+    "pad": ("input", "pad", "mode", "value"),
+    "resize": ("input", "size", "scale_factor", "mode"),
+    "attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"),
+    "stack": ("tensors", "dim"),
+    "select": ("input", "dim", "index"),
     "clip": ("input", "min", "max"),
 }
 """Names of positional arguments, for functions that tell no signature."""
 
-_ALIASES = {"axis": "dim", "keepdims": "keepdim", "min_val": "min", "max_val": "max"}
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "min_val": "min", "max_val": "max", "padding": "pad"}
 
 
 class Rules:
@@ -63,5 +70,35 @@ class Rules:
 
     def _is_activation(self, value: Any) -> bool:
         """Whether an operand is a float tensor that the network computes."""
-        floating = isinstance(value, Ref) and self.recorder.floating.get(value.name, False)
-        return floating and self.graph.node(value.name).kind != "constant"
+        return self._is_float(value) and self.graph.node(value.name).kind != "constant"
+
+    def _is_float(self, value: Any) -> bool:
+        """Whether an operand is a float tensor, computed or constant."""
+        return isinstance(value, Ref) and self.recorder.floating.get(value.name, False)
+
+    def _shape(self, value: Any) -> tuple[int, ...]:
+        """Shape of a tensor operand; () for everything else."""
+        return (self.recorder.shapes.get(value.name) or ()) if isinstance(value, Ref) else ()
+
+    def _before(
+        self, node: Node, kind: str, args: tuple[Any, ...], suffix: str, shape: tuple[int, ...], **fields: Any
+    ) -> Ref:
+        """Insert a node in front of another one; ``fields`` are those of ``Node``. Returns what it makes."""
+        name = f"{node.name}_{suffix}"
+        like = next((a for a in args if isinstance(a, Ref) and self._shape(a) == shape), None)
+        batch_dims = self.batch_dims.get(like.name, ()) if like is not None else fields.pop("batch_dims", ())
+        fields.pop("batch_dims", None)
+        made = Node(
+            name, kind, args, label=f"{node.label}.{suffix}", module=node.module, shape=shape, batch_dims=batch_dims,
+            **fields,
+        )  # fmt: skip
+        self.graph.nodes.insert(self.graph.nodes.index(node), made)
+        self.recorder.shapes[name], self.recorder.floating[name] = shape, True
+        self.batch_dims[name] = batch_dims
+        return Ref(name)
+
+    def _constant(self, node: Node, values: torch.Tensor, suffix: str = "constant") -> Ref:
+        """A constant of the network's own, in front of the node that reads it."""
+        buffer = f"{node.name}_{suffix}"
+        self.model.register_buffer(buffer, values.detach().clone().float(), persistent=False)
+        return self._before(node, "constant", (), suffix, tuple(values.shape), target=buffer)

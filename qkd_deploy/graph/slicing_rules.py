@@ -39,19 +39,54 @@ class SlicingRules(Rules):
         if Ellipsis in items:
             at = items.index(Ellipsis)
             items[at : at + 1] = [whole] * (rank - len(items) + 1)
-        ranges = []
+        ranges, dropped = [], []
         for dim, (size, item) in enumerate(zip(self.recorder.shapes[operand.name] or (), items, strict=False)):
             if item == whole:
+                continue
+            if isinstance(item, int) and not isinstance(item, bool):
+                ranges.append((dim, item % size, item % size + 1))
+                dropped.append(dim)
                 continue
             if not isinstance(item, slice) or list(references(item)) or item.step not in (None, 1):
                 return _NOT_ALONE
             start, stop, _ = item.indices(size)
             ranges.append((dim, start, stop))
-        return self._take(node, operand, ranges)
+        return self._take_and_drop(node, operand, ranges, dropped) if dropped else self._take(node, operand, ranges)
+
+    def _select(self, node: Node, target: Any) -> str:
+        bound = self._bind(node, target, "select")
+        dim, index = bound["dim"], bound["index"]
+        if not isinstance(dim, int) or not isinstance(index, int):
+            return _NOT_ALONE
+        return self._one_of(node, node.args[0], dim, index)
+
+    def _one_of(self, node: Node, operand: Ref, dim: int, index: int) -> str:
+        """The part at one index of a dimension, which goes."""
+        dim %= self._rank(operand)
+        index %= self._shape(operand)[dim]
+        return self._take_and_drop(node, operand, [(dim, index, index + 1)], [dim])
+
+    def _take_and_drop(self, node: Node, operand: Ref, ranges: list[tuple[int, int, int]], dropped: list[int]) -> str:
+        """A slice, and a reshape without the dimensions of one that it leaves."""
+        if any(dim in self.batch_dims.get(operand.name, (0,)) for dim, _, _ in ranges):
+            return _NOT_ALONE
+        sizes = list(self._shape(operand))
+        for dim, start, stop in ranges:
+            sizes[dim] = stop - start
+        part = self._before(
+            node, "slice", (operand,), "part", tuple(sizes), kwargs={"ranges": tuple(ranges)},
+            batch_dims=self.batch_dims.get(operand.name, ()),
+        )  # fmt: skip
+        self._settle(node, "reshape", (part, tuple(dropped)))
+        node.target = torch.squeeze
+        return ""
 
     def _part_of_split(self, node: Node, source: Node, index: Any) -> str:
         """``x.chunk(2, 1)[i]`` as a slice of ``x``; the call itself then has no readers."""
         name = source.target if isinstance(source.target, str) else getattr(source.target, "__name__", "")
+        if name == "unbind" and isinstance(index, int):
+            operand, *rest = source.args
+            return self._one_of(node, operand, source.kwargs.get("dim", rest[0] if rest else 0), index)
         if name not in ("chunk", "split", "tensor_split") or not isinstance(index, int):
             return _NOT_ALONE
         operand, *rest = source.args

@@ -66,7 +66,7 @@ def quantized_values(model: onnx.ModelProto, also: Collection[str] = ()) -> dict
     """ONNX values that hold activation codes and their element types, in graph order.
 
     These are the inputs of every DequantizeLinear that are no constants, and those values of ``also`` (the tensors that
-    the metadata name) that a QuantizeLinear or an operator on codes produces.
+    the metadata name) that the graph computes.
     """
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     constants = set(types)
@@ -79,7 +79,7 @@ def quantized_values(model: onnx.ModelProto, also: Collection[str] = ()) -> dict
             types.setdefault(node.input[0], types.get((*node.input, "", "")[2], onnx.TensorProto.UINT8))
         elif node.op_type == "QuantizeLinear":
             types[node.output[0]] = types.get((*node.input, "", "")[2], onnx.TensorProto.UINT8)
-            found.update({node.output[0]} & set(also))
+        found.update(set(node.output) & set(also))
     produced = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
     return {name: types.get(name, onnx.TensorProto.UINT8) for name in produced if name in found}
 

@@ -15,7 +15,7 @@ from qkd_deploy.export.onnx_export import build_model, flat_tensors
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.verification.reference import ReferenceModel
-from qkd_deploy.verification.runtime import CodesModel, optimized_graph
+from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
 
 INTEGER_KERNELS = {
     "QLinearConv",
@@ -23,6 +23,10 @@ INTEGER_KERNELS = {
     "QLinearMatMul",
     "MatMulIntegerToFloat",
     "QLinearAdd",
+    "QLinearMul",
+    "QLinearSigmoid",
+    "QLinearLeakyRelu",
+    "Resize",
     "QLinearConcat",
     "QLinearAveragePool",
     "QLinearGlobalAveragePool",
@@ -110,7 +114,7 @@ def assert_same_codes(deployed: Deployed, inputs: tuple[Tensor, ...], *, threads
     """
     frozen, model, values = deployed.frozen, deployed.model, deployed.values
     feeds = feeds_of(model, inputs)
-    outputs, runtime = CodesModel(model, threads).run(feeds)
+    outputs, runtime = CodesModel(model, threads, quantized_values(model, values.values())).run(feeds)
     reference = ReferenceModel(model).run(feeds)
     codes = frozen.codes(*inputs)
     assert codes or not runtime

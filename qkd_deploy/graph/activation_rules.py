@@ -1,0 +1,68 @@
+"""Activation functions beyond ranges: what is one integer kernel, and what is a product of two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.rules import Rules
+
+
+class ActivationRules(Rules):
+    """Handlers of sigmoids, their products, and leaky rectifiers."""
+
+    def _sigmoid(self, node: Node, target: Any) -> str:
+        return self._settle(node, "sigmoid", (node.args[0],))
+
+    def _tanh(self, node: Node, target: Any) -> str:
+        return self._settle(node, "tanh", (node.args[0],))
+
+    def _hard_sigmoid(self, node: Node, target: Any) -> str:
+        return self._settle(node, "hard_sigmoid", (node.args[0],))
+
+    def _silu(self, node: Node, target: Any) -> str:
+        """``x * sigmoid(x)``."""
+        return self._gated(node, "sigmoid")
+
+    def _hard_swish(self, node: Node, target: Any) -> str:
+        """``x * hard_sigmoid(x)``."""
+        return self._gated(node, "hard_sigmoid")
+
+    def _gated(self, node: Node, gate: str) -> str:
+        operand = node.args[0]
+        opened = self._before(node, gate, (operand,), "gate", node.shape or ())
+        return self._settle(node, "mul", (operand, opened))
+
+    def _leaky_relu(self, node: Node, target: Any) -> str:
+        operand, slope = node.args[0], self._slope(node, target)
+        count = 1
+        for size in self._shape(slope):
+            count *= size
+        if count == 1:
+            return self._settle(node, "leaky_relu", (operand, slope))
+        if not isinstance(slope, Ref) or self._is_activation(slope):
+            return "a rectifier whose slopes are computed stays in float"
+        return self._per_channel_slopes(node, operand, slope, count)
+
+    def _slope(self, node: Node, target: Any) -> Any:
+        """The slope below zero: a number, or the constant that holds it."""
+        if isinstance(target, nn.PReLU):
+            path = f"{node.module}.weight"
+            return self._before(node, "constant", (), "slope", tuple(target.weight.shape), target=path)
+        if isinstance(target, nn.LeakyReLU):
+            return float(target.negative_slope)
+        named = node.kwargs.get("negative_slope", node.kwargs.get("weight"))
+        return node.args[1] if len(node.args) > 1 else 0.01 if named is None else named
+
+    def _per_channel_slopes(self, node: Node, operand: Ref, slope: Ref, channels: int) -> str:
+        """``max(x, 0) + slope * min(x, 0)``."""
+        shape = node.shape or ()
+        column = (channels, *(1 for _ in shape[2:]))
+        slopes = self._before(node, "reshape", (slope, column), "slopes", column, target=torch.reshape)
+        below = self._before(node, "clip", (operand,), "below", shape, clip=(float("-inf"), 0.0))
+        scaled = self._before(node, "mul", (below, slopes), "scaled", shape)
+        above = self._before(node, "clip", (operand,), "above", shape, clip=(0.0, float("inf")))
+        return self._settle(node, "add", (above, scaled))

@@ -1,0 +1,57 @@
+"""Batch norms with no layer of their own, as layers: a depthwise convolution of ones in front of them.
+
+Folding then gives ``gamma / sigma`` as the scales of the convolution's weights, so that normalising costs one integer
+kernel and rounds nothing but the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qkd_deploy.bits import BitWidths
+from qkd_deploy.graph.ir import Node
+
+BITS = BitWidths(8, 8)
+STEP = 2.0**-5
+"""Step of the ones: a power of two, so that 32 steps are one exactly."""
+_CHILD = "channels"
+
+
+class ChannelIdentity(nn.Conv2d):
+    """A depthwise 1x1 convolution with weights of one, which nobody trains and no checkpoint holds."""
+
+    def __init__(self, channels: int) -> None:
+        """For tensors of that many channels."""
+        super().__init__(channels, channels, 1, groups=channels, bias=False, device="meta")
+        del self.weight
+        self.register_buffer("weight", torch.ones(channels, 1, 1, 1), persistent=False)
+
+
+class SequenceIdentity(nn.Conv1d):
+    """The same for sequences."""
+
+    def __init__(self, channels: int) -> None:
+        """For sequences of that many channels."""
+        super().__init__(channels, channels, 1, groups=channels, bias=False, device="meta")
+        del self.weight
+        self.register_buffer("weight", torch.ones(channels, 1, 1), persistent=False)
+
+
+def is_channel_identity(module: nn.Module) -> bool:
+    """Whether a layer only carries a batch norm."""
+    return isinstance(module, (ChannelIdentity, SequenceIdentity))
+
+
+def as_layer(model: nn.Module, node: Node) -> bool:
+    """Turn a batch norm node of images or sequences into a layer node; returns whether it was one."""
+    rank = len(node.shape or ())
+    if node.kind != "batch_norm" or rank not in (3, 4):
+        return False
+    path = str(node.target)
+    norm = model.get_submodule(path)
+    assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+    if _CHILD not in norm._modules:
+        norm.add_module(_CHILD, (ChannelIdentity if rank == 4 else SequenceIdentity)(norm.num_features))
+    node.kind, node.target, node.batch_norm, node.reason = "layer", f"{path}.{_CHILD}", path, ""
+    return True

@@ -1,0 +1,318 @@
+"""A tracer for ``torch.fx`` that runs every step on example inputs, so that ordinary Python about sizes just works."""
+
+from __future__ import annotations
+
+import builtins
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves
+
+from qkd_deploy.graph import contract
+from qkd_deploy.graph.trace_batch_norms import batch_norm_only
+from qkd_deploy.graph.trace_errors import OWN, STATELESS, Failed
+from qkd_deploy.graph.trace_output import output_structure
+from qkd_deploy.graph.trace_shapes import ShapeRecorder, more_examples, require_open_batch
+from qkd_deploy.graph.trace_values import (
+    BATCHES,
+    Concrete,
+    Unknown,
+    Untraceable,
+    agree,
+    at_other_batches,
+    by_values,
+    has_tensor,
+    is_description,
+)
+
+_KNOWN = ("torch", "operator", "_operator")
+"""Where functions come from whose results may be taken apart; others are opaque by the user's ``fx.wrap``."""
+
+
+class ConcreteTracer(fx.Tracer):
+    """Traces one network in one mode.
+
+    Attributes:
+        recorder: what every node of the graph looks like.
+        output: what the network returned, nested as it was, with a ``Ref`` for every tensor.
+        expanded: paths of the batch norms that have become several steps.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Any],
+        leaves: set[str],
+        leaf_types: tuple[type[nn.Module], ...],
+        followers: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        """``inputs`` are the examples by name; ``followers`` as ``trace_batch_norms.followers`` finds them."""
+        factories = (torch.zeros, torch.ones, torch.empty)  # take sizes as *args, which Proxies do not pass
+        super().__init__(autowrap_modules=(), autowrap_functions=factories)  # type: ignore[arg-type]
+        self._autowrap_search.append(torch)
+        self._leaves, self._leaf_types, self._followers = leaves, leaf_types, followers
+        self._inputs = {name: (value, more_examples(value)) for name, value in inputs.items()}
+        self._batch = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor) and value.dim())
+        self._running = False
+        self.expanded: set[str] = set()
+        self.proxy_buffer_attributes = True
+        self.recorder = ShapeRecorder()
+        self.output: Any = None
+
+    def again(self, inputs: Mapping[str, Any]) -> ConcreteTracer:
+        """A tracer with the same settings that has seen nothing yet."""
+        return ConcreteTracer(inputs, self._leaves, self._leaf_types, self._followers)
+
+    # -- what fx asks ------------------------------------------------------------------------------------------------
+
+    def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
+        """The graph of a network in its present mode; everything random that it draws is put back."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _tensors_by_isinstance(root):
+            graph = super().trace(root, concrete_args)
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.name not in self.recorder.shapes:
+                value = _attribute(root, str(node.target))
+                self.recorder.note(node, (value, value), unchanged=False)
+        return graph
+
+    @property
+    def path(self) -> str:
+        """The innermost module that is being traced, or was when tracing failed; "" for the network itself."""
+        return next((path for path, _ in reversed(self.module_stack.values())), "")
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Keeps PyTorch's own modules, and those listed, as single nodes."""
+        return (
+            module_qualified_name in self._leaves
+            or module_qualified_name in self._followers
+            or isinstance(m, self._leaf_types)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """One placeholder for every example; other arguments of ``forward`` keep their defaults."""
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._inputs]
+
+        def run(*inputs: Any) -> Any:
+            assert isinstance(self.root, nn.Module)
+            self.output, nodes = output_structure(self.root.forward(*inputs), self.create_arg)
+            return tuple(nodes)
+
+        return run, proxies
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Modules that a forward makes for itself, like ``nn.ReLU()(x)``, are traced through."""
+        if self._running:
+            return forward(*args, **kwargs)
+        assert self.submodule_paths is not None
+        if m not in self.submodule_paths:
+            if next(m.parameters(), None) is not None:
+                raise Untraceable(
+                    f"it calls a {type(m).__name__} with weights that is not registered in the network",
+                    "keep modules in attributes, nn.ModuleList or nn.ModuleDict, not in plain lists",
+                )
+            return forward(*args, **kwargs)
+        result = super().call_module(m, forward, args, kwargs)
+        path = self.path_of_module(m)
+        if path in self._followers:
+            self.expanded.add(path)
+            for child in self._followers[path]:
+                result = m.get_submodule(child)(result)
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Parameters and buffers are Proxies for the user's code, tensors while a step runs."""
+        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_arg(self, a: Any) -> Any:
+        """The node of a Proxy; anything else as fx has it."""
+        if isinstance(a, fx.Proxy):
+            if a.tracer is not self:
+                raise Untraceable("it reads a tensor that an earlier call has left behind", STATELESS)
+            return a.node
+        return a if isinstance(a, fx.Node) else super().create_arg(a)
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any | None = None,
+        proxy_factory_fn: Callable[[fx.Node], Any] | None = None,
+    ) -> Any:
+        """Run one step; a plain value where it is one, else a node of the graph."""
+        if kind == "call_method" and target.startswith("__") and hasattr(operator, target):
+            kind, target = "call_function", getattr(operator, target)  # constant + x calls Tensor.__add__
+        seen, unchanged = self._run(kind, target, args, kwargs)
+        if _is_open(kind, target) and not has_tensor(seen[0]) and agree(seen):
+            return seen[0]
+        result = super().create_proxy(
+            kind, target, args, kwargs, name, type_expr, lambda node: Concrete(node, self, seen)
+        )
+        result.node.meta["line"] = _user_line()
+        self.recorder.note(result.node, seen, unchanged)
+        return self._parts(result) if _is_open(kind, target) else result
+
+    # -- running steps -----------------------------------------------------------------------------------------------
+
+    def _run(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], bool]:
+        """What a step gives, as in ``Concrete.seen``, and whether it is its first operand, unchanged."""
+        if kind == "placeholder":
+            return self._inputs[target], False
+        if kind == "get_attr":
+            value = _attribute(self.root, target)
+            return (value, value), False
+        operands = _proxies((args, kwargs))
+        numbers = operands and not _tensors((args, kwargs)) and not any(operand.reads_tensors for operand in operands)
+        if numbers and _is_arithmetic(kind, target):
+            return tuple(self._number(i, kind, target, args, kwargs) for i in range(2 + len(BATCHES))), False
+        source = args[0].seen[0] if args and isinstance(args[0], Concrete) else None
+        version = source._version if isinstance(source, Tensor) else 0
+        drawn = torch.get_rng_state()
+        one, two = (self._step(i, kind, target, args, kwargs) for i in range(2))
+        self._require_no_chance(target, drawn)
+        if not has_tensor(one) and one is not None:
+            if not is_description(kind, target, source):
+                raise by_values()
+            return (one, two, *at_other_batches(one, two, self._batch)), False
+        for pair in zip(_tensors(one), _tensors(two), strict=False):
+            require_open_batch(*pair)
+        return (one, two), (
+            isinstance(source, Tensor)
+            and isinstance(one, Tensor)
+            and source._version == version
+            and source.dtype == one.dtype
+            and torch.equal(source, one)
+        )
+
+    def _step(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = map_aggregate((args, kwargs), lambda a: a.seen[index] if isinstance(a, Concrete) else a)  # type: ignore[misc, assignment]
+        self._running = True
+        try:
+            return self._call(kind, target, args, kwargs)
+        except Exception as error:  # the user's code or example may raise anything
+            raise Failed(doubled=index == 1) from error
+        finally:
+            self._running = False
+        self.expanded: set[str] = set()
+
+    def _call(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kind == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        if kind == "call_function":
+            return target(*args, **kwargs)
+        assert isinstance(self.root, nn.Module)
+        module = self.root.get_submodule(target)
+        training = module.training
+        module.eval()  # a batch norm of one example has no statistics, and no statistics may change
+        try:
+            if target in self._followers:
+                return batch_norm_only(module, *args)
+            return module(*args, **kwargs)
+        finally:
+            module.train(training)
+
+    def _number(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if index < 2:
+            return self._step(index, kind, target, args, kwargs)
+        try:
+            return self._step(index, kind, target, args, kwargs)
+        except Failed:
+            return Unknown()
+
+    def _require_no_chance(self, target: Any, drawn: Tensor) -> None:
+        known = not isinstance(target, str) and contract.SPELLINGS.get(target) == "dropout"
+        if not self.root.training and not known and not torch.equal(drawn, torch.get_rng_state()):
+            raise Untraceable(
+                "it draws random numbers in eval mode, too",
+                "draw them only if self.training, in a module of its own, or pass them as an input",
+            )
+
+    def _parts(self, whole: Concrete) -> Any:
+        """Tuples, lists and dictionaries of tensors as such, with a node for every part."""
+        one, two = whole.seen[:2]
+        if not isinstance(one, (tuple, list, dict)) or isinstance(one, torch.Size) or not has_tensor(one):
+            return whole
+        if len(one) != len(two):
+            raise Untraceable(
+                "it takes the batch apart",
+                "treat all elements of the batch alike, without loops over them",
+            )
+        keys = list(one) if isinstance(one, dict) else range(len(one))
+        parts = [self.create_proxy("call_function", operator.getitem, (whole, key), {}) for key in keys]
+        if isinstance(one, dict):
+            return dict(zip(keys, parts, strict=True)) if type(one) is dict else whole
+        return type(one)(*parts) if hasattr(one, "_fields") else type(one)(parts)
+
+
+def _is_open(kind: str, target: Any) -> bool:
+    """Whether a step's result may be taken apart: not that of a function that the user has made opaque."""
+    return kind != "call_function" or target is getattr or _home(target) in _KNOWN
+
+
+def _is_arithmetic(kind: str, target: Any) -> bool:
+    """Whether a step on numbers gives numbers."""
+    return kind == "call_method" or (kind == "call_function" and _home(target) != "torch")
+
+
+def _home(target: Any) -> str:
+    """The package of a function; PyTorch's own builtins name none."""
+    return (getattr(target, "__module__", None) or "torch").split(".")[0]
+
+
+def _user_line() -> str:
+    """The line of the user's code that is being traced."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and ("/torch/" in frame.f_code.co_filename or frame.f_code.co_filename.startswith(OWN)):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _proxies(value: Any) -> list[Concrete]:
+    found: list[Concrete] = []
+    map_aggregate(value, lambda a: found.append(a) if isinstance(a, Concrete) else None)
+    return found
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _attribute(root: Any, path: str) -> Any:
+    value = root
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@contextmanager
+def _tensors_by_isinstance(root: nn.Module) -> Iterator[None]:
+    """Let ``isinstance`` in the files of the user's modules take a Proxy for what it stands for."""
+    forwards = [getattr(type(m), "forward", None) for m in root.modules() if not type(m).__module__.startswith("torch.")]
+    places = {id(f.__globals__): f.__globals__ for f in forwards if isinstance(f, FunctionType)}
+    open_places = [place for place in places.values() if "isinstance" not in place]
+    for place in open_places:
+        place["isinstance"] = _isinstance
+    try:
+        yield
+    finally:
+        for place in open_places:
+            del place["isinstance"]
+
+
+def _isinstance(value: Any, kind: Any) -> bool:
+    return builtins.isinstance(value.seen[0] if type(value) is Concrete else value, kind)

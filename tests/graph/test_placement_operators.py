@@ -1,0 +1,127 @@
+"""Operators beyond convolutions and sums: each in a small network that must run in integers and equal ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from deployment import noise
+from placement import Small, check
+from torch import Tensor, nn
+
+Middle = Callable[[Any, Tensor], Tensor]
+
+
+def kinds(model: nn.Module, **options: Any) -> set[str]:
+    """Kinds of the nodes of a network that passed all checks."""
+    return {node.kind for node in check(model, **options).frozen.graph.nodes}
+
+
+@pytest.mark.parametrize(
+    ("middle", "expected"),
+    [
+        (lambda net, x: torch.sigmoid(x - 1), {"sigmoid", "add"}),
+        (lambda net, x: F.silu(x - 1), {"sigmoid", "mul"}),
+        (lambda net, x: torch.tanh(x - 1), {"tanh"}),
+        (lambda net, x: F.hardsigmoid(x - 1), {"hard_sigmoid"}),
+        (lambda net, x: F.hardswish(x - 1), {"hard_sigmoid", "mul"}),
+        (lambda net, x: x * F.relu6(x + 3) / 6, {"rescale", "mul", "add"}),
+        (lambda net, x: x * (F.relu6(x + 3) / 6), {"hard_sigmoid", "mul"}),
+        (lambda net, x: F.leaky_relu(x - 1, 0.1), {"leaky_relu"}),
+        (lambda net, x: net.act(x - 1), {"leaky_relu"}),
+        (lambda net, x: net.channels(x - 1), {"clip", "mul", "add"}),
+    ],
+)
+def test_activation_functions(middle: Middle, expected: set[str]) -> None:
+    assert expected <= kinds(Small(middle, act=nn.PReLU(), channels=nn.PReLU(8)))
+
+
+@pytest.mark.parametrize(
+    ("middle", "expected"),
+    [
+        (lambda net, x: x * 0.3, {"rescale"}),
+        (lambda net, x: x / 3, {"rescale"}),
+        (lambda net, x: -x, {"mul"}),
+        (lambda net, x: x * -0.7, {"mul"}),
+        (lambda net, x: x + 0.31, {"add"}),
+        (lambda net, x: x - 0.31, {"add"}),
+        (lambda net, x: 1 - x, {"add", "mul"}),
+        (lambda net, x: x - net.second_branch(x), {"add", "mul"}),
+        (lambda net, x: x * net.second_branch(x), {"mul"}),
+        (lambda net, x: x * x.mean((2, 3), keepdim=True), {"mul", "global_avg_pool"}),
+        (lambda net, x: x + x.mean((2, 3), keepdim=True), {"add", "global_avg_pool"}),
+        (lambda net, x: (x - net.shift) / net.spread, {"add", "mul"}),
+        (lambda net, x: x * net.gain + net.offset, {"add", "mul"}),
+    ],
+)
+def test_arithmetic(middle: Middle, expected: set[str]) -> None:
+    net = Small(middle, second_branch=nn.Conv2d(8, 8, 1))
+    net.register_buffer("shift", noise(8, 1, 1, seed=1))
+    net.register_buffer("spread", noise(1, 8, 1, 1, seed=2).abs() + 0.5)
+    net.gain = nn.Parameter(noise(1, 8, 1, 1, seed=3))
+    net.offset = nn.Parameter(noise(8, 8, seed=4))
+    if "gain" not in middle.__code__.co_names:
+        del net.gain, net.offset
+    assert expected <= kinds(net)
+
+
+@pytest.mark.parametrize(
+    ("middle", "expected"),
+    [
+        (lambda net, x: F.pad(x, (1, 2, 0, 1)), {"pad"}),
+        (lambda net, x: F.pad(x, (1, 2, 2, 1), mode="reflect"), {"pad"}),
+        (lambda net, x: F.pad(x, (1, 2, 2, 1), mode="replicate"), {"pad"}),
+        (lambda net, x: net.zeros(x), {"pad"}),
+        (lambda net, x: F.interpolate(x, scale_factor=2), {"resize"}),
+        (lambda net, x: F.interpolate(x, size=(24, 16), mode="nearest"), {"resize"}),
+        (lambda net, x: F.pixel_shuffle(torch.cat([x, x, x, x], 1), 2), {"reshape", "transpose"}),
+        (lambda net, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2), {"pad", "max_pool"}),
+        (lambda net, x: net.padded(F.pad(x, (0, 1, 0, 1))), {"pad"}),
+        (lambda net, x: torch.stack([x, x * 0.5], 2).flatten(1, 2)[:, ::1][:, :8], {"concat", "slice"}),
+        (lambda net, x: x.view(3 if False else x.size(0), 2, 4, 8, 8).transpose(1, 2).flatten(1, 2), {"transpose"}),
+    ],
+)
+def test_data_movement(middle: Middle, expected: set[str]) -> None:
+    assert expected <= kinds(Small(middle, padded=nn.Conv2d(8, 8, 3, stride=2), zeros=nn.ZeroPad2d((0, 1, 0, 1))))
+
+
+def test_a_lone_batch_norm_is_a_depthwise_convolution() -> None:
+    deployed = check(Small(lambda net, x: torch.relu(net.bn(x * 0.5)), bn=nn.BatchNorm2d(8)))
+    node = deployed.frozen.graph.node("bn")
+    assert node.kind == "layer"
+    assert node.clip == (0.0, float("inf"))
+    assert int(deployed.frozen.layer(node).codes.abs().min()) == 32
+
+
+class Attention(nn.Module):
+    """Class token, position embedding, and one block of attention over four tokens."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.token = nn.Parameter(noise(1, 1, 16, seed=5))
+        self.positions = nn.Parameter(noise(1, 5, 16, seed=6))
+        self.qkv, self.out, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.positions
+        qkv = self.qkv(x).reshape(x.shape[0], 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = ((q * 8**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        x = x + self.out(y.transpose(1, 2).reshape(x.shape[0], 5, 16))
+        return self.head(x[:, 0])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_but_for_its_softmax(fused: bool) -> None:
+    deployed = check(Attention(fused), integer=False)
+    assert [entry.operation for entry in deployed.prepared.account.floats] == ["softmax"]
+    assert sum(node.kind == "matmul" for node in deployed.frozen.graph.nodes) == 2
