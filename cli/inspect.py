@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from qkd_deploy.cli.options import Argument
 
 if TYPE_CHECKING:
     from qkd_deploy.inspection import Inspection
 
 
+# What only --sensitivity needs; those that are settings of TrainConfig have their names.
+_SENSITIVITY: dict[str, tuple[str, Any, str]] = {
+    "--bits": ("bits", str, "Bits of the layer that is quantized (the checkpoint's own; w4a4)."),
+    "--limit": ("images", click.IntRange(min=1), "Training images to measure on (512)."),
+    "--dataset": ("dataset", str, "The data set, as for train (the checkpoint's own)."),
+    "--data-dir": ("data_dir", str, "Folder that holds the data set."),
+    "--dataset-arg": ("dataset_args", Argument(), "Keyword argument of your data set factory; may be repeated."),
+    "--image-size": ("image_size", int, "Bring images of a folder to this height and width."),
+    "--model-arg": ("model_args", Argument(), "Keyword argument of your network's factory; may be repeated."),
+}
+
+
+def _sensitivity_options(command: Any) -> Any:
+    for option, (name, kind, text) in reversed(_SENSITIVITY.items()):
+        repeated = isinstance(kind, Argument)
+        text = f"With --sensitivity: {text[0].lower()}{text[1:]}"
+        command = click.option(option, name, type=kind, multiple=repeated, default=None, help=text)(command)
+    return command
+
+
 @click.command()
 @click.argument("file", type=Path, metavar="MODEL.PT|MODEL.ONNX")
 @click.option("--model", help="Your own network, package.module:factory, where a checkpoint holds one.")
+@click.option("--sensitivity", is_flag=True, help="Rank layers by the loss each costs when quantized alone.")
+@_sensitivity_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(file: Path, model: str | None, as_json: bool) -> int:
+def command(file: Path, model: str | None, sensitivity: bool, as_json: bool, **options: Any) -> int:
     """Show the layers of a model: bits, scales, kernels, size, and the worst case of every integer sum.
 
     For an ONNX file also the kernels that ONNX Runtime really built, and what computes in float and why. The exit code
-    is 1 where an input could make an accumulator overflow int32.
+    is 1 where an input could make an accumulator overflow int32. With --sensitivity, MODEL.PT holds full-precision
+    weights or is a quantized checkpoint, whose weights before rounding are taken.
     """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if sensitivity:
+        _print_sensitivity(file, model, given, as_json)
+        return 0
+    for option, (name, _, _) in _SENSITIVITY.items():
+        if name in given:
+            raise click.UsageError(f"{option} belongs to --sensitivity; give --sensitivity too")
     from qkd_deploy.cli.tables import layer_table, print_tables, tensor_table
     from qkd_deploy.inspection import inspect_model
 
@@ -32,6 +65,25 @@ def command(file: Path, model: str | None, as_json: bool) -> int:
         print_tables(layer_table(found), tensor_table(found))
         _print_rest(found)
     return 1 if found.overflows else 0
+
+
+def _print_sensitivity(file: Path, model: str | None, given: dict[str, Any], as_json: bool) -> None:
+    from qkd_deploy.calibration import IMAGES
+    from qkd_deploy.cli.tables import print_tables, sensitivity_table
+    from qkd_deploy.full_precision import file_sensitivity
+
+    bits, images = given.pop("bits", None), given.pop("images", IMAGES)
+    settings = {name: dict(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    if model is not None:
+        settings["model"] = model
+    found = file_sensitivity(
+        file, bits, settings=settings, images=images, progress=lambda text: click.echo(text, err=True)
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    print_tables(sensitivity_table(found))
+    click.echo(f"{found.measure} {found.baseline:.4g} in full precision, on {found.images} training images")
 
 
 def _print_sums(found: Inspection) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from qkd_deploy.inspection import Inspection
+    from qkd_deploy.sensitivity import Sensitivity
     from qkd_deploy.verification.headroom import Headroom
 
 _WIDTH_OF_PIPES = 170
@@ -80,6 +81,18 @@ def tensor_table(model: Inspection) -> Table:
     for tensor in model.tensors:
         cells = (tensor.name, str(tensor.bits), f"{tensor.scale:.6g}", str(tensor.zero_point))
         table.add_row(*map(Text, (*cells, f"{tensor.lo} .. {tensor.hi}")))
+    return table
+
+
+def sensitivity_table(found: Sensitivity) -> Table:
+    """One row per layer, the most sensitive first."""
+    from rich.text import Text
+
+    rise = f"{found.measure} rises by" if found.baseline else found.measure
+    table = _table("Layers quantized alone", ["layer", "bits", rise, "parameters", "MACs", "packed kB", "kB saved"])
+    for layer in found.layers:
+        costs = (f"{layer.parameters:,}", f"{layer.macs:,}", f"{layer.bytes / 1000:,.1f}", f"{layer.saved / 1000:,.1f}")
+        table.add_row(*map(Text, (layer.module, layer.bits, f"{layer.loss:.3g}", *costs)))
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.calibration import IMAGES, calibrate
-from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.data import ImageDataset
 from qkd_deploy.deploy import origin, output_beside
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.onnx_export import ExportReport, export_onnx
-from qkd_deploy.training.checkpoint import Checkpoint, load_checkpoint, prepare_student, save_checkpoint
-from qkd_deploy.training.config import TrainConfig, make_config
+from qkd_deploy.full_precision import checkpoint_of, dataset_of, prepared_for, settings_for
+from qkd_deploy.training.checkpoint import Checkpoint, save_checkpoint
+from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.networks import start_network
 from qkd_deploy.training.records import ModelRecord, TrainingRecord, dataset_record, quantization_record
 from qkd_deploy.training.run_data import RunData
-from qkd_deploy.training.weights import read_tensors
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from qkd_deploy.graph.prepare import PreparedModel
 
 METHOD = "ptq"
@@ -90,12 +87,12 @@ def export_calibrated(
     if beside.exists() and Path(path).exists() and beside.samefile(path):
         raise UserError(f"the weights {path} would be replaced by the quantized checkpoint; choose another --output")
     config = _config(path, settings)
-    data = RunData(_dataset(config), None, None)
+    data = RunData(dataset_of(config), None, None)
     network = start_network(config.model, path, data.dataset, args=config.model_args, report=progress).eval()
     before = data.score(network, 0, None) if data.measurable else None
     norms = ", with new batch norms" if batch_norm else ""
     progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}{norms}")
-    prepared = _prepared(network, data.dataset, config)
+    prepared = prepared_for(network, data.dataset, config)
     calibrate(prepared, data.dataset, method=config.step_initialization, images=images, batch_norm=batch_norm)
     after = data.score(prepared, 0, None, network)
     checkpoint = _checkpoint(prepared, data.dataset, config, after)
@@ -107,50 +104,11 @@ def export_calibrated(
 
 
 def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
-    """The settings, with the network that the file knows where none is named; nothing is trained, whatever the rest."""
-    known = _checkpoint_of(path)
-    given = {"method": "qat", "step_initialization": "mse", **settings}
-    if "model" in given:
-        return make_config(given)
-    if known is None:
-        raise UserError(f"{path} holds weights alone; name the network they belong to, such as --model resnet20")
-    record = known.model
-    if ":" in record.name:
-        named = shlex.quote(record.name)
-        raise UserError(
-            f"{path} holds a network from {record.name}; to allow importing that code, name it again: --model {named}"
-        )
-    return make_config({"model_args": record.args, "classes": record.num_classes, **given, "model": record.name})
-
-
-def _checkpoint_of(path: Path | str) -> Checkpoint | None:
-    """The file as a checkpoint of this package; None where it is another kind of file with weights."""
-    if Path(path).suffix == ".safetensors":
-        return None
-    content = read_tensors(path)
-    if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):
-        return None
-    checkpoint = load_checkpoint(path)
-    if checkpoint.quantization is not None:
-        bits = checkpoint.quantization.bits
+    known = checkpoint_of(path)
+    if known is not None and known.quantization is not None:
+        bits = known.quantization.bits
         raise UserError(f"{path} is quantized already ({bits}); leave --calibrate out, or give full-precision weights")
-    return checkpoint
-
-
-def _dataset(config: TrainConfig) -> ImageDataset:
-    return load_dataset(
-        config.dataset,
-        None if config.data_dir is None else Path(config.data_dir),
-        image_size=config.image_size,
-        workers=config.workers,
-        classes=config.classes,
-        args=config.dataset_args,
-    )
-
-
-def _prepared(network: nn.Module, dataset: ImageDataset, config: TrainConfig) -> PreparedModel:
-    shape = list(dataset.train.image_shape)
-    return prepare_student(network, shape, quantization_record(config, dataset)).eval()
+    return settings_for(path, settings, known)
 
 
 def _checkpoint(prepared: PreparedModel, dataset: ImageDataset, config: TrainConfig, accuracy: float) -> Checkpoint:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
+import torch
 from onnx import numpy_helper
 
 from qkd_deploy.export.metadata import read_metadata
@@ -56,3 +58,46 @@ def test_the_quantizer_has_a_name_also_in_the_file_but_not_in_older_ones(
     assert read_metadata(model).quantizer == ""
     done = warm_run("inspect old.onnx", tmp_path)
     assert done.code == 0 and "quantizer" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("file", "which", "bits"),
+    [("model.pt", "the weights before rounding of a network trained at w4a4", "w4a4"), ("float.pt", "full-", "w2a2")],
+)
+def test_sensitivity_ranks_layers_and_says_on_which_weights(
+    trained: Path, warm_run: Any, tmp_path: Path, file: str, which: str, bits: str
+) -> None:
+    (tmp_path / "model.pt").write_bytes((trained / "model.pt").read_bytes())
+    (tmp_path / "float.pt").write_bytes((trained / "run/checkpoints/student-float.pt").read_bytes())
+    line = f"inspect --sensitivity --bits {bits} --limit 64 {file}"
+    done = warm_run(f"{line} --json", tmp_path)
+    assert done.code == 0, done.err
+    assert f"each layer alone at {bits}, on {which}" in done.err
+    found = json.loads(done.out)
+    assert (found["measure"], found["images"]) == ("cross entropy", 64)
+    losses = [layer["loss"] for layer in found["layers"]]
+    assert losses == sorted(losses, reverse=True) and len(losses) == 4
+    shown = warm_run(line, tmp_path).out
+    assert [row for layer in found["layers"] if (row := layer["module"]) not in shown] == []
+    assert shown.splitlines()[-1].startswith("cross entropy ") and "on 64 training images" in shown
+
+
+def test_sensitivity_of_weights_alone_needs_the_network_and_images(
+    trained: Path, warm_run: Any, tmp_path: Path
+) -> None:
+    weights = torch.load(trained / "run/checkpoints/student-float.pt", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "weights.pt")
+    done = warm_run("inspect --sensitivity weights.pt --model plaincnn --dataset digits --limit 20 --json", tmp_path)
+    assert done.code == 0 and len(json.loads(done.out)["layers"]) == 4
+    for line, says in (
+        ("weights.pt --model plaincnn", "say on which images to measure"),
+        ("weights.pt --dataset digits", "name the network they belong to"),
+        ("weights.pt --model plaincnn --dataset digts", "did you mean 'digits'?"),
+        ("weights.pt --model plaincnn --dataset digits --bits w9a9", "did you mean 'w8a8'?"),
+        ("model.onnx --dataset digits", "needs the checkpoint that it was exported from"),
+        ("missing.pt", "missing.pt does not exist"),
+    ):
+        done = warm_run(f"inspect --sensitivity {line}", tmp_path)
+        assert (done.code, done.out) == (2, "") and says in done.err.splitlines()[-1]
+    done = warm_run("inspect weights.pt --limit 3", tmp_path)
+    assert done.code == 2 and "--limit belongs to --sensitivity; give --sensitivity too" in done.err
