@@ -123,12 +123,13 @@ def _global_average_pool(node: onnx.NodeProto, operands: Operands, out: Paramete
 
 def _sigmoid(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
     x = _only(operands)
-    return unary.sigmoid_table(x.parameters, out)[x.codes]
+    return np.asarray(unary.sigmoid_table(x.parameters, out)[x.codes])
 
 
 def _leaky_relu(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
     x = _only(operands)
-    return unary.leaky_relu_table(x.parameters, out, attributes_of(node).get("alpha", 0.01))[x.codes]
+    table = unary.leaky_relu_table(x.parameters, out, attributes_of(node).get("alpha", 0.01))
+    return np.asarray(table[x.codes])
 
 
 def _softmax(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:

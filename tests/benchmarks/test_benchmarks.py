@@ -43,3 +43,12 @@ def test_input_pipeline_measures_its_share_of_a_step(tmp_path: Path) -> None:
     assert all(0 < row["share_percent"]["median"] < 100 for row in report["results"])
     assert report["settings"]["dataset"] == "digits"
     assert {"commit", "cpu", "packages"} <= report["provenance"].keys()
+
+
+def test_forms_of_activation_functions_are_measured_in_the_kernels_they_claim(tmp_path: Path) -> None:
+    run("unary_forms.py", "--shapes", "197x768", "--rounds", "1", "--json", "out.json", folder=tmp_path)
+    rows = json.loads((tmp_path / "out.json").read_text())["results"]["197x768"]
+    kernels = {row["form"]: row["kernels"] for row in rows}
+    assert kernels["Q(Sigmoid)"] == ["QLinearSigmoid"] and "Softmax" in kernels["Q(Softmax)"]
+    assert "GatherElements" in kernels["table: GatherElements"]
+    assert all(row["ns_per_element"] > 0 for row in rows)
