@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.rules import Rules
 
 
@@ -35,6 +35,13 @@ class ActivationRules(Rules):
         operand = node.args[0]
         opened = self._before(node, gate, (operand,), "gate", node.shape or ())
         return self._settle(node, "mul", (operand, opened))
+
+    def _table(self, node: Node, target: Any) -> str:
+        """Any function of single elements; the user's own call is kept."""
+        if any(references((node.args[1:], node.kwargs))) or not self._is_activation(node.args[0]):
+            return "a function of several tensors has no integer kernel here"
+        node.kind, node.reason = "table", ""
+        return ""
 
     def _leaky_relu(self, node: Node, target: Any) -> str:
         operand, slope = node.args[0], self._slope(node, target)

@@ -21,9 +21,13 @@ class ArithmeticRules(Rules):
 
     def _add(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "two")
-        if bound.get("alpha", 1) != 1:
-            return "ONNX Runtime adds only two tensors in integers, without a factor"
-        return self._two(node, "add", bound.get("input"), bound.get("other"))
+        one, two, factor = bound.get("input"), bound.get("other"), bound.get("alpha", 1)
+        if factor != 1:
+            if not isinstance(factor, (int, float)) or factor <= 0 or not self._is_activation(two):
+                return "a sum with a factor that is not a positive number stays in float"
+            assert isinstance(two, Ref)
+            two = self._before(node, "rescale", (two,), "scaled", self._shape(two), kwargs={"factor": float(factor)})
+        return self._two(node, "add", one, two)
 
     def _mul(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "two")

@@ -47,6 +47,7 @@ OPERATORS: dict[str, Operator] = {
     "global_avg_pool": Operator("QLinearGlobalAveragePool", "pool", True),
     "requantize": Operator("QLinearAdd", "codes", True),
     "clip": Operator("QLinearAdd", "wide", True),
+    "table": Operator("GatherElements", "wide", True),
     "leaky_relu": Operator("QLinearLeakyRelu", "wide", True),
     "sigmoid": Operator("QLinearSigmoid", "wide", True, 2.0**-8),
     "tanh": Operator("QLinearSigmoid", "wide", True, 2.0**-7),
@@ -67,6 +68,25 @@ OPERATORS: dict[str, Operator] = {
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+TABLES: dict[Any, str] = {
+    **dict.fromkeys((nn.GELU, F.gelu), "Gelu"),
+    **dict.fromkeys((nn.Mish, F.mish), "Mish"),
+    **dict.fromkeys((nn.ELU, F.elu), "Elu"),
+    **dict.fromkeys((nn.SELU, F.selu), "Selu"),
+    **dict.fromkeys((nn.CELU, F.celu), "Celu"),
+    **dict.fromkeys((nn.Softplus, F.softplus), "Softplus"),
+    **dict.fromkeys((nn.Softsign, F.softsign), "Softsign"),
+    **dict.fromkeys((nn.Hardshrink, F.hardshrink, nn.Softshrink, F.softshrink), "Shrink"),
+    **dict.fromkeys((torch.exp, "exp"), "Exp"),
+    **dict.fromkeys((torch.erf, "erf"), "Erf"),
+    **dict.fromkeys((torch.sqrt, "sqrt"), "Sqrt"),
+    **dict.fromkeys((torch.abs, "abs"), "Abs"),
+    **dict.fromkeys((torch.square, "square", torch.pow, operator.pow, "pow"), "Pow"),
+    **dict.fromkeys((torch.sin, "sin"), "Sin"),
+    **dict.fromkeys((torch.cos, "cos"), "Cos"),
+}
+"""Functions of single elements that become tables of 256 codes, and their names in ONNX."""
 
 SPELLINGS: dict[Any, str] = {
     **dict.fromkeys(LAYERS, "layer"),
@@ -101,6 +121,7 @@ SPELLINGS: dict[Any, str] = {
     **dict.fromkeys((nn.SiLU, F.silu), "silu"),
     **dict.fromkeys((nn.Hardsigmoid, F.hardsigmoid), "hard_sigmoid"),
     **dict.fromkeys((nn.Hardswish, F.hardswish), "hard_swish"),
+    **dict.fromkeys(TABLES, "table"),
     **dict.fromkeys((F.pad, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d), "pad"),
     **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d), "pad"),
     **dict.fromkeys((F.interpolate, nn.Upsample, nn.UpsamplingNearest2d), "resize"),
@@ -137,14 +158,16 @@ NEUTRAL: dict[Any, int] = {
 }
 """Second operands with which an operation changes nothing."""
 
-NONNEGATIVE: set[Any] = {nn.Softmax, F.softmax, torch.softmax, "softmax"}
-"""Float operations whose results are never negative."""
+NONNEGATIVE: set[Any] = {
+    *(nn.Softmax, F.softmax, torch.softmax, "softmax"),
+    *(nn.Softplus, F.softplus, torch.exp, "exp", torch.sqrt, "sqrt", torch.abs, "abs", torch.square, "square"),
+}
+"""Operations of the user's whose results are never negative."""
 
-MOSTLY_POSITIVE: set[Any] = {nn.GELU, F.gelu, nn.Mish, F.mish, nn.ELU, F.elu}
-"""Float operations whose results are never far below zero."""
+MOSTLY_POSITIVE: set[Any] = {nn.GELU, F.gelu, nn.Mish, F.mish}
+"""Operations of the user's whose results are never far below zero."""
 
 FLOAT_REASONS: dict[Any, str] = {
-    **dict.fromkeys((nn.GELU, F.gelu), "ONNX Runtime has no integer Gelu"),
     **dict.fromkeys((nn.LayerNorm, F.layer_norm), "ONNX Runtime has no integer LayerNormalization"),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d), "ONNX Runtime has no integer ConvTranspose"),
     **dict.fromkeys((nn.Conv3d,), "three-dimensional convolutions have no integer kernel here"),
@@ -161,3 +184,10 @@ def spelling(target: Callable[..., Any] | nn.Module | str) -> Any:
 def float_reason(target: Any) -> str:
     """Why an operation stays in float."""
     return FLOAT_REASONS.get(spelling(target), GENERAL_REASON)
+
+
+def table_name(network: nn.Module, target: Any) -> str:
+    """The ONNX name of a function that becomes a table; a string is the path of a module or a method's name."""
+    if isinstance(target, str) and target not in TABLES:
+        target = type(network.get_submodule(target))
+    return TABLES[target]

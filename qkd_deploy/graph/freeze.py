@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph import operations
 from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
 from qkd_deploy.graph.contract import OPERATORS
-from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer
+from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer, TableGrid
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.mul_scale import agreed_mul_scale
@@ -62,6 +63,8 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
         if node.quantizer is not None:
             operands = [grids[key] for name in node.inputs if (key := holder.get(name)) is not None]
             grids[node.quantizer] = _grid(prepared, node, operands)
+            if node.kind == "table" and operands:
+                grids[node.quantizer] = _with_table(prepared, node, operands[0], grids[node.quantizer])
             if node.kind in RELABELLED and operands:
                 before = before_relabelling(node.kind, _code_range(operands[0]), node.name)
                 grids[before_key(node)] = _as_grid(before)
@@ -138,6 +141,17 @@ def _clipped(scale: float, lo: int, hi: int, clip: tuple[float, float] | None) -
     low, high = clip or (-np.inf, np.inf)
     ends = np.rint(np.array([low, high], np.float32) / np.float32(scale))
     return int(max(lo, ends[0])), int(min(hi, ends[1]))
+
+
+def _with_table(prepared: PreparedModel, node: Node, source: Grid, grid: Grid) -> TableGrid:
+    """The codes of a function for all 256 stored codes of its operand, computed in float64."""
+    stored = torch.arange(256, device=source.scale.device)
+    x = ((stored - source.zero_point).float() * source.scale).double()
+    y = operations.apply(prepared.network, node, (x, *node.args[1:]), node.kwargs, training=False)
+    if node.clip is not None:
+        y = y.clamp(*node.clip)
+    codes = torch.round(torch.nan_to_num(y) / grid.scale.double()).clamp(grid.lo, grid.hi)
+    return TableGrid(grid, (codes + grid.zero_point).to(torch.uint8))
 
 
 def _as_grid(codes: CodeRange) -> Grid:

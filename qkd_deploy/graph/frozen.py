@@ -58,6 +58,17 @@ class Grid(nn.Module):
         return f"scale {self.scale.item():.6g}, zero point {self.zero_point}, codes {self.lo}..{self.hi}"
 
 
+class TableGrid(Grid):
+    """The grid of a function's result, with the codes of the function for each of its operand's codes."""
+
+    table: Tensor
+
+    def __init__(self, grid: Grid, table: Tensor) -> None:
+        """``table``: uint8 ``[256]``, stored codes by the operand's stored codes."""
+        super().__init__(float(grid.scale), grid.bits, grid.zero_point, grid.lo, grid.hi)
+        self.register_buffer("table", table)
+
+
 class Codes(NamedTuple):
     """A quantized tensor: centered codes (float32 integers) and their grid."""
 
@@ -156,10 +167,11 @@ class FrozenModel(nn.Module):
     def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
         """Stored codes of every tensor that is quantized when the model runs, by tensor name."""
         found: dict[str, npt.NDArray[np.uint8]] = {}
+        constants = self.graph.constants()
 
         def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             value = self.evaluate(node, args, kwargs)
-            if node.quantizer is not None and node.kind != "constant":
+            if node.quantizer is not None and node.name not in constants:
                 found[node.name] = value.grid.store(value.codes)
             return value
 
@@ -254,6 +266,12 @@ def _sigmoid(grid: Grid, x: Codes) -> Tensor:
     return torch.round(steps).clamp_(grid.lo, grid.hi).float()
 
 
+def _table(grid: Grid, x: Codes, *_: Any, **__: Any) -> Tensor:
+    assert isinstance(grid, TableGrid)
+    centered = grid.table.float() - grid.zero_point
+    return centered[(x.codes + x.grid.zero_point).long()]
+
+
 def _concat(grid: Grid, parts: list[Codes], dim: int) -> Tensor:
     return torch.cat([grid.quantize(part.real()) for part in parts], dim)
 
@@ -296,6 +314,7 @@ _INTEGER: dict[str, Callable[..., Tensor]] = {
     "matmul": _matmul,
     "leaky_relu": _leaky_relu,
     "sigmoid": _sigmoid,
+    "table": _table,
     "concat": _concat,
     "requantize": _requantize,
     "clip": _requantize,

@@ -86,6 +86,14 @@ class Graph:
                 found[name].append(node)
         return found
 
+    def constants(self) -> set[str]:
+        """Names of the nodes that no input has a part in."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node.kind not in ("input", "python") and all(name in found for name in node.inputs):
+                found.add(node.name)
+        return found
+
     def outputs(self) -> list[str]:
         """Names of the nodes that the network returns."""
         return [ref.name for ref in references(self.output)]

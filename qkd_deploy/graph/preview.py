@@ -39,10 +39,11 @@ def preview_codes(
         inputs: a batch as the network takes it.
     """
     found: list[tuple[str, StoredCodes, StoredCodes]] = []
+    constants = frozen.graph.constants()
 
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = frozen.evaluate(node, args, kwargs)
-        if isinstance(value, Codes) and node.quantizer is not None and node.kind != "constant":
+        if isinstance(value, Codes) and node.quantizer is not None and node.name not in constants:
             # the frozen grids: freezing moved the steps of additions by parts in a million, for the CPUs' sake, which
             # can move a bias to the next integer
             grid = None if node.source is None else frozen.grid(node.source)

@@ -52,9 +52,10 @@ class Rules:
         """Arguments by name; a module's attributes count as arguments."""
         names = _PARAMETERS[kind]
         bound = dict(zip(names, node.args, strict=False))
-        bound.update({_ALIASES.get(key, key): value for key, value in node.kwargs.items()})
+        aliases = {alias: name for alias, name in _ALIASES.items() if name in names}
+        bound.update({aliases.get(key, key): value for key, value in node.kwargs.items()})
         if isinstance(target, nn.Module):
-            bound.update({_ALIASES.get(n, n): v for n, v in vars(target).items() if _ALIASES.get(n, n) in names})
+            bound.update({aliases.get(n, n): v for n, v in vars(target).items() if aliases.get(n, n) in names})
         elif target is torch.nn.functional.hardtanh:
             bound = {"min": -1.0, "max": 1.0, **bound}
         return bound

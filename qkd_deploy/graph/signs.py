@@ -53,14 +53,14 @@ class Signs:
             return True
         if node.kind in ("layer", "batch_norm", "constant", "python", "tanh"):
             return False
-        if node.kind == "float":
+        if node.kind in ("float", "table"):
             return self._key(node) in NONNEGATIVE
         return bool(node.inputs) and all(name in self.nonnegative for name in node.inputs)
 
     def _is_mostly_positive(self, node: Node) -> bool:
         if node.clip is not None and torch.tensor(node.clip[0]).isfinite():
             return False  # bounds below zero say nothing about the other end
-        if node.kind == "float":
+        if node.kind in ("float", "table"):
             return self._key(node) in MOSTLY_POSITIVE
         if node.kind == "mul":  # SiLU and HardSwish
             gates = [self._graph.node(name) for name in node.inputs]

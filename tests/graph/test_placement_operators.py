@@ -25,6 +25,8 @@ def kinds(model: nn.Module, **options: Any) -> set[str]:
     [
         (lambda net, x: torch.sigmoid(x - 1), {"sigmoid", "add"}),
         (lambda net, x: F.silu(x - 1), {"sigmoid", "mul"}),
+        (lambda net, x: F.silu(x - 1, inplace=True), {"sigmoid", "mul"}),
+        (lambda net, x: net.swish(x - 1), {"hard_sigmoid", "mul"}),
         (lambda net, x: torch.tanh(x - 1), {"tanh"}),
         (lambda net, x: F.hardsigmoid(x - 1), {"hard_sigmoid"}),
         (lambda net, x: F.hardswish(x - 1), {"hard_sigmoid", "mul"}),
@@ -33,10 +35,17 @@ def kinds(model: nn.Module, **options: Any) -> set[str]:
         (lambda net, x: F.leaky_relu(x - 1, 0.1), {"leaky_relu"}),
         (lambda net, x: net.act(x - 1), {"leaky_relu"}),
         (lambda net, x: net.channels(x - 1), {"clip", "mul", "add"}),
+        (lambda net, x: F.gelu(x - 1), {"table"}),
+        (lambda net, x: F.gelu(x - 1, approximate="tanh"), {"table"}),
+        (lambda net, x: net.elu(x - 1), {"table"}),
+        (lambda net, x: torch.relu(F.mish(x - 1)), {"table", "clip"}),
+        (lambda net, x: ((x - 1) ** 2).exp().abs().sqrt(), {"table"}),
     ],
 )
 def test_activation_functions(middle: Middle, expected: set[str]) -> None:
-    assert expected <= kinds(Small(middle, act=nn.PReLU(), channels=nn.PReLU(8)))
+    assert expected <= kinds(
+        Small(middle, act=nn.PReLU(), channels=nn.PReLU(8), elu=nn.ELU(0.7), swish=nn.Hardswish(inplace=True))
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,10 +53,12 @@ def test_activation_functions(middle: Middle, expected: set[str]) -> None:
     [
         (lambda net, x: x * 0.3, {"rescale"}),
         (lambda net, x: x / 3, {"rescale"}),
+        (lambda net, x: net.second_branch(x).mul_(2) + x, {"rescale", "add"}),
         (lambda net, x: -x, {"mul"}),
         (lambda net, x: x * -0.7, {"mul"}),
         (lambda net, x: x + 0.31, {"add"}),
         (lambda net, x: x - 0.31, {"add"}),
+        (lambda net, x: torch.add(x, net.second_branch(x), alpha=0.3), {"add", "rescale"}),
         (lambda net, x: 1 - x, {"add", "mul"}),
         (lambda net, x: x - net.second_branch(x), {"add", "mul"}),
         (lambda net, x: x * net.second_branch(x), {"mul"}),
@@ -86,6 +97,13 @@ def test_arithmetic(middle: Middle, expected: set[str]) -> None:
 )
 def test_data_movement(middle: Middle, expected: set[str]) -> None:
     assert expected <= kinds(Small(middle, padded=nn.Conv2d(8, 8, 3, stride=2), zeros=nn.ZeroPad2d((0, 1, 0, 1))))
+
+
+def test_values_that_are_hardly_negative_get_most_codes_for_positive_ones() -> None:
+    deployed = check(Small(lambda net, x: net.conv(F.silu(net.conv(x))), conv=nn.Conv2d(8, 8, 1)))
+    grid = deployed.frozen.grid("silu")
+    assert (grid.lo, grid.hi, grid.zero_point) == (-2, 13, 2)
+    assert deployed.frozen.grid("silu/gate").zero_point == 0
 
 
 def test_a_lone_batch_norm_is_a_depthwise_convolution() -> None:

@@ -27,6 +27,8 @@ INTEGER_KERNELS = {
     "QLinearSigmoid",
     "QLinearLeakyRelu",
     "Resize",
+    "Cast",
+    "GatherElements",
     "QLinearConcat",
     "QLinearAveragePool",
     "QLinearGlobalAveragePool",
