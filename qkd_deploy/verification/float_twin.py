@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from qkd_deploy.verification.float_readings import CodeGrid, read_otherwise, table_function, unfolded
 from qkd_deploy.verification.values import attributes_of
 
 # A quantizer with zero point 0 behind one of these also is its ReLU; behind others the values are not negative anyway.
@@ -20,7 +20,8 @@ def float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` without quantization: float weights and biases, no quantizers, ReLU where a quantizer stood for it.
 
     Additions of zero, which only change the grid, are left out, convolutions that export rewrote for the integer kernel
-    get their plain form back, and uint8 inputs become float32. The result computes about the same as the integer model;
+    get their plain form back, as do functions that became tables or readings of other codes, and uint8 inputs become
+    float32. The result computes about the same as the integer model;
     ONNX Runtime optimizes it like any float model.
     """
     return _Twin(model).build()
@@ -34,9 +35,14 @@ class _Twin:
         self._same: dict[str, str] = {}  # value of the model -> value of the twin
         self._nodes: list[onnx.NodeProto] = []
         self._rectified: dict[str, str] = {}
+        self._grids: dict[str, CodeGrid] = {}  # of values that hold codes in the model
+        self._looked_up: set[str] = set()  # results of tables
         self._handlers: dict[str, Callable[[onnx.NodeProto], None]] = {
             "QuantizeLinear": self._quantize,
-            "DequantizeLinear": self._pass_on,
+            "DequantizeLinear": self._dequantize,
+            "Cast": self._pass_on,
+            "GatherElements": self._look_up,
+            "Reshape": self._reshape,
             "Clip": self._clip,
             "Add": self._add,
             "Conv": self._conv,
@@ -87,8 +93,36 @@ class _Twin:
 
     def _pass_on(self, node: onnx.NodeProto) -> None:
         self._same[node.output[0]] = self._now(node.input[0])
+        if node.input[0] in self._grids and node.op_type != "DequantizeLinear":
+            self._grids[node.output[0]] = self._grids[node.input[0]]
+
+    def _dequantize(self, node: onnx.NodeProto) -> None:
+        """Codes that are read on another grid than they were made on are a function of their own."""
+        made, read = self._grids.get(node.input[0]), self._grid(node)
+        if made is None or made == read:
+            self._pass_on(node)
+        else:
+            self._constants[f"{node.output[0]}.factor"] = np.array(read.scale / made.scale, np.float32)
+            source = self._now(node.input[0])
+            self._append(read_otherwise(source, node.output[0], made, read, self._producers))
+
+    def _grid(self, node: onnx.NodeProto) -> CodeGrid:
+        return CodeGrid(float(self._constants[node.input[1]]), int(self._constants[node.input[2]]))
+
+    def _look_up(self, node: onnx.NodeProto) -> None:
+        flat = self._producers[self._now(node.input[1])]
+        self._looked_up.add(node.output[0])
+        self._append(table_function(node, flat.input[0]))
+
+    def _reshape(self, node: onnx.NodeProto) -> None:
+        """Tables look up flat codes; the function behind one does not need that."""
+        if node.input[0] in self._looked_up:
+            self._pass_on(node)
+        else:
+            self._keep(node)
 
     def _quantize(self, node: onnx.NodeProto) -> None:
+        self._grids[node.output[0]] = self._grid(node)
         source = self._now(node.input[0])
         producer = self._producers.get(source)
         signed = producer is not None and producer.op_type in _SIGNED_RESULTS
@@ -141,6 +175,15 @@ class _Twin:
         kept = onnx.NodeProto()
         kept.CopyFrom(node)
         kept.input[:] = [self._now(name) for name in node.input]
+        grid = next((self._grids[name] for name in node.input if name in self._grids), None)
+        if grid is not None:
+            self._grids |= dict.fromkeys(node.output, grid)
+        for i, name in enumerate(node.input):
+            codes = self._constants.get(name)
+            if codes is not None and codes.dtype == np.uint8:  # beside codes there are floats now
+                kept.input[i] = f"{name}.in_{node.name}"
+                floats = grid.floats(codes) if grid is not None else np.zeros(codes.shape, np.float32)
+                self._constants[kept.input[i]] = floats
         self._append(kept)
 
     def _append(self, node: onnx.NodeProto) -> None:
@@ -154,21 +197,3 @@ def _float_input(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     if made.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         made.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     return made
-
-
-def unfolded(weight: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """Undo the folding of 2x2 pixels into channels: weights [out, C, k, k] and attributes of the stride-2 convolution.
-
-    The kernel comes back without the rows and columns of zeros that folding added.
-    """
-    out, channels, height, width = weight.shape
-    blocks = weight.reshape(out, 2, 2, channels // 4, height, width).transpose(0, 3, 4, 2, 5, 1)
-    plain = blocks.reshape(out, channels // 4, 2 * height, 2 * width)
-    pads = [2 * pad for pad in attributes["pads"]]
-    for axis in (2, 3):
-        for end, line in ((axis - 2, 0), (axis, -1)):
-            if pads[end] and not plain.take(line, axis).any():
-                plain = np.delete(plain, line, axis)
-                pads[end] -= 1
-    made = {**attributes, "kernel_shape": list(plain.shape[2:]), "strides": [2, 2], "pads": pads}
-    return np.ascontiguousarray(plain), made

@@ -120,3 +120,36 @@ def test_a_quantizer_of_signed_values_is_no_relu(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(x).numpy()
     assert np.allclose(run(twin, x.numpy()), expected, atol=0.02 * np.abs(expected).max())
+
+
+class _Activations(nn.Module):
+    """Functions that export writes as tables, as products, and as codes read on another grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
+        self.functions = nn.ModuleList([nn.GELU(), nn.Hardswish(), nn.SiLU(), nn.Tanh(), nn.LeakyReLU(0.1)])
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for function in self.functions:
+            x = function(x) + x
+        x = torch.nn.functional.pad(x * 0.5, (1, 1, 1, 1))
+        return self.head(self.second(x).sigmoid().mean((2, 3)))
+
+
+def test_activation_functions_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network, x = _Activations().eval(), torch.round(torch.rand(2, 3, 10, 10) * 255 - 128) / 64
+    prepared = prepare(network, "w8a8", (x,), input_quantization=(1 / 64, 128))
+    initialize(prepared, x)
+    export_onnx(prepared, tmp_path / "m.onnx")
+    twin = float_twin(onnx.load(tmp_path / "m.onnx"))
+    onnx.checker.check_model(twin, full_check=True)
+    operators = {node.op_type for node in twin.graph.node}
+    assert {"Gelu", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "Pad", "Mul"} <= operators
+    assert not {"GatherElements", "Cast", "QuantizeLinear"} & operators
+    with torch.no_grad():
+        expected = network(x).numpy()
+    assert np.allclose(run(twin, x.numpy()), expected, atol=0.02 * np.abs(expected).max())
