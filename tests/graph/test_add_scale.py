@@ -10,7 +10,7 @@ from additions import pairs, runtime_add, signed, unsigned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale, fma
+from qkd_deploy.graph.add_scale import CodeRange, _fixed_point, agreed_add_scale, fma
 
 
 def _single(value: float) -> np.ndarray:
@@ -58,6 +58,15 @@ def test_round_ratios_of_scales_are_nudged_until_all_forms_agree(case: str) -> N
     assert np.array_equal(runtime_add(a, b, moved), after["definition"])
     differs = any(not np.array_equal(form, before["definition"]) for form in before.values())
     assert differs == (scale != out.scale)
+
+
+def test_arm_adds_in_fixed_point_and_rounds_ties_away_from_zero() -> None:
+    """Seen on ONNX Runtime for ARM, in all pairs of codes of 33 additions."""
+    half = signed(0.5), signed(0.5), signed(1.0)
+    codes = np.array([-3, -2, -1, 0, 1, 2, 3])
+    (found,) = _fixed_point(codes, np.zeros(7, int), *half)
+    assert found.tolist() == [-2, -1, -1, 0, 1, 1, 2]
+    assert _fixed_point(codes, codes, signed(256.0), signed(1.0), signed(1.0)) == []  # in float beyond this ratio
 
 
 def test_most_of_those_ratios_need_the_nudge() -> None:
