@@ -129,14 +129,13 @@ class _Activations(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
         self.functions = nn.ModuleList([nn.GELU(), nn.Hardswish(), nn.SiLU(), nn.Tanh(), nn.LeakyReLU(0.1)])
-        self.head = nn.Linear(16, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
         for function in self.functions:
             x = function(x) + x
         x = torch.nn.functional.pad(x * 0.5, (1, 1, 1, 1))
-        return self.head(self.second(x).sigmoid().mean((2, 3)))
+        return self.second(x).sigmoid()
 
 
 def test_activation_functions_come_back(tmp_path: Path) -> None:
@@ -152,4 +151,4 @@ def test_activation_functions_come_back(tmp_path: Path) -> None:
     assert not {"GatherElements", "Cast", "QuantizeLinear"} & operators
     with torch.no_grad():
         expected = network(x).numpy()
-    assert np.allclose(run(twin, x.numpy()), expected, atol=0.02 * np.abs(expected).max())
+    assert np.abs(run(twin, x.numpy()) - expected).max() < 0.04 * np.ptp(expected)
