@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+UNKNOWN = "unknown"
 _PACKAGES = ("qkd-deploy", "torch", "onnx", "onnxruntime", "numpy")
 # The instruction sets that decide how fast (and on x86 without VNNI: how safely) integer kernels run.
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
@@ -27,18 +28,18 @@ def provenance(command: str) -> dict[str, Any]:
     }
 
 
-def cpu() -> dict[str, Any]:
+def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """Model name, and which of the instruction sets that matter the CPU has (Linux; elsewhere the name only)."""
     info: dict[str, str] = {}
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             info.setdefault(key.strip(), value.strip())
     except OSError:
         pass
     flags = info.get("flags", info.get("Features", "")).split()
-    name = info.get("model name") or platform.processor() or "unknown"
-    return {"model": name, "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else "unknown"}
+    name = info.get("model name") or platform.processor() or UNKNOWN
+    return {"model": name, "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else UNKNOWN}
 
 
 def _commit() -> str:

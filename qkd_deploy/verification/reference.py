@@ -62,6 +62,11 @@ class ReferenceModel:
                 else:
                     self._nodes.append(node)
 
+    def constant(self, name: str) -> Quantized | None:
+        """A dequantized constant, with its codes (unpacked); None for anything else."""
+        value = self._constants.get(name)
+        return value if isinstance(value, Quantized) else None
+
     def run(
         self, feeds: Mapping[str, np.ndarray], continue_with: Mapping[str, np.ndarray] | None = None
     ) -> ReferenceResult:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qkd_deploy.verification.identity import Difference
 from qkd_deploy.verification.kernels import Kernel
+from qkd_deploy.verification.saturation import Saturation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,7 @@ class VerificationReport:
     ``accuracy`` is in percent (of right classes, or of the score that ``metric`` names where the data set has its own),
     by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
+    ``saturation`` is None until the file could be read; its ``layers`` are empty for a file that is exact on every CPU.
     ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float.
     """
 
@@ -58,6 +60,7 @@ class VerificationReport:
     kernels: list[Kernel] = field(default_factory=list)
     identity: list[Difference] = field(default_factory=list)
     cpu: dict[str, str | bool] = field(default_factory=dict)
+    saturation: Saturation | None = None
     file_bytes: int = 0
     latency_seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -80,7 +83,8 @@ class VerificationReport:
         if not self.passed:
             failed = next((level for level in self.levels if level.status == "failed"), None)
             reason = f"{failed.name}: {failed.sentences[0]}" if failed else "nothing was compared"
-            return f"FAILED {self.path}: {reason}"
+            cause = f"; {self.saturation.cause}" if self.saturation is not None and self.saturation.cause else ""
+            return f"FAILED {self.path}: {reason}{cause}"
         parts = []
         if self.accuracy["runtime"] is not None:
             kind = self.metric if self.float_ops else f"integer {self.metric}"
@@ -117,6 +121,8 @@ class VerificationReport:
         self._list(
             console, "In float", [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops]
         )
+        if self.saturation is not None and self.saturation.prediction:
+            console.print(Text(f"Saturation: {self.saturation.prediction}"), soft_wrap=True)
         console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB{self._speed()}"))
         console.print(Text(self.verdict, style="bold green" if self.passed else "bold red"), soft_wrap=True)
 

@@ -12,17 +12,23 @@ import onnx
 import onnxruntime
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.provenance import UNKNOWN, cpu
 
 
 class RuntimeModel:
     """One CPU session with all optimizations, ``threads`` threads that do not spin while they wait.
 
+    ``precise`` sets ``session.x64quantprecision``, with which no 8-bit sum saturates.
+
     Raises:
         UserError: ONNX Runtime cannot load the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, threads: int = 1) -> None:
-        self._session = _session(model, session_options(threads))
+    def __init__(self, model: onnx.ModelProto, threads: int = 1, *, precise: bool = False) -> None:
+        options = session_options(threads)
+        if precise:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        self._session = _session(model, options)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -43,7 +49,14 @@ class CodesModel:
     Extra outputs leave fusion and results alone but move layout changes, so never time or inspect this session.
     """
 
-    def __init__(self, model: onnx.ModelProto, threads: int = 1, values: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        threads: int = 1,
+        values: Mapping[str, int] | None = None,
+        *,
+        precise: bool = False,
+    ) -> None:
         """``values`` are names and element types, by default :func:`quantized_values` of the model."""
         self._values = quantized_values(model) if values is None else values
         self._model_outputs = [output.name for output in model.graph.output]
@@ -53,7 +66,7 @@ class CodesModel:
         for name, kind in self._values.items():
             if name not in known:
                 extended.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
-        self._runtime = RuntimeModel(extended, threads)
+        self._runtime = RuntimeModel(extended, threads, precise=precise)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """(outputs by name, codes by ONNX value name) of one batch."""
@@ -104,22 +117,16 @@ def cpu_capabilities(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | b
     Where the operating system has no ``cpuinfo``, only the architecture is known.
     """
     found: dict[str, str | bool] = {"architecture": platform.machine()}
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
+    known = cpu(cpuinfo)
+    flags = known["flags"]
+    if isinstance(flags, str):
         return found
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
-    if "model name" in fields:
-        found["model"] = fields["model name"]
-    names = {
-        "avx2": {"avx2"},
-        "avx512": {"avx512f"},
-        "vnni": {"avx_vnni", "avx512_vnni"},
-        "dot_product": {"asimddp"},
-        "i8mm": {"i8mm"},
-    }
-    return found | {name: bool(flags & wanted) for name, wanted in names.items()}
+    if known["model"] != UNKNOWN:
+        found["model"] = known["model"]
+    names = {"avx512": "avx512f", "amx": "amx_int8", "dot_product": "asimddp"}
+    titles = {flag: name for name, flag in names.items()}
+    vnni = flags["avx_vnni"] or flags["avx512_vnni"]
+    return found | {titles.get(flag, flag): present for flag, present in flags.items()} | {"vnni": vnni}
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

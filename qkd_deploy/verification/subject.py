@@ -25,12 +25,16 @@ _CODE_PIXELS = 128 * 3 * 32 * 32  # inputs on which all codes are compared: 128 
 
 @dataclass(frozen=True)
 class Subject:
-    """One exported file; ``frozen`` and ``prepared`` are None when no checkpoint was given."""
+    """One exported file; ``frozen`` and ``prepared`` are None when no checkpoint was given.
+
+    ``precise`` runs it without saturation, whatever the CPU.
+    """
 
     model: onnx.ModelProto
     metadata: Metadata
     frozen: FrozenModel | None = None
     prepared: PreparedModel | None = None
+    precise: bool = False
 
     @cached_property
     def reference(self) -> ReferenceModel:
@@ -44,7 +48,7 @@ class Subject:
 
     def runtime(self, threads: int = 1) -> CodesModel:
         """A session that returns all codes."""
-        return CodesModel(self.model, threads, self.values)
+        return CodesModel(self.model, threads, self.values, precise=self.precise)
 
     @cached_property
     def tensor_names(self) -> dict[str, str]:

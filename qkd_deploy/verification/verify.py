@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import cpu_capabilities
 from qkd_deploy.verification.samples import ArraySamples
+from qkd_deploy.verification.saturation import Saturation, find_saturation
 from qkd_deploy.verification.source import Source, from_arrays, from_dataset
 from qkd_deploy.verification.subject import Subject
 from qkd_deploy.verification.torch_side import evaluation_mode
@@ -88,6 +90,7 @@ def verify_onnx(
     }
     with evaluation_mode(prepared):
         report.levels += [_judged(name, step, identity) for name, step in steps.items()]
+        report.saturation = _saturation(subject, source, batch_size, report)
     if report.passed:
         report.latency_seconds = median_latencies(path)
     return report
@@ -101,6 +104,20 @@ def _judged(name: str, step: Callable[[], Level], identity: Level) -> Level:
         if identity.status != "failed":
             raise
         return Level(name, "failed", (str(error),))
+
+
+def _saturation(subject: Subject, source: Source, batch_size: int, report: VerificationReport) -> Saturation | None:
+    """What saturates, and where codes differ on a CPU that saturates, whether that is why."""
+    try:
+        found = find_saturation(subject.model, subject.reference, subject.metadata, report.cpu)
+    except UserError:  # the levels have said that the file cannot be read
+        return None
+    codes = next(level for level in report.levels if level.name == "codes")
+    if not (found.layers and found.here and codes.status == "failed"):
+        return found
+    scratch = VerificationReport(report.path)
+    precise = levels.codes_level(replace(subject, precise=True), source, (1,), batch_size, scratch)
+    return found.explained(precise.status != "failed")
 
 
 def identity_level(subject: Subject, expected: onnx.ModelProto | None) -> tuple[list[Difference], Level]:

@@ -73,6 +73,7 @@ def test_instruction_sets_of_x86(tmp_path: Path) -> None:
     found = cpu_capabilities(file)
     assert found["model"] == "Some CPU"
     assert (found["avx2"], found["avx512"], found["vnni"], found["dot_product"]) == (True, True, True, False)
+    assert (found["avx512_vnni"], found["avx_vnni"], found["amx"], found["fma"]) == (True, False, False, False)
 
 
 def test_instruction_sets_of_arm(tmp_path: Path) -> None:
