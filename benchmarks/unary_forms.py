@@ -4,8 +4,8 @@
 
 A function of 8-bit codes is a table of 256 entries. ONNX Runtime has look-up kernels for a few functions,
 GatherElements looks up any table, and other functions are computed in float between a DequantizeLinear and a
-QuantizeLinear. All forms are timed in turns and in random order; the fastest of many rounds counts, which a busy
-machine disturbs least.
+QuantizeLinear. All forms are timed in turns and in random order, on one thread and in CPU time, so that a busy machine
+disturbs them little and all alike.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -139,7 +140,7 @@ FORMS: dict[str, Callable[[Graph], str]] = {
 }
 
 
-def measure(shape: tuple[int, ...], rounds: int, threads: int) -> list[dict[str, Any]]:
+def measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
     """One row per form: kernels, nanoseconds per element, and time over that of the table look-up."""
     codes = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
     tables = {
@@ -153,20 +154,19 @@ def measure(shape: tuple[int, ...], rounds: int, threads: int) -> list[dict[str,
         model = graph.model(form(graph), shape)
         kernels[name] = [node.op_type for node in optimized_graph(model).graph.node]
         session = ort.InferenceSession(
-            model.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
+            model.SerializeToString(), session_options(threads=1), providers=["CPUExecutionProvider"]
         )
         runs[name] = partial(session.run, None, {"x": codes})
-    samples = interleaved(runs, rounds)
-    fastest = {name: float(seconds.min()) for name, seconds in samples.items()}
-    table = fastest[next(iter(tables))]
+    samples = interleaved(runs, rounds, clock=time.process_time)
+    table = samples[next(iter(tables))]
     return [
         {
             "form": name,
             "kernels": kernels[name],
-            "ns_per_element": seconds / codes.size * 1e9,
-            "ratio_to_table": seconds / table,
+            "ns_per_element": float(np.median(seconds)) / codes.size * 1e9,
+            "ratio_to_table": float(np.median(seconds / table)),
         }
-        for name, seconds in fastest.items()
+        for name, seconds in samples.items()
     ]
 
 
@@ -186,18 +186,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES), help=f"of {', '.join(SHAPES)}, separated by commas")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the results, with their provenance, to this file")
     options = parser.parse_args()
-    results = {name: measure(SHAPES[name], options.rounds, options.threads) for name in options.shapes.split(",")}
+    results = {name: measure(SHAPES[name], options.rounds) for name in options.shapes.split(",")}
     for name, rows in results.items():
-        Console(width=120).print(view(rows, f"{name}, {options.threads} thread(s)"))
+        Console(width=120).print(view(rows, name))
     if options.json is not None:
-        record = {
-            "provenance": provenance(),
-            "settings": {"rounds": options.rounds, "threads": options.threads},
-            "results": results,
-        }
+        record = {"provenance": provenance(), "settings": {"rounds": options.rounds}, "results": results}
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0

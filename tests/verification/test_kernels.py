@@ -81,3 +81,20 @@ def test_float_network_lists_every_operator() -> None:
     graph.output(y, rank=2)
     floats = floats_of(graph.build())
     assert floats == {"fc1": "its weights are not quantized", "probabilities": "its input is not quantized"}
+
+
+def test_tables_and_maxima_of_codes_are_integer_kernels() -> None:
+    """Beside the operators that only move codes, which are no kernels of their own."""
+    graph, rng = GraphBuilder(), np.random.default_rng(0)
+    graph.quantize(graph.input("x", ["batch", 4, 5, 5]), "x_q", 0.05, 128)
+    pads = graph.constant("pads", [0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+    padded = graph.node("Pad", ["x_q.quantized", pads, "x_q.zero_point"], "pad")
+    flat = graph.node("Reshape", [padded, graph.constant("flat", [-1], np.int64)], "act")
+    index = graph.node("Cast", [flat], "act", to=onnx.TensorProto.INT32)
+    table = graph.constant("act.Gelu.table", rng.permutation(256), np.uint8)
+    found = graph.node("GatherElements", [table, index], "act", axis=0)
+    shaped = graph.node("Reshape", [found, graph.constant("shape", [-1, 4, 7, 7], np.int64)], "back")
+    largest = graph.node("ReduceMax", [shaped, graph.constant("axes", [2, 3], np.int64)], "largest", keepdims=1)
+    graph.output(graph.node("DequantizeLinear", [largest, "x_q.scale", "x_q.zero_point"], "end"), rank=4)
+    kernels = [(kernel.op, kernel.integer) for kernel in kernels_of(graph.build())]
+    assert kernels == [("GatherElements", True), ("ReduceMax", True)]
