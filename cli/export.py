@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.options import Argument, Choice, Override
+from qkd_deploy.cli.options import Argument, Choice, Names, Override
 
 if TYPE_CHECKING:
+    from qkd_deploy.auto_bits import Choice as BitsChoice
     from qkd_deploy.export.onnx_export import ExportReport
     from qkd_deploy.post_training import CalibratedExport
 
@@ -30,6 +32,8 @@ _CALIBRATION: dict[str, tuple[str, Any, str]] = {
     "--calibrate-batch-norm": ("batch_norm", bool, "Estimate batch norms anew: pays at 4 bits and fewer."),
     "--model-arg": ("model_args", Argument(), "Keyword argument of your network's factory; may be repeated."),
     "--bits-for": ("bits_for", Override(), "Other bits for layers whose path matches; may be repeated."),
+    "--auto-bits": ("auto_bits", str, "Choose bits for each layer under a budget, 'size<=2MB' or 'bitops<=50%'."),
+    "--auto-bits-from": ("auto_bits_from", Names(), "Bits to choose from (w8a8,w4a4,w2a4)."),
     "--placement": ("placement", Choice(["integer", "paper"]), "Where tensors are quantized (integer)."),
     "--residual": ("residual", Choice(["wide", "shared"]), "Residual sums at 8 bits, or at their readers' (wide)."),
     "--first-last-bits": ("first_last_bits", int, "Bits of the first and the last layer (8)."),
@@ -91,12 +95,13 @@ def command(
 
         _print(export_checkpoint(checkpoint, output, bits=bits, model=model, **form), target, as_json)
         return
-    if bits is None:
+    if bits is None and "auto_bits" not in given:
         raise click.UsageError("--calibrate quantizes weights; say to which bits, such as --bits w8a8")
     from qkd_deploy.post_training import export_calibrated
 
     form |= {name: given.pop(name) for name in ("images", "batch_norm") if name in given}
-    settings = {**_tables(given), "dataset": calibrate, "bits": bits, **({} if model is None else {"model": model})}
+    named = {"bits": bits, "model": model}
+    settings = {**_tables(given), "dataset": calibrate, **{name: value for name, value in named.items() if value}}
     done = export_calibrated(
         checkpoint, output, settings=settings, progress=lambda line: click.echo(line, err=True), **form
     )
@@ -114,7 +119,8 @@ def command(
 
 def _tables(given: dict[str, Any]) -> dict[str, Any]:
     """The settings, with repeated options as tables."""
-    return {name: dict(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    tables = ("bits_for", "model_args", "dataset_args")
+    return {name: dict(value) if name in tables else value for name, value in given.items()}
 
 
 def _print(report: ExportReport, target: str, as_json: bool, calibrated: CalibratedExport | None = None) -> None:
@@ -132,6 +138,8 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
     click.echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
     if calibrated is not None:
         click.echo(f"wrote {calibrated.checkpoint} (the quantized checkpoint)")
+        if calibrated.choice is not None:
+            _print_choice(calibrated.choice, calibrated.bits)
         before = calibrated.float_accuracy
         click.echo(
             f"integer {calibrated.measure} {calibrated.accuracy:.2f} % on {calibrated.images} held-out images of "
@@ -139,8 +147,14 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
         )
 
 
+def _print_choice(choice: BitsChoice, base: str) -> None:
+    """The choice, and how to repeat it by hand."""
+    click.echo(f"{choice.in_words()}; the same by hand: {shlex.join(choice.options(base))}")
+
+
 def _calibration(done: CalibratedExport) -> dict[str, Any]:
     return {
+        "auto_bits": None if done.choice is None else asdict(done.choice),
         "checkpoint": str(done.checkpoint),
         "dataset": done.dataset,
         "images": done.images,

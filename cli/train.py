@@ -43,6 +43,8 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "init_skip": (Names(), "Modules or entries of --init to leave at random, such as a head of other classes."),
     "bits": (str, "Bits of weights and activations, such as w4a4 or w2a32."),
     "bits_for": (Override(), "Other bits for layers whose path matches; may be repeated."),
+    "auto_bits": (str, "Choose bits for each layer under a budget, such as 'size<=2MB' or 'bitops<=50%'."),
+    "auto_bits_from": (Names(), "Bits to choose from (w8a8,w4a4,w2a4)."),
     "placement": (Choice(["integer", "paper"]), "Where tensors are quantized."),
     "residual": (Choice(["wide", "shared"]), "Residual sums at 8 bits, or at the bits of their readers."),
     "first_last_bits": (int, "Bits of the first and the last layer."),

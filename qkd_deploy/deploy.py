@@ -12,12 +12,14 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import INPUTS, WEIGHTS, Built, ExportReport, build_model, export_onnx
 from qkd_deploy.training.checkpoint import Checkpoint, load_checkpoint, rebuild
+from qkd_deploy.training.records import ModelRecord, TrainingRecord, dataset_record
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.verify import verify_onnx
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from qkd_deploy.data import ImageDataset
     from qkd_deploy.graph.prepare import PreparedModel
     from qkd_deploy.verification.report import VerificationReport
 
@@ -63,7 +65,8 @@ def load_trained(
             raise UserError(
                 f"{path} was trained at {trained}, not {wanted}; use --bits {trained}, or train at {wanted}"
             )
-    return Trained(checkpoint, rebuild(checkpoint, model), origin(checkpoint, Path(path)))
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return Trained(checkpoint, rebuild(checkpoint, model), origin(checkpoint, digest))
 
 
 def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedModel:
@@ -145,13 +148,13 @@ def verify_deployed(
     return verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
 
 
-def origin(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    """What an exported file says about the quantized checkpoint at ``path``; keyword arguments of ``Metadata``."""
+def origin(checkpoint: Checkpoint, digest: str) -> dict[str, Any]:
+    """What an exported file says about a quantized checkpoint with that SHA-256; keyword arguments of ``Metadata``."""
     dataset, training = checkpoint.dataset, checkpoint.training
     return {
         "normalization": {"mean": dataset.mean, "std": dataset.std},
         "classes": tuple(dataset.classes),
-        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "checkpoint_sha256": digest,
         "accuracy": {
             "dataset": dataset.known_as,
             "fingerprint": dataset.fingerprint,
@@ -159,3 +162,10 @@ def origin(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
             "integer": training.accuracy,
         },
     }
+
+
+def longest_origin(dataset: ImageDataset) -> dict[str, Any]:
+    """As long as ``origin`` of any checkpoint for these data: for files that are measured before there is one."""
+    training = TrainingRecord("", 0, 0, 99.99999999999999, len(dataset.test))
+    nothing = ModelRecord("", 0, 0, [])
+    return origin(Checkpoint({}, nothing, dataset_record(dataset), training), "0" * 64)

@@ -31,10 +31,6 @@ class LayerCosts:
         """Bytes of the weights in a file with packed weights."""
         return math.ceil(self.weights * container_bits(bits.weight, "packed") / 8)
 
-    def bit_operations(self, bits: BitWidths) -> int:
-        """Multiplications, each counted as often as the bits of both factors multiply to."""
-        return self.macs * bits.weight * bits.activation
-
     def at(self, bits: BitWidths) -> dict[str, int]:
         """The costs at some bits, as ``LayerLoss`` tells them."""
         size = self.packed(bits)
@@ -64,12 +60,23 @@ def layer_costs(prepared: PreparedModel) -> dict[str, LayerCosts]:
         own = prepared.network.get_submodule(module)
         weight = weight_of(prepared, nodes[0])
         each = weight.numel() // weight.shape[0]
-        macs = sum(_elements(node) for node in nodes) * each
+        macs = sum(elements(node) for node in nodes) * each
         costs[module] = LayerCosts(sum(p.numel() for p in own.parameters()), weight.numel(), macs)
     return costs
 
 
-def _elements(node: Node) -> int:
+def bit_operations(prepared: PreparedModel) -> int:
+    """Multiplications for one sample, each counted as often as the bits of both factors multiply to."""
+    total = 0
+    for nodes in weight_layers(prepared).values():
+        weight = weight_of(prepared, nodes[0])
+        for node in nodes:
+            bits = prepared.layer_bits[node.name]
+            total += elements(node) * (weight.numel() // weight.shape[0]) * bits.weight * bits.activation
+    return total
+
+
+def elements(node: Node) -> int:
     """Elements of a layer's output for one sample."""
     shape = node.shape or ()
     return math.prod(size for place, size in enumerate(shape) if place not in (node.batch_dims or (0,)))

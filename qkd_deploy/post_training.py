@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.auto_bits import Choice, choose_bits
+from qkd_deploy.budget import Budget
 from qkd_deploy.calibration import IMAGES, calibrate
 from qkd_deploy.data import ImageDataset
-from qkd_deploy.deploy import origin, output_beside
+from qkd_deploy.deploy import longest_origin, origin, output_beside
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.onnx_export import ExportReport, export_onnx
+from qkd_deploy.export.onnx_export import ExportReport, build_model, export_onnx
 from qkd_deploy.full_precision import checkpoint_of, dataset_of, prepared_for, settings_for
 from qkd_deploy.training.checkpoint import Checkpoint, save_checkpoint
 from qkd_deploy.training.config import TrainConfig
@@ -22,6 +25,8 @@ from qkd_deploy.training.records import ModelRecord, TrainingRecord, dataset_rec
 from qkd_deploy.training.run_data import RunData
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from qkd_deploy.graph.prepare import PreparedModel
 
 METHOD = "ptq"
@@ -41,6 +46,8 @@ class CalibratedExport:
             with the network in full precision.
         accuracy: that measure of the frozen integer model, in percent.
         float_accuracy: the same of the network in full precision; None where there are no labels.
+        bits: what was given or chosen for the network.
+        choice: the bits chosen under a budget; None where none was given.
     """
 
     report: ExportReport
@@ -50,6 +57,8 @@ class CalibratedExport:
     measure: str
     accuracy: float
     float_accuracy: float | None
+    bits: str
+    choice: Choice | None = None
 
 
 def export_calibrated(
@@ -90,17 +99,66 @@ def export_calibrated(
     data = RunData(dataset_of(config), None, None)
     network = start_network(config.model, path, data.dataset, args=config.model_args, report=progress).eval()
     before = data.score(network, 0, None) if data.measurable else None
+    choice = None
+    how: dict[str, Any] = {"method": config.step_initialization, "images": images, "batch_norm": batch_norm}
+    if config.auto_bits:
+        form = {"weights": weights, "input": input}
+        choice = _choose(network, data.dataset, config, how, form, progress)
+        config = replace(config, bits_for={**config.bits_for, **choice.overrides(config.bits)})
     norms = ", with new batch norms" if batch_norm else ""
     progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}{norms}")
     prepared = prepared_for(network, data.dataset, config)
-    calibrate(prepared, data.dataset, method=config.step_initialization, images=images, batch_norm=batch_norm)
+    calibrate(prepared, data.dataset, **how)
     after = data.score(prepared, 0, None, network)
     checkpoint = _checkpoint(prepared, data.dataset, config, after)
     with _all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
-        report = export_onnx(prepared, target, weights=weights, input=input, metadata=origin(checkpoint, beside))
+        report = export_onnx(
+            prepared, target, weights=weights, input=input, metadata=origin(checkpoint, _sha256(beside))
+        )
     measure = data.measure if data.measurable else "agreement with full precision"
-    return CalibratedExport(report, beside, data.dataset.known_as, len(data.test), measure, after, before)
+    return CalibratedExport(
+        report, beside, data.dataset.known_as, len(data.test), measure, after, before, config.bits, choice
+    )
+
+
+def _choose(
+    network: nn.Module,
+    dataset: ImageDataset,
+    config: TrainConfig,
+    how: dict[str, Any],
+    form: dict[str, str],
+    progress: Callable[[str], None],
+) -> Choice:
+    """Bits of the layers under the budget; ``how`` they are calibrated and in which ``form`` they are written."""
+    budget = Budget.parse(config.auto_bits)
+    if budget.kind == "size" and form["weights"] != "packed":
+        raise UserError(
+            f"{budget.text} needs --weights packed: as int8, every weight takes a byte whatever its bits are"
+        )
+
+    def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
+        overrides = {**config.bits_for, **bits_for}
+        return prepared_for(network, dataset, replace(config, bits=bits, bits_for=overrides))
+
+    def measure(prepared: PreparedModel) -> float:
+        calibrate(prepared, dataset, **how)
+        return len(build_model(prepared, **form, metadata=longest_origin(dataset))[0].SerializeToString())
+
+    return choose_bits(
+        prepare,
+        dataset,
+        budget,
+        config.auto_bits_from,
+        base=config.bits,
+        images=how["images"],
+        measure=measure,
+        progress=progress,
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
@@ -108,6 +166,8 @@ def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
     if known is not None and known.quantization is not None:
         bits = known.quantization.bits
         raise UserError(f"{path} is quantized already ({bits}); leave --calibrate out, or give full-precision weights")
+    if settings.get("auto_bits") and "bits" not in settings:
+        settings = {**settings, "bits": settings.get("auto_bits_from", TrainConfig.auto_bits_from)[0]}
     return settings_for(path, settings, known)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
+from qkd_deploy.budget import Budget
 from qkd_deploy.distill import Method, MethodOptions, Phase, method_named
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config_fields import checked, choice, number
@@ -43,6 +44,9 @@ class TrainConfig:
             then trained in full precision before it is quantized.
         bits: such as ``"w4a4"``.
         bits_for: bits of modules whose path matches a pattern, such as ``{"layer3.*": "w8a8"}``.
+        auto_bits: a budget such as ``"size<=2MB"``, under which bits are chosen for every layer that neither
+            ``bits_for`` nor ``first_last_bits`` decides; empty leaves them at ``bits``.
+        auto_bits_from: the bits to choose from.
         placement, residual, first_last_bits, weight_range: as for ``prepare``.
         quantizer: "interval", "lsq", "pact", "dorefa", "ewgs" or "qil"; "auto" becomes the method's own: ewgs for
             sqakd, interval for all others.
@@ -115,6 +119,8 @@ class TrainConfig:
     init_skip: tuple[str, ...] = ()
     bits: str = "w4a4"
     bits_for: dict[str, str] = field(default_factory=dict)
+    auto_bits: str = ""
+    auto_bits_from: tuple[str, ...] = ("w8a8", "w4a4", "w2a4")
     placement: str = choice("integer", "integer", "paper")
     residual: str = choice("wide", "wide", "shared")
     first_last_bits: int = number(8, least=2, most=8)
@@ -166,8 +172,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             object.__setattr__(self, item.name, checked(item, getattr(self, item.name)))
-        for bits in (self.bits, *self.bits_for.values()):
+        for bits in (self.bits, *self.bits_for.values(), *self.auto_bits_from):
             BitWidths.parse(bits)
+        if self.auto_bits:
+            Budget.parse(self.auto_bits)
         self._resolve()
         self._check_delta()
         self.training_phases()

@@ -18,6 +18,7 @@ from qkd_deploy.data import normalize
 from qkd_deploy.distill.phases import Phase, Role
 from qkd_deploy.training.batch_norm import reestimate_batch_norms
 from qkd_deploy.training.checkpoint import Checkpoint, prepare_student, save_checkpoint
+from qkd_deploy.training.chosen_bits import chosen_bits
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.delta_refresh import DeltaRefresh
 from qkd_deploy.training.distribution import Processes
@@ -121,6 +122,8 @@ class Run:
         self._announce()
         for role in self._networks:
             self._pretrain(role)
+        if self._config.auto_bits:
+            self._choose_bits()
         prepared = self._initialized()
         networks = method_networks(
             self._config, prepared, self._networks.get("teacher"), self._some_images, self._processes
@@ -180,6 +183,15 @@ class Run:
         self._train(role, stage, seed_for(config, role, "pretrain"))
         accuracy = self._data.score(network, 0, self._processes)
         self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._data.test)))
+
+    def _choose_bits(self) -> None:
+        config, student, path = self._config, self._networks["student"], self._folder.bits
+        found: dict[str, str] = {}
+        if self._processes.writes:
+            progress = self._progress.message
+            found = chosen_bits(path, student, self._data.dataset, self._some_images, config, progress)
+        overrides = {**config.bits_for, **self._processes.agree(found)}
+        self._quantization = replace(self._quantization, overrides=overrides)
 
     def _prepare(self) -> PreparedModel:
         network = copy.deepcopy(self._networks["student"]).cpu()

@@ -32,6 +32,7 @@ class RunFolder:
         self.student = path / "model.pt"
         self.teacher = path / "teacher.pt"
         self.last = path / "checkpoints" / "last.pt"
+        self.bits = path / "checkpoints" / "bits.json"
 
     def start_of(self, role: Role) -> Path:
         """Where the pre-trained full-precision weights of ``role`` are kept."""

@@ -1,0 +1,91 @@
+"""Bits that a run chooses for its layers under a budget, once, before it quantizes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qkd_deploy.atomic import atomic_write
+from qkd_deploy.budget import Budget
+from qkd_deploy.calibration import IMAGES
+from qkd_deploy.data import ImageDataset
+from qkd_deploy.errors import UserError
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.records import quantization_record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from qkd_deploy.graph.prepare import PreparedModel
+
+_MARGIN = 0.005
+"""Share of a size that training may move: steps are written as decimal numbers, which differ in length."""
+
+
+def chosen_bits(
+    path: Path,
+    network: nn.Module,
+    dataset: ImageDataset,
+    some_images: Tensor,
+    config: TrainConfig,
+    progress: Callable[[str], None],
+) -> dict[str, str]:
+    """Bits of the modules that the budget of ``config`` gives others than its own.
+
+    A run that continues finds its earlier choice in the file ``path``.
+
+    Args:
+        path: where the choice is kept.
+        network: the full-precision student.
+        dataset: whose training images the sensitivity is measured on.
+        some_images: normalised ones for the first steps.
+        config: of the run.
+        progress: receives the choice, and how to repeat it by hand.
+
+    Raises:
+        UserError: no choice meets the budget.
+    """
+    if path.exists():
+        return _read(path)
+    from qkd_deploy.auto_bits import choose_bits
+    from qkd_deploy.deploy import longest_origin
+    from qkd_deploy.export.onnx_export import build_model
+    from qkd_deploy.graph.prepare import initialize
+    from qkd_deploy.training.checkpoint import prepare_student
+
+    def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
+        changed = replace(config, bits=bits, bits_for={**config.bits_for, **bits_for})
+        shape = list(dataset.train.image_shape)
+        return prepare_student(network, shape, quantization_record(changed, dataset)).to(some_images.device)
+
+    def measure(prepared: PreparedModel) -> float:
+        initialize(prepared, some_images, method=config.step_initialization)
+        model, _ = build_model(prepared, weights="packed", metadata=longest_origin(dataset))
+        return len(model.SerializeToString()) * (1 + _MARGIN)
+
+    choice = choose_bits(
+        prepare,
+        dataset,
+        Budget.parse(config.auto_bits),
+        config.auto_bits_from,
+        base=config.bits,
+        images=IMAGES,
+        measure=measure,
+        progress=progress,
+    )
+    progress(f"{choice.in_words()}; the same by hand: {shlex.join(choice.options(config.bits))}")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(choice.overrides(config.bits), indent=2), encoding="utf-8")
+    return choice.overrides(config.bits)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; start again with another --out") from error
+    return {str(module): str(bits) for module, bits in found.items()}
