@@ -77,6 +77,18 @@ def dataset_of(config: TrainConfig) -> ImageDataset:
     )
 
 
+def start_for(
+    path: Path | str, dataset: ImageDataset, config: TrainConfig, progress: Callable[[str], None]
+) -> nn.Module:
+    """The network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
+
+    Raises:
+        UserError: it cannot be built, does not fit the weights, or does not take the images.
+    """
+    classifier, args = dataset.metric is None, config.model_args
+    return start_network(config.model, path, dataset, args=args, report=progress, classifier=classifier).eval()
+
+
 def prepared_for(network: nn.Module, dataset: ImageDataset, config: TrainConfig) -> PreparedModel:
     """A network with quantizers for the images of a data set, in evaluation mode."""
     shape = list(dataset.train.image_shape)
@@ -120,7 +132,6 @@ def file_sensitivity(
     else:
         config = settings_for(path, {**own, **settings}, known)
         dataset, chosen, which = dataset_of(config), bits or "w4a4", "full-precision weights"
-        network = start_network(config.model, path, dataset, args=config.model_args, report=progress)
-        network = prepared_for(network.eval(), dataset, config)
+        network = prepared_for(start_for(path, dataset, config, progress), dataset, config)
     progress(f"each layer alone at {chosen}, on {which}, with images of {dataset.known_as}")
     return sensitivity(network, dataset, chosen, images=images)

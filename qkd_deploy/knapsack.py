@@ -16,7 +16,7 @@ def cheapest(costs: np.ndarray, losses: np.ndarray, limit: float) -> np.ndarray 
     Returns:
         the columns, or None where even the smallest costs are too much.
     """
-    free = losses.argmin(axis=1)
+    free = np.asarray(losses.argmin(axis=1))
     if costs[np.arange(len(costs)), free].sum() <= limit:
         return free
     least = costs.min(axis=1, keepdims=True)

@@ -17,10 +17,9 @@ from qkd_deploy.data import ImageDataset
 from qkd_deploy.deploy import longest_origin, origin, output_beside
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.onnx_export import ExportReport, build_model, export_onnx
-from qkd_deploy.full_precision import checkpoint_of, dataset_of, prepared_for, settings_for
+from qkd_deploy.full_precision import checkpoint_of, dataset_of, prepared_for, settings_for, start_for
 from qkd_deploy.training.checkpoint import Checkpoint, save_checkpoint
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.networks import start_network
 from qkd_deploy.training.records import ModelRecord, TrainingRecord, dataset_record, quantization_record
 from qkd_deploy.training.run_data import RunData
 
@@ -97,7 +96,7 @@ def export_calibrated(
         raise UserError(f"the weights {path} would be replaced by the quantized checkpoint; choose another --output")
     config = _config(path, settings)
     data = RunData(dataset_of(config), None, None)
-    network = start_network(config.model, path, data.dataset, args=config.model_args, report=progress).eval()
+    network = start_for(path, data.dataset, config, progress)
     before = data.score(network, 0, None) if data.measurable else None
     choice = None
     how: dict[str, Any] = {"method": config.step_initialization, "images": images, "batch_norm": batch_norm}

@@ -39,6 +39,7 @@ def start_network(
     args: Mapping[str, Any] | None = None,
     skip: Sequence[str] | None = None,
     report: Callable[[str], None] | None = None,
+    classifier: bool = True,
 ) -> nn.Module:
     """A full-precision network for ``dataset``, on its device.
 
@@ -49,6 +50,7 @@ def start_network(
         args: keyword arguments of the factory, as for ``create_model``.
         skip: entries or modules that stay at random, as for ``load_into``.
         report: receives a line about the weights that were loaded.
+        classifier: whether it has to return logits, as for training; data sets with a metric take any outputs.
 
     Raises:
         UserError: the network cannot be built, does not fit the weights, or does not map images to logits.
@@ -59,12 +61,12 @@ def start_network(
         if report is not None:
             report(f"{name}: {account}")
     network.to(dataset.train.device)
-    _require_logits(network, name, dataset)
+    _require_logits(network, name, dataset, classifier)
     return network
 
 
 @torch.no_grad()
-def _require_logits(network: nn.Module, name: str, dataset: ImageDataset) -> None:
+def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classifier: bool) -> None:
     images = normalize(dataset.train.images_at(torch.arange(2)))
     network.eval()
     try:
@@ -73,6 +75,6 @@ def _require_logits(network: nn.Module, name: str, dataset: ImageDataset) -> Non
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot process images of shape {list(images.shape[1:])}: {reason}") from error
     expected = [len(images), len(dataset.classes)]
-    if not isinstance(logits, Tensor) or list(logits.shape) != expected:
+    if classifier and (not isinstance(logits, Tensor) or list(logits.shape) != expected):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"{name} returns {got} for two images; training needs logits of shape {expected}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,12 @@ from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.preview import preview_codes
 from qkd_deploy.verification.compare import CodesComparison, output_difference
 from qkd_deploy.verification.kernels import list_kernels
+from qkd_deploy.verification.outputs import FLIP_TOLERANCE, FLOAT_TOLERANCE, OutputsComparison
 from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import RuntimeModel, optimized_graph
 from qkd_deploy.verification.source import Batch, Source
 from qkd_deploy.verification.subject import Subject
 from qkd_deploy.verification.torch_side import outputs_of, tensors_for
-
-FLOAT_TOLERANCE = 1e-4  # of the largest output, where float operators had a part in it
 
 
 def codes_level(
@@ -159,7 +160,7 @@ def accuracy_level(
     if not source.labelled and subject.frozen is None:
         return Level("accuracy", "skipped", ("there are no labels and no checkpoint to compare with",))
     runtime = RuntimeModel(subject.model, max(threads))
-    tally = Tally(exact=_outputs_are_exact(subject, source), metric=source.metric, metric_name=source.metric_name)
+    tally = Tally(_outputs_comparison(subject, source), source.metric, source.metric_name)
     for batch in source.batches(batch_size):
         sides = {"runtime": list(runtime.run(batch.feeds).values())}
         if subject.frozen is not None:
@@ -175,26 +176,24 @@ def accuracy_level(
     return tally.accuracy_result(tolerance)
 
 
-def _outputs_are_exact(subject: Subject, source: Source) -> bool:
-    """Whether no operator in float has a part in the outputs, so that every bit of them must be equal."""
-    first = next(iter(source.batches(1)))
-    return not {output.name for output in subject.model.graph.output} & subject.reference.run(first.feeds).after_float
+def _outputs_comparison(subject: Subject, source: Source) -> OutputsComparison:
+    """Outputs must be equal in every bit, unless an operator in float has a part in them."""
+    after_float = subject.reference.run(next(iter(source.batches(1))).feeds).after_float
+    exact = {output.name: output.name not in after_float for output in subject.model.graph.output}
+    return OutputsComparison(exact, FLIP_TOLERANCE if after_float & subject.values.keys() else FLOAT_TOLERANCE)
 
 
 class Tally:
     """Counts of right predictions by side, and of disagreements between the frozen model and the runtime.
 
-    ``exact`` demands that their outputs are equal in every bit. A ``metric`` gives each output a score in 0..1 instead
-    of right or wrong.
+    A ``metric`` gives each sample a score in 0..1 instead of right or wrong.
     """
 
-    def __init__(self, *, exact: bool, metric: Metric | None = None, metric_name: str = "accuracy") -> None:
-        self._exact, self._metric, self._metric_name = exact, metric, metric_name
+    def __init__(self, outputs: OutputsComparison, metric: Metric | None, metric_name: str) -> None:
+        self._outputs, self._metric, self._metric_name = outputs, metric, metric_name
         self.images = 0
         self.correct: dict[str, float] = {}
         self.disagreements = 0
-        self.unequal_outputs = 0
-        self.largest = 0.0
 
     def add(self, sides: Mapping[str, list[np.ndarray]], labels: np.ndarray | None) -> None:
         """Count one batch; every side holds its outputs in graph order.
@@ -206,28 +205,31 @@ class Tally:
         _require_equal_shapes(sides, None if labels is None else len(labels))
         self.images += len(runtime[0])
         if "frozen" in sides:
-            for left, right in zip(sides["frozen"], runtime, strict=True):
-                self.unequal_outputs += int((left != right).reshape(len(left), -1).any(axis=1).sum())
-                self.largest = max(self.largest, output_difference(left, right))
+            self._outputs.add(sides["frozen"], runtime)
         if labels is None:
             return
         if self._metric is None:
             predictions = {side: _predictions(outputs[0]) for side, outputs in sides.items()}
             scores = {side: predicted == labels for side, predicted in predictions.items()}
         else:
-            predictions = scores = {side: _scores(self._metric, outputs, labels) for side, outputs in sides.items()}
+            predictions = scores = {side: self._scores(outputs, labels) for side, outputs in sides.items()}
         for side, score in scores.items():
             self.correct[side] = self.correct.get(side, 0) + float(score.sum(dtype=np.float64))
         if "frozen" in predictions:
             self.disagreements += int((predictions["frozen"] != predictions["runtime"]).sum())
 
+    def _scores(self, outputs: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
+        """What the metric of a data set says of the outputs: a tensor, a tuple, or, by name, what was a dict."""
+        tensors = dict(zip(self._outputs.exact, map(torch.from_numpy, outputs), strict=True))
+        given: Any = tensors
+        if all(re.fullmatch(r"output(_\d+)?", name) for name in tensors):  # names that only other structures get
+            given = tuple(tensors.values()) if len(tensors) > 1 else next(iter(tensors.values()))
+        return np.asarray(scores_of(self._metric, given, torch.from_numpy(labels)).numpy())
+
     def outputs_result(self) -> Level:
         """Without labels: the outputs of the frozen model and the runtime, within the tolerance of float operators."""
-        found = f"outputs of the frozen model and ONNX Runtime differ on {self.unequal_outputs} of {self.images} inputs"
-        ok = not self.unequal_outputs if self._exact else self.largest <= FLOAT_TOLERANCE
-        return Level(
-            "accuracy", "passed" if ok else "failed", (f"{found}, by {self.largest:.2g} of their range at most",)
-        )
+        problems = self._outputs.problems()
+        return Level("accuracy", "failed" if problems else "passed", tuple(problems or [self._outputs.summary()]))
 
     def accuracy_result(self, tolerance: float | None) -> Level:
         """With labels: frozen model and runtime must predict the same, the preview be within ``tolerance`` points."""
@@ -240,10 +242,7 @@ class Tally:
             problems.append(
                 f"the frozen model and ONNX Runtime predict differently on {self.disagreements} of {self.images} images"
             )
-        if self._exact and self.unequal_outputs:
-            problems.append(
-                f"frozen model and ONNX Runtime give other outputs on {self.unequal_outputs} of {self.images} images"
-            )
+        problems += self._outputs.problems(exact_only=True)
         if tolerance is not None and "preview" in percent and "frozen" in percent:
             # a small set cannot express a tenth of a point: round up to whole images
             allowed = int(np.ceil(tolerance * self.images / 100 - 1e-9))
@@ -271,13 +270,6 @@ def _require_equal_shapes(sides: Mapping[str, list[np.ndarray]], images: int | N
             f"the model's first output has the shape {list(first)}, which does not hold one row per input; such a "
             "model cannot be verified with these data"
         )
-
-
-def _scores(metric: Metric, outputs: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """What the metric of a data set says of the outputs, as `scores_of` checks it."""
-    tensors = [torch.from_numpy(output) for output in outputs]
-    given = tensors[0] if len(tensors) == 1 else tuple(tensors)
-    return np.asarray(scores_of(metric, given, torch.from_numpy(labels)).numpy())
 
 
 def _predictions(outputs: np.ndarray) -> np.ndarray:
