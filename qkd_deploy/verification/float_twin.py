@@ -137,7 +137,8 @@ class _Twin:
 
     def _clip(self, node: onnx.NodeProto) -> None:
         bounds = [self._constants[name] for name in node.input[1:] if name]
-        if any(bound.dtype == np.uint8 for bound in bounds):
+        lowest = np.finfo(np.float32).min  # such a clip only keeps the runtime from fusing across it
+        if all(bound.dtype == np.uint8 or bound == lowest for bound in bounds):
             self._pass_on(node)
         else:
             self._keep(node)

@@ -152,3 +152,16 @@ def test_activation_functions_come_back(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(x).numpy()
     assert np.abs(run(twin, x.numpy()) - expected).max() < 0.04 * np.ptp(expected)
+
+
+def test_clips_that_keep_float_operations_apart_are_left_out(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softmax(1), nn.ReLU6(), nn.Conv2d(8, 4, 1)).eval()
+    x = torch.rand(1, 3, 6, 6)
+    prepared = prepare(network, "w8a8", (x,))
+    initialize(prepared, x)
+    export_onnx(prepared, tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    assert [node.op_type for node in model.graph.node].count("Clip") >= 1
+    twin = float_twin(model)
+    assert "Clip" not in {node.op_type for node in twin.graph.node}
+    assert "Softmax" in {node.op_type for node in twin.graph.node}
