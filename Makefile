@@ -1,6 +1,7 @@
 # make demo    train on the embedded digits, export W4A4, verify: runs/demo/model.pt and runs/demo/model.onnx
 # make test    all tests
 # make lint    style;  make types    static types
+# make conformance    many architectures at three widths, timm's too: docs/operators.md, docs/results/conformance.json
 #
 # Everything is installed into .venv, with the versions of constraints.txt, when one of the targets first needs it.
 
@@ -12,7 +13,7 @@ BIN := .venv/bin
 WORKERS ?= auto
 DEMO := runs/demo
 
-.PHONY: demo test lint types
+.PHONY: demo test lint types conformance
 
 demo: .venv/.installed
 	rm -rf $(DEMO)
@@ -30,6 +31,10 @@ lint: .venv/.installed-dev
 types: .venv/.installed-dev
 	$(BIN)/mypy
 
+conformance: .venv/.installed-dev .conformance/.installed
+	QKD_DEPLOY_TIMM=.conformance $(BIN)/python tests/conformance/run_conformance.py \
+		--json docs/results/conformance.json --page docs/operators.md
+
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/pip qkd_deploy/cli qkd_deploy/export
 	$(BIN)/python -m pip install -c constraints.txt -e .
 	touch $@
@@ -37,6 +42,11 @@ types: .venv/.installed-dev
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/pip qkd_deploy/cli qkd_deploy/export
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	touch .venv/.installed $@
+
+# Beside the environment: torchvision seldom fits its PyTorch (tests/support/timm_models.py copes with that).
+.conformance/.installed: constraints.txt | .venv/.installed-dev
+	$(BIN)/python -m pip install --no-deps --target .conformance -c constraints.txt timm torchvision
+	touch $@
 
 # pip is the last thing that venv writes, so an interrupted set-up is completed by the next run.
 .venv/bin/pip:

@@ -1,8 +1,8 @@
 """Small networks of timm, for the conformance suite.
 
-timm is no dependency, and it imports torchvision, which does not import beside a PyTorch of another build unless its C++
-operators are declared first. So both are looked for in a folder of their own as well, which the variable below names
-and ``make conformance`` fills; they never enter the environment.
+timm is no dependency, and it imports torchvision, which does not import beside a PyTorch of another build unless its
+C++ operators are declared first. Both are also looked for in a folder of their own, which the variable below names and
+``make conformance`` fills, so that a torchvision that is half there does not disturb other packages.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,6 @@ FOLDER_VARIABLE = "QKD_DEPLOY_TIMM"
 MODELS: dict[str, dict[str, Any]] = {
     "resnet18": {},
     "resnext26ts": {},
-    "resnetv2_50": {},
-    "wide_resnet50_2": {},
     "seresnet18": {},
     "mobilenetv1_100": {},
     "mobilenetv2_050": {},
@@ -37,13 +36,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "ghostnet_050": {},
     "repvgg_a0": {},
     "densenet121": {},
-    "vgg11_bn": {},
-    "darknet53": {},
-    "cspdarknet53": {},
     "dla34": {},
     "hrnet_w18_small": {},
     "inception_v3": {"pixels": 96},
-    "xception41": {},
     "convnext_atto": {},
     "vit_tiny_patch16_224": {"img_size": 64},
     "deit_tiny_patch16_224": {"img_size": 64},
@@ -59,13 +54,13 @@ _declared: list[torch.library.Library] = []
 
 def missing() -> str:
     """Why timm cannot be used here, or "" where it can."""
-    folder = os.environ.get(FOLDER_VARIABLE, "")
+    folder = str(Path(os.environ[FOLDER_VARIABLE]).resolve()) if FOLDER_VARIABLE in os.environ else ""
     if folder and folder not in sys.path:
         sys.path.append(folder)
     try:
         _declare_operators()
         importlib.import_module("timm")
-    except Exception as error:  # whatever a mismatched build raises
+    except (ImportError, RuntimeError, AttributeError) as error:  # a mismatched build raises any of these
         return f"timm does not import ({type(error).__name__}: {error}); make conformance installs it"
     return ""
 

@@ -1,0 +1,200 @@
+"""One network at one width: train, freeze, export, and compare every code; what came out, as plain data."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from speed import speed_over_fp32
+from structured_data import samples, train, vary
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from qkd_deploy import freeze, initialize, prepare
+from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.export.onnx_export import build_model, flat_tensors
+from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.verification.kernels import list_kernels
+from qkd_deploy.verification.reference import ReferenceModel
+from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
+
+_TEST_IMAGES, _SEED = 3, 1000
+_PRODUCTS = ("layer", "matmul")
+WIDTHS = ("w8a8", "w4a4", "w2a4")
+
+Codes = dict[str, npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network in all its forms."""
+
+    float_model: nn.Module
+    prepared: PreparedModel
+    frozen: FrozenModel
+    model: onnx.ModelProto
+    values: dict[str, str]
+    """For every quantized tensor, the ONNX value that holds its codes."""
+
+
+@dataclass
+class Comparison:
+    """Codes and outputs of the frozen model, ONNX Runtime and the NumPy reference on the same inputs.
+
+    What an operation in float had a part in is counted on its own: there, a rounding may flip a code.
+
+    Attributes:
+        compared: codes (and values of outputs) that integers alone made.
+        differing: those of them that are not equal everywhere.
+        behind_float: codes that a float operation had a part in.
+        differing_behind_float: those of them that are not equal in frozen model and runtime.
+        first: the first tensor with a difference, "" if none.
+    """
+
+    compared: int = 0
+    differing: int = 0
+    behind_float: int = 0
+    differing_behind_float: int = 0
+    first: str = ""
+
+
+def deploy(build: Callable[[], nn.Module], shape: tuple[int, ...], bits: str) -> Trial:
+    """Train a fresh network for some steps in float and some with quantizers, and export it."""
+    torch.manual_seed(0)
+    network = build()
+    vary(network)
+    train(network, shape, seed=0)
+    inputs, _ = samples(shape, 16, seed=100)
+    prepared = prepare(network.eval(), bits, (inputs[:2],))
+    initialize(prepared, inputs)
+    train(prepared, shape, seed=200)
+    frozen = freeze(prepared.eval())
+    model, built = build_model(frozen)
+    return Trial(network, prepared, frozen, model, {tensor.name: tensor.value for tensor in built.tensors})
+
+
+@torch.no_grad()
+def compare(trial: Trial, shape: tuple[int, ...]) -> Comparison:
+    """All codes and outputs on some inputs, with one thread and with two."""
+    inputs, _ = samples(shape, _TEST_IMAGES, _SEED)
+    feeds = {trial.model.graph.input[0].name: inputs.numpy()}
+    reference = ReferenceModel(trial.model).run(feeds)
+    codes, expected = trial.frozen.codes(inputs), flat_tensors(trial.frozen(inputs))
+    found = Comparison()
+    for threads in (1, 2):
+        outputs, runtime = CodesModel(trial.model, threads, quantized_values(trial.model, trial.values.values())).run(
+            feeds
+        )
+        for tensor, frozen in codes.items():
+            value = trial.values[tensor]
+            if value not in runtime:  # the rewrite of a first layer moves its input's codes before they are read
+                assert tensor in trial.frozen.graph.inputs, tensor
+            else:
+                after = value in reference.after_float
+                _count(found, tensor, after, frozen, runtime[value], None if after else reference.codes[value])
+        for (name, got), output in zip(outputs.items(), expected, strict=True):
+            if name not in reference.after_float:
+                _count(found, name, False, output.numpy(), got, reference.outputs[name])
+    return found
+
+
+def _count(found: Comparison, name: str, after_float: bool, frozen: Any, runtime: Any, reference: Any) -> None:
+    differs = frozen != runtime
+    if after_float:
+        found.behind_float += frozen.size
+        found.differing_behind_float += int(differs.sum())
+        return
+    differs = differs | (frozen != reference)
+    found.compared += frozen.size
+    found.differing += int(differs.sum())
+    found.first = found.first or (name if differs.any() else "")
+
+
+def liveness(trial: Trial, shape: tuple[int, ...]) -> tuple[float, list[str]]:
+    """Share of the codes that differ between two inputs, and tensors of which none does ("dead")."""
+    (first, second), _ = samples(shape, 2, _SEED + 1)
+    one, two = trial.frozen.codes(first[None]), trial.frozen.codes(second[None])
+    depending = set(trial.frozen.graph.inputs)
+    for node in trial.frozen.graph.nodes:
+        if depending & set(node.inputs):
+            depending.add(node.name)
+    moved = {name: one[name] != two[name] for name in one if name in depending}
+    share = sum(int(m.sum()) for m in moved.values()) / max(1, sum(m.size for m in moved.values()))
+    return share, [name for name, m in moved.items() if not m.any()]
+
+
+def floats(prepared: PreparedModel) -> dict[str, str]:
+    """What stays in float, by the name of the module's class or of the function, with the reason."""
+    found: dict[str, str] = {}
+    for entry in prepared.account.floats:
+        target = prepared.graph.node(entry.name).target
+        if isinstance(target, str) and not prepared.graph.node(entry.name).method:
+            name = type(prepared.network.get_submodule(target)).__name__
+        else:
+            name = target if isinstance(target, str) else getattr(target, "__name__", entry.operation)
+        found[name] = entry.reason
+    return found
+
+
+def float_kernels(trial: Trial) -> Counter[str]:
+    """Kernels of the graph that ONNX Runtime really built that compute in float."""
+    kernels = list_kernels(trial.model, optimized_graph(trial.model), read_metadata(trial.model))
+    return Counter(kernel.op for kernel in kernels if not kernel.integer)
+
+
+@torch.no_grad()
+def integer_macs(trial: Trial, shape: tuple[int, ...]) -> float:
+    """Share of the network's multiplications and additions that layers and products in integers do.
+
+    Convolutions that stand for batch norms or averages are no part of the network's own.
+    """
+    own = {path for path, _ in trial.float_model.named_modules()}
+    counter = FlopCounterMode(display=False)
+    with counter:
+        trial.float_model.eval()(torch.zeros(2, *shape))
+    left_in_float = {entry.name for entry in trial.prepared.account.floats}
+    integer = 0
+    for node in trial.prepared.graph.nodes:
+        if node.kind not in _PRODUCTS or node.name in left_in_float or node.shape is None:
+            continue
+        if node.kind == "layer" and node.target not in own:
+            continue
+        if node.kind == "layer":
+            weight = trial.prepared.network.get_submodule(str(node.target)).weight
+            assert isinstance(weight, Tensor)
+            depth = weight[0].numel()
+        else:
+            depth = (trial.prepared.graph.node(node.inputs[0]).shape or (0,))[-1]
+        integer += int(np.prod(node.shape)) * depth
+    return integer / (counter.get_total_flops() / 2)
+
+
+def row(
+    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], bits: str, rounds: int = 0
+) -> dict[str, Any]:
+    """Everything about one network at one width; its speed where ``rounds`` samples of it are wanted."""
+    started = time.perf_counter()
+    trial = deploy(build, shape, bits)
+    comparison = compare(trial, shape)
+    moving, dead = liveness(trial, shape)
+    speed = speed_over_fp32(trial.float_model, trial.model, shape, rounds) if rounds else None
+    return {
+        "network": name,
+        "bits": bits,
+        "floats": floats(trial.prepared),
+        "float_kernels": dict(float_kernels(trial)),
+        **vars(comparison),
+        "integer_macs": round(integer_macs(trial, shape), 4),
+        "moving": round(moving, 3),
+        "dead": dead,
+        "speed_over_fp32": speed and round(speed, 2),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
