@@ -16,8 +16,8 @@ _RESERVE = 5.0  # the kernel keeps this far (as a logarithm) below the largest f
 def softmax(codes: np.ndarray, source: Parameters, out: Parameters, axis: int) -> np.ndarray:
     """``rint(f32(f32(e * floor(1/s_y)) / sum)) + zp``, ``e`` the exponential of the code as if the largest were 255.
 
-    The kernel rounds ``1/s_y`` down to an integer N, so that only scales 1/N keep their meaning, and its products overflow
-    where N reaches 148 times the length of a row. The zero point of the operand has no part: only differences count.
+    The kernel rounds ``1/s_y`` down to an integer N, so that only scales 1/N keep their meaning, and its products
+    overflow where N reaches 148 times the length of a row. The operand's zero point has no part.
     """
     x = np.moveaxis(codes, axis, -1)
     table = _exponentials(source.scale, x.shape[-1])
