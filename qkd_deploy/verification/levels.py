@@ -183,6 +183,10 @@ def _outputs_comparison(subject: Subject, source: Source) -> OutputsComparison:
     return OutputsComparison(exact, FLIP_TOLERANCE if after_float & subject.values.keys() else FLOAT_TOLERANCE)
 
 
+_IS_KEY = re.compile(r"(?!output(_\d+)?$)[A-Za-z_]\w*")
+"""Names of outputs that are keys of a dict; tensors and tuples give ``output`` and ``output_0``, ``output_1`` ..."""
+
+
 class Tally:
     """Counts of right predictions by side, and of disagreements between the frozen model and the runtime.
 
@@ -222,7 +226,7 @@ class Tally:
         """What the metric of a data set says of the outputs: a tensor, a tuple, or, by name, what was a dict."""
         tensors = dict(zip(self._outputs.exact, map(torch.from_numpy, outputs), strict=True))
         given: Any = tensors
-        if all(re.fullmatch(r"output(_\d+)?", name) for name in tensors):  # names that only other structures get
+        if not all(_IS_KEY.fullmatch(name) for name in tensors):
             given = tuple(tensors.values()) if len(tensors) > 1 else next(iter(tensors.values()))
         return np.asarray(scores_of(self._metric, given, torch.from_numpy(labels)).numpy())
 
