@@ -57,7 +57,7 @@ class DistilledTransformer(VisionTransformer):
     """DeiT: a second token learns from a teacher; in use, the two heads are averaged."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(depth=1)
         self.dist_token = nn.Parameter(torch.randn(1, 1, 48) * 0.02)
         self.pos_embed = nn.Parameter(torch.randn(1, 18, 48) * 0.02)
         self.head_dist = nn.Linear(48, 10)
@@ -84,7 +84,7 @@ class Mixer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 8, stride=8)
-        self.blocks = nn.Sequential(MixerBlock(16, 32), MixerBlock(16, 32))
+        self.blocks = nn.Sequential(MixerBlock(16, 32))
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
 
     def forward(self, x: Tensor) -> Tensor:
