@@ -26,6 +26,7 @@ from exactness_table import all_equal, insert, markdown
 from provenance import provenance
 
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
 from qkd_deploy.models.registry import model_names
 
@@ -78,9 +79,9 @@ def build(options: argparse.Namespace, folder: Path) -> tuple[list[File], list[d
     """The files of all networks, and an entry for each network that could not be made.
 
     Raises:
-        UserError: an unknown network.
+        UserError: an unknown network, or impossible bits.
     """
-    variants = [(bits, "narrow") for bits in options.bits.split(",")]
+    variants = [(str(BitWidths.parse(bits)), "narrow") for bits in options.bits.split(",")]
     variants += [(_FULL_RANGE, "full")] if _FULL_RANGE in options.bits else []
     files: list[File] = []
     failed = []
@@ -90,6 +91,7 @@ def build(options: argparse.Namespace, folder: Path) -> tuple[list[File], list[d
         except UserError as error:
             if name not in model_names():
                 raise
+            files = [file for file in files if file.model != name]
             failed.append({"model": name, "error": str(error)})
         print(f"{name} is made: {len(files)} files so far", file=sys.stderr, flush=True)
     return files, failed
@@ -108,6 +110,20 @@ def measure(options: argparse.Namespace, chosen: list[Environment]) -> list[dict
     return rows + failed
 
 
+def other_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of an earlier run about other networks.
+
+    Raises:
+        UserError: there is no file of an earlier run.
+    """
+    try:
+        record = json.loads(options.json.read_text(encoding="utf-8"))
+    except (AttributeError, OSError, json.JSONDecodeError) as error:
+        raise UserError("--update needs the file of an earlier run; give --json") from error
+    commit = record["provenance"]["commit"]
+    return [{"commit": commit, **row} for row in record["rows"] if row["model"] not in options.models.split(",")]
+
+
 def _described(file: File) -> dict[str, Any]:
     kept = ("model", "bits", "weights", "weight_range", "codes", "loose")
     return {**{name: getattr(file, name) for name in kept}, "input": list(file.shape)}
@@ -123,6 +139,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=2, help="inputs of every file")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for all files in one environment")
     parser.add_argument("--json", type=Path, help="write the results, with their provenance, to this file")
+    parser.add_argument("--update", action="store_true", help="keep the rows of other networks that --json holds")
     parser.add_argument("--table", type=Path, help="replace the table between the markers of this Markdown file")
     return parser.parse_args()
 
@@ -149,9 +166,11 @@ def main() -> int:
         if options.images < 1:
             raise UserError(f"cannot compare on {options.images} inputs; give --images 1 or more")
         chosen = chosen_environments(options.only)
-        rows = measure(options, chosen)
+        origin = provenance()  # of the code that is loaded now; a checkout may change while it runs
+        kept = other_rows(options) if options.update else []
+        rows = [*kept, *measure(options, chosen)]
         record = {
-            "provenance": provenance(),
+            "provenance": origin,
             "environments": [{"name": e.name, "about": e.about, "threads": e.threads} for e in chosen],
             "rows": rows,
         }

@@ -72,15 +72,14 @@ def command(environment: Environment, folder: Path | None) -> tuple[list[str], d
     Raises:
         Missing: a part of it has not been prepared.
     """
-    if environment.runtime is None:
-        return [sys.executable], dict(os.environ)
-    if folder is None:
+    if folder is None and environment.runtime is not None:
         raise Missing("give --environments, a folder that exactness_environments.py has prepared")
-    packages = _packages(folder, environment)
-    emulator: list[str] = []
-    python = Path(sys.executable)
+    emulator = []
     if environment.emulated is not None:
         emulator = [str(_emulator(folder, environment.emulated[0])), "-cpu", environment.emulated[1]]
+    if folder is None or environment.runtime is None:
+        return [*emulator, sys.executable], dict(os.environ)
+    python, packages = Path(sys.executable), _packages(folder, environment)
     if environment.arm:
         python = _arm_root(folder) / "usr/bin/python3"
         emulator += ["-L", str(_arm_root(folder))]
@@ -100,9 +99,9 @@ def _arm_root(folder: Path) -> Path:
     return folder / "arm64"
 
 
-def _emulator(folder: Path, architecture: str) -> Path:
+def _emulator(folder: Path | None, architecture: str) -> Path:
     name = f"qemu-{architecture}-static"
-    for found in (shutil.which(name), folder / "qemu/usr/bin" / name):
+    for found in (shutil.which(name), folder and folder / "qemu/usr/bin" / name):
         if found is not None and Path(found).exists():
             return Path(found)
     raise Missing(f"{name} is not there; run exactness_environments.py, or install qemu-user-static")

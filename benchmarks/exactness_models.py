@@ -22,7 +22,7 @@ from qkd_deploy.models.registry import MODELS
 from qkd_deploy.verification.reference import ReferenceModel
 from qkd_deploy.verification.runtime import quantized_values
 
-_CLASSES, _BATCH, _STEPS, _LEARNING_RATE = 10, 16, 4, 0.01
+_CLASSES, _BATCH, _STEPS, _LEARNING_RATE = 10, 16, 4, 0.001
 _SMALL, _LARGE = 32, 64  # pixels: networks for CIFAR, and all others
 _PACKED_BITS = 4
 _FOR_CIFAR = ("plaincnn", "resnet8", "resnet20", "resnet32", "resnet56")
