@@ -22,7 +22,10 @@ from torch import nn
 from qkd_deploy import create_model, export_onnx, initialize, prepare
 from qkd_deploy.bits import BitWidths
 
-_LARGE = {"resnet18", "resnet34", "resnet50"}  # 224x224 and 1,000 classes; others take 32x32 and 10
+_LARGE = {  # 224x224 and 1,000 classes; others take 32x32 and 10
+    *("resnet18", "resnet34", "resnet50"),
+    *("mobilenetv2", "efficientnet_b0", "efficientnet_lite0", "vit_tiny", "deit_tiny"),
+}
 _SETTLING_BATCHES, _BATCH, _PACKED_BITS = 3, 8, 4
 
 
@@ -108,7 +111,7 @@ def export_float(network: nn.Module, images: torch.Tensor, path: Path) -> None:
     model = onnx.load(path)
     for node in model.graph.node:
         # A mean over height and width runs in float after quantize_static; GlobalAveragePool runs in integers.
-        if node.op_type == "ReduceMean":
+        if node.op_type == "ReduceMean":  # over height and width: the networks here have no other
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
         del node.metadata_props[:]  # stack traces, which would flatter the sizes of the others
