@@ -88,6 +88,37 @@ def choose_bits(
     Raises:
         UserError: fewer than two candidates, no free layer, or a budget that no choice meets.
     """
+    widest, widths, free = _open(prepare, candidates)
+    progress(f"sensitivity of {len(free)} layers at {', '.join(map(str, widths))} on {images} images")
+    losses = _losses(widest, data, widths, free, images)
+    cost = measure if budget.kind == "size" else bit_operations
+    search = _Search(free, widths, budget, lambda bits_for: cost(prepare(base, bits_for)))
+    return search.best(losses, _layer_costs(widest, budget, widths, free))
+
+
+def require_possible(
+    prepare: Callable[[str, Mapping[str, str]], PreparedModel],
+    budget: Budget,
+    candidates: Sequence[str],
+    *,
+    base: str,
+    measure: Callable[[PreparedModel], float],
+) -> None:
+    """Refuse what ``choose_bits`` would, before anything is trained; arguments as there.
+
+    Raises:
+        UserError: as ``choose_bits``.
+    """
+    widest, widths, free = _open(prepare, candidates)
+    cost = measure if budget.kind == "size" else bit_operations
+    search = _Search(free, widths, budget, lambda bits_for: cost(prepare(base, bits_for)))
+    search.smallest(_layer_costs(widest, budget, widths, free))
+
+
+def _open(
+    prepare: Callable[[str, Mapping[str, str]], PreparedModel], candidates: Sequence[str]
+) -> tuple[PreparedModel, list[BitWidths], list[str]]:
+    """The network at the widest bits, the bits to choose from, and the modules to choose for."""
     widths = sorted({BitWidths.parse(text) for text in candidates}, key=lambda w: (-w.weight, -w.activation))
     if len(widths) < 2:
         raise UserError("there is nothing to choose from; give at least two different bits, such as w8a8,w4a4")
@@ -95,11 +126,7 @@ def choose_bits(
     free = _free(uniform)
     if not free:
         raise UserError("every layer has its bits already, by --bits-for or as first or last layer; leave some open")
-    progress(f"sensitivity of {len(free)} layers at {', '.join(map(str, widths))} on {images} images")
-    losses = _losses(uniform[widths[0]], data, widths, free, images)
-    cost = measure if budget.kind == "size" else bit_operations
-    search = _Search(free, widths, losses, lambda bits_for: cost(prepare(base, bits_for)))
-    return search.within(budget, _layer_costs(uniform[widths[0]], budget, widths, free))
+    return uniform[widths[0]], widths, free
 
 
 def _free(uniform: Mapping[BitWidths, PreparedModel]) -> list[str]:
@@ -128,56 +155,62 @@ def _layer_costs(prepared: PreparedModel, budget: Budget, widths: list[BitWidths
 
 
 class _Search:
-    """The choice with the smallest loss within a budget.
+    """Choices for some modules under a budget.
 
     Args:
-        free: modules to choose for.
+        free: the modules.
         widths: to choose from, the widest first.
-        losses: [modules, widths].
+        budget: what the model may cost.
         cost: of the model with these bits by module.
     """
 
     def __init__(
-        self,
-        free: list[str],
-        widths: list[BitWidths],
-        losses: np.ndarray,
-        cost: Callable[[dict[str, str]], float],
+        self, free: list[str], widths: list[BitWidths], budget: Budget, cost: Callable[[dict[str, str]], float]
     ) -> None:
-        self._free, self._widths, self._losses, self._cost = free, widths, losses, cost
+        self._free, self._widths, self._budget, self._cost = free, widths, budget, cost
 
-    def within(self, budget: Budget, costs: np.ndarray) -> Choice:
-        """Search, and draw the limit in until the model itself is within the budget.
+    def best(self, losses: np.ndarray, costs: np.ndarray) -> Choice:
+        """The choice with the smallest losses [modules, widths]; ``costs`` are those of the modules themselves.
 
         Raises:
-            UserError: no choice is.
+            UserError: no choice is within the budget.
         """
         uniform = np.array([self._cost(self._bits(np.full(len(self._free), i))) for i in range(len(self._widths))])
         # what the layers do not explain (nodes, tables, layers that are not free) is spread evenly over them
-        costs = costs + (uniform - costs.sum(0)) / len(self._free)
-        limit = aim = budget.amount(float(uniform[0]))
-        for _ in range(_ATTEMPTS):
-            picked = cheapest(costs, self._losses, aim)
-            if picked is None:
+        whole = costs + (uniform - costs.sum(0)) / len(self._free)
+        widest = float(uniform[0])
+        limit = aim = self._budget.amount(widest)
+        found: tuple[np.ndarray, float] | None = None
+        for _ in range(_ATTEMPTS):  # draw the limit in until the model itself is within the budget
+            picked = cheapest(whole, losses, aim)
+            real = None if picked is None else self._cost(self._bits(picked))
+            if picked is None or real is None:
                 break
-            real = self._cost(self._bits(picked))
             if real <= limit:
-                return self._choice(budget, picked, costs, real, uniform[0])
+                found = picked, real
+                break
             aim -= real - limit
-        picked = costs.argmin(1)
+        picked, real = found or self.smallest(costs)
+        rows = np.arange(len(picked))
+        loss, predicted = float(losses[rows, picked].sum()), float(whole[rows, picked].sum())
+        return Choice(self._budget, self._bits(picked), loss, predicted, float(real), limit, widest)
+
+    def smallest(self, costs: np.ndarray) -> tuple[np.ndarray, float]:
+        """The smallest model, as columns of ``costs``, and what it costs.
+
+        Raises:
+            UserError: it is beyond the budget.
+        """
+        picked = np.asarray(costs.argmin(axis=1))
         real = self._cost(self._bits(picked))
-        if real <= limit:
-            return self._choice(budget, picked, costs, real, uniform[0])
-        raise UserError(
-            f"{budget.text} cannot be met: that is {budget.show(limit)}, and the smallest possible with these bits is "
-            f"{budget.show(real)}; allow more, or offer fewer bits"
-        )
+        limit = self._budget.amount(self._cost(self._bits(np.zeros_like(picked))) if self._budget.relative else 0)
+        if real > limit:
+            show = self._budget.show
+            raise UserError(
+                f"{self._budget.text} cannot be met: that is {show(limit)}, and the smallest possible with these bits "
+                f"is {show(real)}; allow more, or offer fewer bits"
+            )
+        return picked, real
 
     def _bits(self, picked: np.ndarray) -> dict[str, str]:
         return {module: str(self._widths[i]) for module, i in zip(self._free, picked, strict=True)}
-
-    def _choice(self, budget: Budget, picked: np.ndarray, costs: np.ndarray, real: float, widest: float) -> Choice:
-        rows = np.arange(len(picked))
-        loss, predicted = float(self._losses[rows, picked].sum()), float(costs[rows, picked].sum())
-        amount = budget.amount(float(widest))
-        return Choice(budget, self._bits(picked), loss, predicted, float(real), amount, float(widest))

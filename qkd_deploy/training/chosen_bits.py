@@ -26,61 +26,82 @@ _MARGIN = 0.005
 """Share of a size that training may move: steps are written as decimal numbers, which differ in length."""
 
 
-def chosen_bits(
-    path: Path,
-    network: nn.Module,
-    dataset: ImageDataset,
-    some_images: Tensor,
-    config: TrainConfig,
-    progress: Callable[[str], None],
-) -> dict[str, str]:
-    """Bits of the modules that the budget of ``config`` gives others than its own.
-
-    A run that continues finds its earlier choice in the file ``path``.
+class BitsUnderBudget:
+    """The choice of a run.
 
     Args:
-        path: where the choice is kept.
-        network: the full-precision student.
         dataset: whose training images the sensitivity is measured on.
         some_images: normalised ones for the first steps.
         config: of the run.
-        progress: receives the choice, and how to repeat it by hand.
-
-    Raises:
-        UserError: no choice meets the budget.
     """
-    if path.exists():
-        return _read(path)
-    from qkd_deploy.auto_bits import choose_bits
-    from qkd_deploy.deploy import longest_origin
-    from qkd_deploy.export.onnx_export import build_model
-    from qkd_deploy.graph.prepare import initialize
-    from qkd_deploy.training.checkpoint import prepare_student
 
-    def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
-        changed = replace(config, bits=bits, bits_for={**config.bits_for, **bits_for})
-        shape = list(dataset.train.image_shape)
-        return prepare_student(network, shape, quantization_record(changed, dataset)).to(some_images.device)
+    def __init__(self, dataset: ImageDataset, some_images: Tensor, config: TrainConfig) -> None:
+        self._dataset, self._images, self._config = dataset, some_images, config
+        self._budget = Budget.parse(config.auto_bits)
 
-    def measure(prepared: PreparedModel) -> float:
-        initialize(prepared, some_images, method=config.step_initialization)
-        model, _ = build_model(prepared, weights="packed", metadata=longest_origin(dataset))
+    def require_possible(self, network: nn.Module) -> None:
+        """Refuse a budget that no choice meets; a network that is not yet trained will do.
+
+        Raises:
+            UserError: none does.
+        """
+        from qkd_deploy.auto_bits import require_possible
+
+        prepare, measure, config = self._preparation(network), self._measure, self._config
+        require_possible(prepare, self._budget, config.auto_bits_from, base=config.bits, measure=measure)
+
+    def chosen(self, path: Path, network: nn.Module, progress: Callable[[str], None]) -> dict[str, str]:
+        """Bits of the modules that the budget gives others than the network's.
+
+        A run that continues finds its earlier choice in the file ``path``.
+
+        Args:
+            path: where the choice is kept.
+            network: the full-precision student.
+            progress: receives the choice, and how to repeat it by hand.
+
+        Raises:
+            UserError: no choice meets the budget.
+        """
+        if path.exists():
+            return _read(path)
+        from qkd_deploy.auto_bits import choose_bits
+
+        config = self._config
+        choice = choose_bits(
+            self._preparation(network),
+            self._dataset,
+            self._budget,
+            config.auto_bits_from,
+            base=config.bits,
+            images=IMAGES,
+            measure=self._measure,
+            progress=progress,
+        )
+        progress(f"{choice.in_words()}; the same by hand: {shlex.join(choice.options(config.bits))}")
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(choice.overrides(config.bits), indent=2), encoding="utf-8")
+        return choice.overrides(config.bits)
+
+    def _preparation(self, network: nn.Module) -> Callable[[str, Mapping[str, str]], PreparedModel]:
+        from qkd_deploy.training.checkpoint import prepare_student
+
+        def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
+            changed = replace(self._config, bits=bits, bits_for={**self._config.bits_for, **bits_for})
+            record = quantization_record(changed, self._dataset)
+            return prepare_student(network, list(self._dataset.train.image_shape), record).to(self._images.device)
+
+        return prepare
+
+    def _measure(self, prepared: PreparedModel) -> float:
+        """Bytes of the packed file, as large as training can make it."""
+        from qkd_deploy.deploy import longest_origin
+        from qkd_deploy.export.onnx_export import build_model
+        from qkd_deploy.graph.prepare import initialize
+
+        initialize(prepared, self._images, method=self._config.step_initialization)
+        model, _ = build_model(prepared, weights="packed", metadata=longest_origin(self._dataset))
         return len(model.SerializeToString()) * (1 + _MARGIN)
-
-    choice = choose_bits(
-        prepare,
-        dataset,
-        Budget.parse(config.auto_bits),
-        config.auto_bits_from,
-        base=config.bits,
-        images=IMAGES,
-        measure=measure,
-        progress=progress,
-    )
-    progress(f"{choice.in_words()}; the same by hand: {shlex.join(choice.options(config.bits))}")
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(choice.overrides(config.bits), indent=2), encoding="utf-8")
-    return choice.overrides(config.bits)
 
 
 def _read(path: Path) -> dict[str, str]:

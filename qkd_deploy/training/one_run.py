@@ -18,7 +18,7 @@ from qkd_deploy.data import normalize
 from qkd_deploy.distill.phases import Phase, Role
 from qkd_deploy.training.batch_norm import reestimate_batch_norms
 from qkd_deploy.training.checkpoint import Checkpoint, prepare_student, save_checkpoint
-from qkd_deploy.training.chosen_bits import chosen_bits
+from qkd_deploy.training.chosen_bits import BitsUnderBudget
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.delta_refresh import DeltaRefresh
 from qkd_deploy.training.distribution import Processes
@@ -104,6 +104,8 @@ class Run:
         self._account, self._differences = prepared.account, prepared.differences()
         teacher = copy.deepcopy(self._networks.get("teacher"))
         method_networks(config, prepared, teacher, self._some_images, processes)
+        if config.auto_bits:
+            BitsUnderBudget(self._data.dataset, self._some_images, config).require_possible(self._networks["student"])
 
     def execute(self, resume: bool) -> TrainResult:
         """Train, or with ``resume`` go on; the files are written when it returns."""
@@ -185,12 +187,11 @@ class Run:
         self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._data.test)))
 
     def _choose_bits(self) -> None:
-        config, student, path = self._config, self._networks["student"], self._folder.bits
         found: dict[str, str] = {}
         if self._processes.writes:
-            progress = self._progress.message
-            found = chosen_bits(path, student, self._data.dataset, self._some_images, config, progress)
-        overrides = {**config.bits_for, **self._processes.agree(found)}
+            bits = BitsUnderBudget(self._data.dataset, self._some_images, self._config)
+            found = bits.chosen(self._folder.bits, self._networks["student"], self._progress.message)
+        overrides = {**self._config.bits_for, **self._processes.agree(found)}
         self._quantization = replace(self._quantization, overrides=overrides)
 
     def _prepare(self) -> PreparedModel:
