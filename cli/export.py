@@ -13,7 +13,7 @@ import click
 from qkd_deploy.cli.options import Argument, Choice, Names, Override
 
 if TYPE_CHECKING:
-    from qkd_deploy.auto_bits import Choice as BitsChoice
+    from qkd_deploy.bit_search import Choice as BitsChoice
     from qkd_deploy.export.onnx_export import ExportReport
     from qkd_deploy.post_training import CalibratedExport
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.auto_bits import Choice, choose_bits
+from qkd_deploy.auto_bits import choose_bits
+from qkd_deploy.bit_search import Choice
 from qkd_deploy.budget import Budget
 from qkd_deploy.calibration import IMAGES, calibrate
 from qkd_deploy.data import ImageDataset
