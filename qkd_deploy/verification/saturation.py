@@ -89,8 +89,9 @@ def find_saturation(
     producers = {name: node for node in model.graph.node for name in node.output}
     layers = []
     for node in model.graph.node:
-        weight = reference.constant(node.input[1]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
-        if weight is None or weight.codes.dtype != np.int8:
+        product = node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1
+        weight = reference.constant(node.input[1]) if product else None
+        if weight is None or weight.codes.dtype != np.int8 or weight.codes.ndim < 2:
             continue
         farthest = _farthest_pair(_by_output(node, weight.codes), *_code_range(node.input[0], producers, metadata))
         if not _INT16.min <= farthest <= _INT16.max:
