@@ -11,13 +11,14 @@ from torch import nn
 
 from qkd_deploy.graph.ir import Node
 
-_OPERATORS = {
+OPERATORS: dict[Any, Any] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
     operator.ipow: operator.pow,
 }
+"""In-place operators and their ordinary twins."""
 
 
 def switch_off(model: nn.Module) -> set[str]:
@@ -48,8 +49,8 @@ def _twin(node: Node) -> Any:
         return plain if in_place and hasattr(torch.Tensor, plain) else None
     if isinstance(node.target, str) or node.target is None:
         return None
-    if node.target in _OPERATORS:
-        return _OPERATORS[node.target]
+    if node.target in OPERATORS:
+        return OPERATORS[node.target]
     name = getattr(node.target, "__name__", "")
     for home in (F, torch):
         if name.endswith("_") and not name.endswith("__") and getattr(home, name, None) is node.target:

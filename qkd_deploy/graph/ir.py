@@ -8,7 +8,7 @@ or importable functions, so that graphs copy and pickle.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 
@@ -162,18 +162,32 @@ def references(value: Any) -> Iterator[Ref]:
             yield from references(item)
     elif isinstance(value, slice):
         yield from references((value.start, value.stop, value.step))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from references(dict(members(value)))
 
 
 def substitute(value: Any, replace: Callable[[Ref], Any]) -> Any:
     """The value with every nested ``Ref`` replaced."""
     if isinstance(value, Ref):
         return replace(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(substitute(item, replace) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(substitute(item, replace) for item in value)
-    if isinstance(value, dict):
-        return {key: substitute(item, replace) for key, item in value.items()}
     if isinstance(value, slice):
         return slice(*(substitute(item, replace) for item in (value.start, value.stop, value.step)))
+    return rebuilt(value, lambda item: substitute(item, replace))
+
+
+def rebuilt(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """A container of the same class with every part converted; anything else as it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{name: convert(item) for name, item in members(value)})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(convert(item) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(convert(item) for item in value)
+    if isinstance(value, dict):
+        return type(value)((key, convert(item)) for key, item in value.items())
     return value
+
+
+def members(value: Any) -> list[tuple[str, Any]]:
+    """The parts of a dataclass by name."""
+    return [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]

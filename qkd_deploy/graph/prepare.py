@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +20,8 @@ from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.normalize import Normalizer
 from qkd_deploy.graph.place import Placed, Settings, place
-from qkd_deploy.graph.trace import raw_graph, record_shapes, trace
+from qkd_deploy.graph.trace import trace
+from qkd_deploy.graph.trace_checks import own_copy
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
 from qkd_deploy.quantizers.registry import quantizer_kind
@@ -78,21 +78,16 @@ def prepare(
         input_quantization,
         quantizer,
     )
-    network = copy.deepcopy(model)
+    network = own_copy(model)
     was_training = network.training
-    fx_graph, mode_leaves = trace(network, leaf_modules, len(inputs))
-    recorder, batch_dims = record_shapes(network.eval(), fx_graph, inputs)
-    graph = Normalizer(network, raw_graph(fx_graph), recorder, batch_dims, mode_leaves).run()
+    traced = trace(network.eval(), inputs, leaf_modules)
+    recorder, graph = traced.recorder, traced.graph
+    placeholders = list(graph.inputs)
+    Normalizer(network, graph, recorder, recorder.batch_dims, traced.mode_leaves).run()
     fuse(network, graph, norms_as_layers=placement == "integer" and not settings.bits.weights_only)
-    smallest = {
-        graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(_placeholders(fx_graph)) if n in recorder.smallest
-    }
+    smallest = {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
     placed = place(network, graph, settings, smallest)
     return PreparedModel(network, placed, settings).train(was_training)
-
-
-def _placeholders(fx_graph: Any) -> list[str]:
-    return [node.name for node in fx_graph.nodes if node.op == "placeholder"]
 
 
 class PreparedModel(nn.Module):

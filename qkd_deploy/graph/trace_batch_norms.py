@@ -2,19 +2,18 @@
 
 Model libraries derive classes from ``nn.BatchNorm2d`` whose forward ends with dropout and an activation function that
 they hold as child modules. Where such a module computes exactly ``act(drop(batch_norm(x)))``, tracing makes these
-steps of it, and the copied module's class becomes the plain one: parameters, children and their names stay.
+steps of it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_PLAIN: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d)
+from qkd_deploy.graph.contract import BATCH_NORMS
+from qkd_deploy.graph.trace_plain import plain_forward
 
 
 def followers(network: nn.Module) -> tuple[dict[str, tuple[str, ...]], set[str]]:
@@ -27,30 +26,13 @@ def followers(network: nn.Module) -> tuple[dict[str, tuple[str, ...]], set[str]]
     known: dict[str, tuple[str, ...]] = {}
     others: set[str] = set()
     for path, module in network.named_modules():
-        if isinstance(module, _PLAIN) and type(module) not in _PLAIN:
+        if isinstance(module, BATCH_NORMS) and type(module) not in BATCH_NORMS:
             names = tuple(name for name, _ in module.named_children())
             if _is_chain(module, names):
                 known[path] = names
             else:
                 others.add(path)
     return known, others
-
-
-def make_plain(network: nn.Module, paths: Iterable[str]) -> None:
-    """Let modules that have become several steps be batch norms and nothing else."""
-    for path in paths:
-        module = network.get_submodule(path)
-        module.__class__ = _plain_class(module)
-
-
-def batch_norm_only(module: nn.Module, x: Tensor) -> Tensor:
-    """What a derived class's batch norm gives, before its children."""
-    result: Tensor = _plain_class(module).forward(module, x)
-    return result
-
-
-def _plain_class(module: nn.Module) -> Any:
-    return next(kind for kind in _PLAIN if isinstance(module, kind))
 
 
 @torch.no_grad()
@@ -65,7 +47,8 @@ def _is_chain(module: nn.Module, names: tuple[str, ...]) -> bool:
     if isinstance(one.bias, Tensor):
         one.bias -= 1
     two = copy.deepcopy(one)
-    x = torch.randn((6, int(one.num_features), *(5, 5) * isinstance(one, nn.BatchNorm2d)), generator=generator) * 3  # type: ignore[call-overload]
+    channels = one.running_mean.numel() if isinstance(one.running_mean, Tensor) else 0
+    x = torch.randn((6, channels, *(5, 5) * isinstance(one, nn.BatchNorm2d)), generator=generator) * 3
     try:
         return all(_same(one.train(mode), two.train(mode), names, x) for mode in (False, True))
     except Exception:  # noqa: BLE001  # the user's forward may raise anything: then it is no chain
@@ -78,7 +61,7 @@ def _same(one: nn.Module, two: nn.Module, names: tuple[str, ...], x: Tensor) -> 
         expected = one(x.clone())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        got = batch_norm_only(two, x.clone())
+        got = plain_forward(two, x.clone())
         for name in names:
             got = two.get_submodule(name)(got)
     same_state = all(torch.equal(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))

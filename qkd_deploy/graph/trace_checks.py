@@ -55,7 +55,9 @@ def _require_float32(tensor: Tensor, path: str) -> None:
     if is_lazy(tensor):
         raise UserError(f"{path} has no shape yet; run the network once on the example inputs before preparing it")
     if tensor.is_meta:
-        raise UserError(f"{path} is on the meta device and has no values; load the weights before preparing the network")
+        raise UserError(
+            f"{path} is on the meta device and has no values; load the weights before preparing the network"
+        )
     if tensor.is_sparse or tensor.layout != torch.strided:
         raise UserError(f"{path} is sparse; prepare the network with dense weights (to_dense)")
     if tensor.is_complex():

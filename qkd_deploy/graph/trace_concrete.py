@@ -16,9 +16,9 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.graph import contract
-from qkd_deploy.graph.trace_batch_norms import batch_norm_only
 from qkd_deploy.graph.trace_errors import OWN, STATELESS, Failed
 from qkd_deploy.graph.trace_output import output_structure
+from qkd_deploy.graph.trace_plain import layer_of_call, plain_forward
 from qkd_deploy.graph.trace_shapes import ShapeRecorder, more_examples, require_open_batch
 from qkd_deploy.graph.trace_values import (
     BATCHES,
@@ -42,7 +42,7 @@ class ConcreteTracer(fx.Tracer):
     Attributes:
         recorder: what every node of the graph looks like.
         output: what the network returned, nested as it was, with a ``Ref`` for every tensor.
-        expanded: paths of the batch norms that have become several steps.
+        expanded: paths of the layers and batch norms of derived classes that have become several steps.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ConcreteTracer(fx.Tracer):
             graph = super().trace(root, concrete_args)
         for node in graph.nodes:
             if node.op == "get_attr" and node.name not in self.recorder.shapes:
-                value = _attribute(root, str(node.target))
+                value = attribute(root, str(node.target))
                 self.recorder.note(node, (value, value), unchanged=False)
         return graph
 
@@ -122,12 +122,12 @@ class ConcreteTracer(fx.Tracer):
                     "keep modules in attributes, nn.ModuleList or nn.ModuleDict, not in plain lists",
                 )
             return forward(*args, **kwargs)
+        followers = self._followers.get(self.path_of_module(m))
+        if followers is not None:
+            self.expanded.add(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
-        path = self.path_of_module(m)
-        if path in self._followers:
-            self.expanded.add(path)
-            for child in self._followers[path]:
-                result = m.get_submodule(child)(result)
+        for child in followers or ():
+            result = m.get_submodule(child)(result)
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -155,10 +155,14 @@ class ConcreteTracer(fx.Tracer):
         """Run one step; a plain value where it is one, else a node of the graph."""
         if kind == "call_method" and target.startswith("__") and hasattr(operator, target):
             kind, target = "call_function", getattr(operator, target)  # constant + x calls Tensor.__add__
+        layer = layer_of_call(self.root, target, args, kwargs) if kind == "call_function" else None
+        if layer is not None:
+            self.expanded.add(layer[0])
+            kind, target, args, kwargs, name = "call_module", layer[0], layer[1:], {}, None
         seen, unchanged = self._run(kind, target, args, kwargs)
         if _is_open(kind, target) and not has_tensor(seen[0]) and agree(seen):
             return seen[0]
-        result = super().create_proxy(
+        result: Any = super().create_proxy(
             kind, target, args, kwargs, name, type_expr, lambda node: Concrete(node, self, seen)
         )
         result.node.meta["line"] = _user_line()
@@ -174,7 +178,7 @@ class ConcreteTracer(fx.Tracer):
         if kind == "placeholder":
             return self._inputs[target], False
         if kind == "get_attr":
-            value = _attribute(self.root, target)
+            value = self._call(kind, target, (), {})
             return (value, value), False
         operands = _proxies((args, kwargs))
         numbers = operands and not _tensors((args, kwargs)) and not any(operand.reads_tensors for operand in operands)
@@ -200,29 +204,32 @@ class ConcreteTracer(fx.Tracer):
         )
 
     def _step(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args, kwargs = map_aggregate((args, kwargs), lambda a: a.seen[index] if isinstance(a, Concrete) else a)  # type: ignore[misc, assignment]
-        self._running = True
+        def at(a: Any) -> Any:
+            return a.seen[index] if isinstance(a, Concrete) else a
+
         try:
-            return self._call(kind, target, args, kwargs)
+            return self._call(kind, target, map_aggregate(args, at), map_aggregate(kwargs, at))
         except Exception as error:  # the user's code or example may raise anything
             raise Failed(doubled=index == 1) from error
+
+    def _call(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        self._running = True
+        try:
+            if kind == "get_attr":
+                return attribute(self.root, target)
+            if kind == "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            return target(*args, **kwargs) if kind == "call_function" else self._call_leaf(target, args, kwargs)
         finally:
             self._running = False
-        self.expanded: set[str] = set()
 
-    def _call(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if kind == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        if kind == "call_function":
-            return target(*args, **kwargs)
+    def _call_leaf(self, target: str, args: Any, kwargs: Any) -> Any:
         assert isinstance(self.root, nn.Module)
         module = self.root.get_submodule(target)
         training = module.training
         module.eval()  # a batch norm of one example has no statistics, and no statistics may change
         try:
-            if target in self._followers:
-                return batch_norm_only(module, *args)
-            return module(*args, **kwargs)
+            return plain_forward(module, *args) if target in self.expanded else module(*args, **kwargs)
         finally:
             module.train(training)
 
@@ -283,16 +290,15 @@ def _user_line() -> str:
 
 
 def _proxies(value: Any) -> list[Concrete]:
-    found: list[Concrete] = []
-    map_aggregate(value, lambda a: found.append(a) if isinstance(a, Concrete) else None)
-    return found
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Concrete)]
 
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _attribute(root: Any, path: str) -> Any:
+def attribute(root: Any, path: str) -> Any:
+    """What a path of names leads to."""
     value = root
     for part in path.split("."):
         value = getattr(value, part)
@@ -302,7 +308,9 @@ def _attribute(root: Any, path: str) -> Any:
 @contextmanager
 def _tensors_by_isinstance(root: nn.Module) -> Iterator[None]:
     """Let ``isinstance`` in the files of the user's modules take a Proxy for what it stands for."""
-    forwards = [getattr(type(m), "forward", None) for m in root.modules() if not type(m).__module__.startswith("torch.")]
+    forwards = [
+        getattr(type(m), "forward", None) for m in root.modules() if not type(m).__module__.startswith("torch.")
+    ]
     places = {id(f.__globals__): f.__globals__ for f in forwards if isinstance(f, FunctionType)}
     open_places = [place for place in places.values() if "isinstance" not in place]
     for place in open_places:

@@ -43,8 +43,6 @@ def explain(error: Exception, model: nn.Module, path: str) -> UserError:
         )
     if isinstance(error, Untraceable):
         problem, way_out = error.problem, error.way_out
-    elif isinstance(error, TypeError) and "to buffer" in str(error):
-        problem, way_out = "it changes a buffer", STATELESS
     else:
         problem, way_out = _first_line(error), "{leaf}, or rewrite it without control flow that depends on values"
     return UserError(f"cannot trace {where}: {problem}; {way_out.format(leaf=_leaf_advice(model, path))}")

@@ -23,12 +23,12 @@ def differences(train: fx.Graph, evaluated: fx.Graph) -> dict[str, str]:
 
     Steps are aligned, so that one comparison finds many such modules.
     """
-    sides = [[node for node in graph.nodes if node.op != "output"] for graph in (train, evaluated)]
-    keys = [[_key(node) for node in nodes] for nodes in sides]
+    one, two = ([node for node in graph.nodes if node.op != "output"] for graph in (train, evaluated))
+    keys: list[list[Any]] = [[_key(node) for node in nodes] for nodes in (one, two)]
     found: dict[str, str] = {}
-    for tag, i, i_end, j, j_end in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+    for tag, i, i_end, j, j_end in SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_opcodes():
         if tag != "equal":
-            first = [*sides[0][i:i_end][:1], *sides[1][j:j_end][:1]]
+            first = [*one[i:i_end][:1], *two[j:j_end][:1]]
             deepest = max(first, key=lambda node: owner(node).count(".") + bool(owner(node)))
             found.setdefault(owner(deepest), str(deepest.meta.get("line", "")))
     return found

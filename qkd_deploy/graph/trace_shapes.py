@@ -61,10 +61,13 @@ def require_open_batch(one: Any, two: Any) -> None:
         two: the same for twice as many.
 
     Raises:
-        Untraceable: a size that depends on values, on the batch in another way, or a batch dimension that is lost.
+        Untraceable: complex numbers, a size that depends on values or on the batch in another way, or a batch dimension
+            that is lost.
     """
     if not isinstance(one, Tensor):
         return
+    if one.is_complex():
+        raise Untraceable("its result is complex, which no quantizer can hold", "transform back inside and {leaf}")
     if one.dim() != two.dim():
         raise Untraceable(
             f"the network runs at one batch size only: shapes {list(one.shape)} and {list(two.shape)} for the examples "

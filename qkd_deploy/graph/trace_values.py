@@ -19,11 +19,19 @@ from torch.utils._pytree import tree_leaves
 BATCHES = (*range(1, 257), 512, 1000, 1024, 4096)
 """Batch sizes at which arithmetic on the batch size is tried, beside the example's and twice that."""
 
-_METHODS = frozenset(
-    "size dim ndimension numel nelement stride is_floating_point is_complex is_signed is_contiguous element_size "
-    "storage_offset get_device type".split()
+_METHODS = {
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "type",
+    "is_floating_point", "is_complex", "is_signed", "is_contiguous",
+}  # fmt: skip
+_FUNCTIONS = (
+    torch.numel,
+    torch.is_floating_point,
+    torch.is_complex,
+    torch.is_same_size,
+    torch.result_type,
+    getattr,
+    len,
 )
-_FUNCTIONS = (torch.numel, torch.is_floating_point, torch.is_complex, torch.is_same_size, torch.result_type, getattr, len)
 _UNPACKING = (operator.getitem, "__getitem__")
 
 
