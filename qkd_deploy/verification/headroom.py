@@ -113,7 +113,7 @@ def _summarized(name: str, sums: _Ends, totals: _Ends, running: _Ends) -> Headro
 
 
 def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
-    """The worst case of every layer and pooling of a frozen model that sums integers, by name, in execution order."""
+    """The worst case of every node of a frozen model that sums products of integers, by name, in execution order."""
     from qkd_deploy.graph.contract import OPERATORS
 
     found: dict[str, Headroom] = {}
@@ -126,10 +126,16 @@ def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
             grids[node.name] = grids[first]
         if first in grids and (sums := _integer_sums(frozen, node)) is not None:
             weight, bias = sums
-            grid = grids[first]
-            codes = CodeRange(grid.lo + grid.zero_point, grid.hi + grid.zero_point, grid.zero_point)
-            found[node.name] = layer_headroom(node.name, weight, bias, codes)
+            found[node.name] = layer_headroom(node.name, weight, bias, _stored(grids[first]))
+        elif node.kind == "matmul" and node.quantizer is not None and all(name in grids for name in node.inputs):
+            left, right = (_stored(grids[name]) for name in node.inputs)
+            products = (frozen.graph.node(first).shape or ())[-1]
+            found[node.name] = product_headroom(node.name, products, left, right)
     return found
+
+
+def _stored(grid: Grid) -> CodeRange:
+    return CodeRange(grid.lo + grid.zero_point, grid.hi + grid.zero_point, grid.zero_point)
 
 
 def _integer_sums(frozen: FrozenModel, node: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None] | None:
