@@ -18,6 +18,7 @@ import onnx_ir as ir
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.float_islands import emit_island
 from qkd_deploy.export.graph_builder import GraphBuilder
+from qkd_deploy.export.layer_norm import emit_exact_norm, emit_float_norm
 from qkd_deploy.export.layers import dequantize_weight, emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.graph import contract, operations
@@ -75,6 +76,8 @@ class _Emitter:
             "tanh": self._tanh,
             "hard_sigmoid": self._hard_sigmoid,
             "leaky_relu": self._leaky_relu,
+            "softmax": lambda node: self._simple(node, "Softmax", axis=-1),
+            "layer_norm": self._layer_norm,
             "table": self._island,
             "max_pool": self._max_pool,
             "avg_pool": self._avg_pool,
@@ -265,6 +268,13 @@ class _Emitter:
         found = b.add("GatherElements", [table, index], f"{name}.found", node=name, attributes={"axis": 0})
         codes = b.add("Reshape", [found, back], f"{name}.codes", node=f"{name}.back")
         return self._recorded(node, grid, codes)
+
+    def _layer_norm(self, node: Node) -> ir.Value:
+        codes, (_, weight, bias) = self._codes(node.inputs[0]), node.args
+        gain, offset = (None if ref is None else self.values[ref.name] for ref in (weight, bias))
+        if codes is None or node.quantizer is None:
+            return emit_float_norm(self.builder, node, self.values[node.inputs[0]], gain, offset)
+        return emit_exact_norm(self.builder, node, self.grids[node.inputs[0]][1], codes, gain, offset)
 
     def _leaky_relu(self, node: Node) -> ir.Value:
         slope = operations.slope_of(self.frozen.network, self.frozen.graph, node)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from qkd_deploy.graph.contract import OPERATORS
+from qkd_deploy.graph.contract import FLOAT_CONSTANTS, KIND_REASONS, OPERATORS
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.place import Placed
 
@@ -76,6 +76,8 @@ def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) 
     elif node.kind in ("float", "batch_norm"):
         operation, reason = _name(node), node.reason
         kernel = ""
+    elif node.kind in KIND_REASONS:
+        reason = KIND_REASONS[node.kind]
     elif node.kind == "input":
         kernel = kernel if node.quantizer else ""
     elif OPERATORS[node.kind].operand_bits == "codes" and node.kind != "requantize":
@@ -86,8 +88,8 @@ def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) 
 
 
 def _operands(node: Node) -> list[str]:
-    """The tensors that an integer kernel reads; a leaky rectifier's slope is an attribute."""
-    return node.inputs[:1] if node.kind == "leaky_relu" else node.inputs
+    """The tensors that a kernel reads as codes."""
+    return node.inputs[:1] if node.kind in FLOAT_CONSTANTS else node.inputs
 
 
 def _layer_reason(node: Node, linear: bool) -> str:

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from qkd_deploy.graph.exact_rows import LONGEST_ROW
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.rules import Rules
 
+_LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
+
 
 class ActivationRules(Rules):
-    """Handlers of sigmoids, their products, and leaky rectifiers."""
+    """Handlers of sigmoids, their products, leaky rectifiers, and functions of rows."""
 
     def _sigmoid(self, node: Node, target: Any) -> str:
         return self._settle(node, "sigmoid", (node.args[0],))
@@ -42,6 +45,36 @@ class ActivationRules(Rules):
             return "a function of several tensors has no integer kernel here"
         node.kind, node.reason = "table", ""
         return ""
+
+    def _softmax(self, node: Node, target: Any) -> str:
+        named = {**dict(zip(("dim",), node.args[1:], strict=False)), **node.kwargs}
+        dim = target.dim if isinstance(target, nn.Softmax) else named.get("dim")
+        rank = self._rank(node.args[0])
+        if dim is None or named.get("dtype") is not None or dim % rank != rank - 1 or (node.shape or ())[-1] < 2:
+            return "only a softmax over the last dimension runs in integers"
+        return self._settle(node, "softmax", (node.args[0],))
+
+    def _layer_norm(self, node: Node, target: Any) -> str:
+        row = (node.shape or ())[-1:]
+        weight: Any
+        bias: Any
+        if isinstance(target, nn.LayerNorm):
+            shape, eps, path = tuple(target.normalized_shape), target.eps, node.module
+            weight, bias = (
+                None
+                if getattr(target, name) is None
+                else self._before(node, "constant", (), name, row, target=f"{path}.{name}")
+                for name in ("weight", "bias")
+            )
+        else:
+            bound = {**dict(zip(_LAYER_NORM, node.args, strict=False)), **node.kwargs}
+            shape, eps = tuple(bound["normalized_shape"]), bound.get("eps", 1e-5)
+            weight, bias = bound.get("weight"), bound.get("bias")
+        if shape != row or row[0] > LONGEST_ROW:
+            return (
+                f"a LayerNorm over more than the last dimension, or over more than {LONGEST_ROW} values, stays in float"
+            )
+        return self._settle(node, "layer_norm", (node.args[0], weight, bias), eps=float(eps))
 
     def _leaky_relu(self, node: Node, target: Any) -> str:
         operand, slope = node.args[0], self._slope(node, target)

@@ -164,10 +164,7 @@ class ArithmeticRules(Rules):
         scores = self._before(node, "matmul", (query, turned), "scores", scores_shape, **batch)
         factor = float(bound.get("scale") or self._shape(query)[-1] ** -0.5)
         scaled = self._before(node, "rescale", (scores,), "scaled", scores_shape, kwargs={"factor": factor})
-        weights = self._before(
-            node, "float", (scaled, -1), "softmax", scores_shape, target=torch.softmax,
-            reason="ONNX Runtime's integer Softmax is not exact",
-        )  # fmt: skip
+        weights = self._before(node, "softmax", (scaled,), "softmax", scores_shape)
         return self._settle(node, "matmul", (weights, value))
 
     # -- concatenations ----------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ OPERATORS: dict[str, Operator] = {
     "sigmoid": Operator("QLinearSigmoid", "wide", True, 2.0**-8),
     "tanh": Operator("QLinearSigmoid", "wide", True, 2.0**-7),
     "hard_sigmoid": Operator("QLinearAdd", "wide", True, 2.0**-8),
+    "softmax": Operator("QLinearSoftmax", "wide", True, 2.0**-8),
+    "layer_norm": Operator("", "wide", True),
     "max_pool": Operator("MaxPool", "codes", False),
     "reshape": Operator("Reshape", "codes", False),
     "transpose": Operator("Transpose", "codes", False),
@@ -65,6 +67,9 @@ OPERATORS: dict[str, Operator] = {
     "constant": Operator("", "none", True),
     "python": Operator("", "none", False),
 }
+
+FLOAT_CONSTANTS = ("leaky_relu", "layer_norm")
+"""Kinds that read their constants (slopes, gains and offsets) in float."""
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -122,6 +127,8 @@ SPELLINGS: dict[Any, str] = {
     **dict.fromkeys((nn.Hardsigmoid, F.hardsigmoid), "hard_sigmoid"),
     **dict.fromkeys((nn.Hardswish, F.hardswish), "hard_swish"),
     **dict.fromkeys(TABLES, "table"),
+    **dict.fromkeys((nn.Softmax, F.softmax, torch.softmax, "softmax"), "softmax"),
+    **dict.fromkeys((nn.LayerNorm, F.layer_norm), "layer_norm"),
     **dict.fromkeys((F.pad, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d), "pad"),
     **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d), "pad"),
     **dict.fromkeys((F.interpolate, nn.Upsample, nn.UpsamplingNearest2d), "resize"),
@@ -133,6 +140,7 @@ SPELLINGS: dict[Any, str] = {
         (nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), "reshape"
     ),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), "reshape"),
+    **dict.fromkeys(("view_as", "reshape_as"), "reshape_like"),
     **dict.fromkeys((torch.permute, torch.transpose, "permute", "transpose"), "transpose"),
     **dict.fromkeys(("to", "type", "clone", "detach", torch.clone, torch.detach, "expand", "expand_as"), "copy"),
     operator.getitem: "getitem",
@@ -168,11 +176,15 @@ MOSTLY_POSITIVE: set[Any] = {nn.GELU, F.gelu, nn.Mish, F.mish}
 """Operations of the user's whose results are never far below zero."""
 
 FLOAT_REASONS: dict[Any, str] = {
-    **dict.fromkeys((nn.LayerNorm, F.layer_norm), "ONNX Runtime has no integer LayerNormalization"),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d), "ONNX Runtime has no integer ConvTranspose"),
     **dict.fromkeys((nn.Conv3d,), "three-dimensional convolutions have no integer kernel here"),
     **dict.fromkeys(BATCH_NORMS, "a batch norm that follows no convolution or linear layer of its own stays in float"),
 }
+KIND_REASONS: dict[str, str] = {
+    "layer_norm": "LayerNorm is computed in float32, from exact sums of integers: the same on every CPU",
+}
+"""Why kinds of the contract compute in float although they are exact."""
+
 GENERAL_REASON = "there is no integer kernel for it in the contract table"
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.graph import operations
+from qkd_deploy.graph.exact_rows import eps_in_steps, layer_norm, row_center, softmax_codes
 from qkd_deploy.graph.fold import FoldedLayer, dequantized_weight
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
@@ -272,6 +273,17 @@ def _table(grid: Grid, x: Codes, *_: Any, **__: Any) -> Tensor:
     return centered[(x.codes + x.grid.zero_point).long()]
 
 
+def _softmax(grid: Grid, x: Codes) -> Tensor:
+    return softmax_codes(x.codes + x.grid.zero_point, float(x.grid.scale)).clamp_(grid.lo, grid.hi)
+
+
+def _layer_norm(grid: Grid, x: Codes, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    source = x.grid
+    center = row_center(source.zero_point, source.lo, source.hi, x.codes.shape[-1])
+    steps = eps_in_steps(eps, float(source.scale))
+    return grid.quantize(layer_norm(x.codes + source.zero_point, center, steps, weight, bias))
+
+
 def _concat(grid: Grid, parts: list[Codes], dim: int) -> Tensor:
     return torch.cat([grid.quantize(part.real()) for part in parts], dim)
 
@@ -314,6 +326,8 @@ _INTEGER: dict[str, Callable[..., Tensor]] = {
     "matmul": _matmul,
     "leaky_relu": _leaky_relu,
     "sigmoid": _sigmoid,
+    "softmax": _softmax,
+    "layer_norm": _layer_norm,
     "table": _table,
     "concat": _concat,
     "requantize": _requantize,

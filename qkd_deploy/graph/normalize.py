@@ -168,6 +168,13 @@ class Normalizer(ActivationRules, ArithmeticRules, PoolingRules, SlicingRules, S
         node.kind, node.reason = "reshape", ""
         return ""
 
+    def _reshape_like(self, node: Node, target: Any) -> str:
+        """The shape of another tensor, as far as it does not depend on the batch."""
+        shape = tuple(-1 if dim in node.batch_dims else size for dim, size in enumerate(node.shape or ()))
+        self._settle(node, "reshape", (node.args[0], shape))
+        node.target = torch.reshape
+        return ""
+
     def _transpose(self, node: Node, target: Any) -> str:
         rank = self._rank(node.args[0])
         arguments = [*node.args[1:], *node.kwargs.values()]

@@ -75,6 +75,11 @@ def leaky_relu(x: Tensor, slope: float | Tensor) -> Tensor:
     return F.prelu(x, slope.reshape(1)) if isinstance(slope, Tensor) else F.leaky_relu(x, slope)
 
 
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """LayerNorm of the last dimension."""
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
 def slope_of(network: nn.Module, graph: Graph, node: Node) -> float:
     """The slope of a ``leaky_relu`` as a number, when it is no longer trained."""
     slope = node.args[1]
@@ -144,6 +149,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "hard_sigmoid": F.hardsigmoid,
+    "softmax": lambda x: torch.softmax(x, -1),
+    "layer_norm": layer_norm,
     "pad": pad,
     "resize": resize,
     "rescale": rescale,

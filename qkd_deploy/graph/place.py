@@ -17,7 +17,7 @@ from torch import nn
 from qkd_deploy.bits import BitWidths, TensorSpec, bits_for
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph import channel_norm
-from qkd_deploy.graph.contract import OPERATORS
+from qkd_deploy.graph.contract import FLOAT_CONSTANTS, OPERATORS
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.signs import Signs
@@ -213,8 +213,8 @@ class _Placer:
         needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
         for reader in self.graph.consumers()[node.name]:
             wanted = OPERATORS[reader.kind].operand_bits
-            if reader.kind == "leaky_relu" and node.kind == "constant":
-                needs.append(None)  # a slope
+            if reader.kind in FLOAT_CONSTANTS and node.kind == "constant":
+                needs.append(None)
             elif wanted == "layer":
                 needs.append(self.layer_bits[reader.name].activation)
             elif wanted == "wide":

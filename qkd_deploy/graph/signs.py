@@ -11,7 +11,8 @@ from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.contract import MOSTLY_POSITIVE, NONNEGATIVE
 from qkd_deploy.graph.ir import Graph, Node
 
-_GATES = ("sigmoid", "hard_sigmoid")
+_GATES = ("sigmoid", "hard_sigmoid", "softmax")
+_SIGNED = ("layer", "batch_norm", "layer_norm", "constant", "python", "tanh")
 _SMALL_SLOPE = 0.3
 
 
@@ -51,7 +52,7 @@ class Signs:
             return not self._raw_pixels and self._smallest.get(node.name, -1.0) >= 0
         if (node.clip is not None and node.clip[0] >= 0) or node.kind in _GATES:
             return True
-        if node.kind in ("layer", "batch_norm", "constant", "python", "tanh"):
+        if node.kind in _SIGNED:
             return False
         if node.kind in ("float", "table"):
             return self._key(node) in NONNEGATIVE
@@ -69,7 +70,7 @@ class Signs:
         if node.kind == "leaky_relu":
             slope = node.args[1]
             return not isinstance(slope, float) or 0 <= slope <= _SMALL_SLOPE
-        if node.kind in ("input", "layer", "batch_norm", "constant", "python", "tanh", "matmul", "add"):
+        if node.kind in (*_SIGNED, "input", "matmul", "add"):
             return False
         known = self.nonnegative | self.mostly_positive
         return bool(node.inputs) and all(name in known for name in node.inputs)

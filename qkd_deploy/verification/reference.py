@@ -161,9 +161,22 @@ class ReferenceModel:
     ) -> list[np.ndarray]:
         outputs = self._single.run(node, [None if x is None else _array(x) for x in operands])
         constant = all(name in self._constants for name in node.input)
-        if not constant and any(output.dtype.kind == "f" for output in outputs):
+        exact = _is_exact(node, operands)
+        if not constant and not exact and any(output.dtype.kind == "f" for output in outputs):
             result.after_float.update(node.output)
         return outputs
+
+
+def _is_exact(node: onnx.NodeProto, operands: list[Value | None]) -> bool:
+    """Whether every implementation of a float operator gives the same bits."""
+    if node.op_type == "Sqrt":  # of float32 it is an approximation
+        return _array(operands[0]).dtype == np.float64
+    return node.op_type in _ROUNDED_ONCE or (node.op_type == "ReduceSum" and _sums_integers(_array(operands[0])))
+
+
+def _sums_integers(x: np.ndarray) -> bool:
+    """Whether float32 holds every sum of elements exactly, in whatever order they are added."""
+    return bool(np.array_equal(x, np.rint(x))) and float(np.abs(x, dtype=np.float64).sum(-1).max(initial=0)) <= 2**24
 
 
 def _moves(node: onnx.NodeProto) -> bool:
@@ -188,6 +201,8 @@ def _scale_up(_: onnx.NodeProto, codes: np.ndarray, factors: list[np.ndarray | N
     return np.asarray(codes * factors[0])
 
 
+# Float operators whose result IEEE 754 fixes to the last bit.
+_ROUNDED_ONCE = frozenset({"Add", "Cast", "Clip", "Div", "Mul", "Neg", "Relu", "Sub"})
 # Clip bounds activation codes; Cast and Mul unpack INT4 and INT2 weights.
 _ON_CODES = {"Clip": _clip, "Cast": _cast, "Mul": _scale_up}
 

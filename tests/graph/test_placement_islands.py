@@ -15,7 +15,7 @@ from qkd_deploy import UserError, prepare
 from qkd_deploy.verification.runtime import CodesModel
 
 ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "LayerNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.LayerNorm([8, 8, 8])), "LayerNormalization"),
+    "LayerNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.LayerNorm([8, 8, 8])), "more than the last dimension"),
     "GroupNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.GroupNorm(2, 8)), "contract table"),
     "ConvTranspose": (
         lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)),
@@ -31,7 +31,7 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "quotient": (lambda: Small(lambda n, x: x / (x.mean((2, 3), keepdim=True) + 1)), "integer Div"),
     "clamp without zero": (lambda: Small(lambda n, x: x.clamp(0.5, 1)), "range without zero"),
-    "softmax": (lambda: Small(lambda n, x: x.softmax(1)), "contract table"),
+    "softmax": (lambda: Small(lambda n, x: x.softmax(1)), "over the last dimension"),
     "norm of features": (
         lambda: Small(lambda n, x: n.norm1(x.mean((2, 3)))[..., None, None], norm1=nn.BatchNorm1d(8)),
         "no convolution",

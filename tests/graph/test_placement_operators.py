@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import noise
+from deployment import assert_same_codes, noise
 from placement import Small, check
 from torch import Tensor, nn
 
@@ -91,6 +91,7 @@ def test_arithmetic(middle: Middle, expected: set[str]) -> None:
         (lambda net, x: F.pixel_shuffle(torch.cat([x, x, x, x], 1), 2), {"reshape", "transpose"}),
         (lambda net, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2), {"pad", "max_pool"}),
         (lambda net, x: net.padded(F.pad(x, (0, 1, 0, 1))), {"pad"}),
+        (lambda net, x: (x.flatten(2) * 0.3).softmax(-1).view_as(x), {"softmax"}),
         (lambda net, x: torch.stack([x, x * 0.5], 2).flatten(1, 2)[:, ::1][:, :8], {"concat", "slice"}),
         (lambda net, x: x.view(3 if False else x.size(0), 2, 4, 8, 8).transpose(1, 2).flatten(1, 2), {"transpose"}),
     ],
@@ -139,7 +140,29 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_attention_but_for_its_softmax(fused: bool) -> None:
-    deployed = check(Attention(fused), integer=False)
-    assert [entry.operation for entry in deployed.prepared.account.floats] == ["softmax"]
-    assert sum(node.kind == "matmul" for node in deployed.frozen.graph.nodes) == 2
+def test_attention(fused: bool) -> None:
+    deployed = check(Attention(fused))
+    nodes = [node.kind for node in deployed.frozen.graph.nodes]
+    assert (nodes.count("matmul"), nodes.count("softmax"), nodes.count("rescale")) == (2, 1, 1)
+    (weights,) = [node for node in deployed.frozen.graph.nodes if node.kind == "softmax"]
+    assert float(deployed.frozen.grid(str(weights.quantizer)).scale) == 1 / 256
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("length", [8, 1024])
+def test_layer_norm_is_exact_in_float(length: int, affine: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, length), nn.Linear(length, 4)
+            self.norm = nn.LayerNorm(length, elementwise_affine=affine)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(torch.relu(self.norm(self.first(x))))
+
+    net = Net()
+    if affine:
+        net.norm.weight.data, net.norm.bias.data = noise(length, seed=1), noise(length, seed=2)
+    deployed = check(net, (noise(6, 5, 6, seed=3),), integer=False)
+    assert [entry.name for entry in deployed.prepared.account.floats] == ["norm"]
+    assert not assert_same_codes(deployed, (noise(64, 5, 6, seed=4),))

@@ -25,6 +25,7 @@ INTEGER_KERNELS = {
     "QLinearAdd",
     "QLinearMul",
     "QLinearSigmoid",
+    "QLinearSoftmax",
     "QLinearLeakyRelu",
     "Resize",
     "Cast",
