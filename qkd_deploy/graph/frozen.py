@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph import operations
 from qkd_deploy.graph.exact_rows import eps_in_steps, layer_norm, row_center, softmax_codes
 from qkd_deploy.graph.fold import FoldedLayer, dequantized_weight
-from qkd_deploy.graph.ir import Graph, Node
+from qkd_deploy.graph.ir import Graph, Node, rebuilt
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.unary import RELABELLED, before_key, made_codes
 
@@ -232,13 +232,7 @@ def real(value: Any) -> Any:
     """Nested values with every ``Codes`` dequantized."""
     if isinstance(value, Codes):
         return value.real()
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(real(item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(real(item) for item in value)
-    if isinstance(value, dict):
-        return {key: real(item) for key, item in value.items()}
-    return value
+    return rebuilt(value, real)
 
 
 def _input(grid: Grid, x: Any) -> Tensor:

@@ -53,7 +53,8 @@ class ConcreteTracer(fx.Tracer):
         followers: Mapping[str, tuple[str, ...]],
     ) -> None:
         """``inputs`` are the examples by name; ``followers`` as ``trace_batch_norms.followers`` finds them."""
-        factories = (torch.zeros, torch.ones, torch.empty)  # take sizes as *args, which Proxies do not pass
+        # these take sizes one by one, and then PyTorch does not ask Proxies
+        factories = (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
         super().__init__(autowrap_modules=(), autowrap_functions=factories)  # type: ignore[arg-type]
         self._autowrap_search.append(torch)
         self._leaves, self._leaf_types, self._followers = leaves, leaf_types, followers
