@@ -59,7 +59,7 @@ def test_a_changed_constant_is_found(plain: Trial) -> None:
 
 def test_operations_in_float_and_dead_tensors_are_named() -> None:
     trial = deploy(Normed, SHAPE, "w8a8")
-    assert floats(trial.prepared).keys() == {"LayerNorm"}
+    assert floats(trial.prepared).keys() == {"layer_norm"}
     assert float_kernels(trial)["LayerNormalization"] == 1
     found = compare(trial, SHAPE)
     assert found.differing == 0 and found.behind_float > 0

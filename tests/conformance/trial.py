@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -132,7 +133,7 @@ def liveness(trial: Trial, shape: tuple[int, ...]) -> tuple[float, list[str]]:
 
 
 def floats(prepared: PreparedModel) -> dict[str, str]:
-    """What stays in float, by the name of the module's class or of the function, with the reason."""
+    """What stays in float, with the reason, by the name of the function: ``layer_norm``, also for ``nn.LayerNorm``."""
     found: dict[str, str] = {}
     for entry in prepared.account.floats:
         target = prepared.graph.node(entry.name).target
@@ -140,7 +141,7 @@ def floats(prepared: PreparedModel) -> dict[str, str]:
             name = type(prepared.network.get_submodule(target)).__name__
         else:
             name = target if isinstance(target, str) else getattr(target, "__name__", entry.operation)
-        found[name] = entry.reason
+        found[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()] = entry.reason
     return found
 
 

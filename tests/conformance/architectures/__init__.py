@@ -21,7 +21,7 @@ class Architecture:
     Attributes:
         build: makes it with fresh random weights.
         shape: of one input, without the batch.
-        floats: operations that stay in float, by the name of their module class or function.
+        floats: operations that stay in float, by the name of the function.
     """
 
     build: Callable[[], nn.Module]
@@ -29,8 +29,8 @@ class Architecture:
     floats: frozenset[str] = frozenset()
 
 
-_TRANSPOSED = frozenset({"ConvTranspose2d"})
-_TOKENS = frozenset({"LayerNorm", "softmax"})
+_TRANSPOSED = frozenset({"conv_transpose2d"})
+_TOKENS = frozenset({"layer_norm", "softmax"})
 
 ARCHITECTURES: dict[str, Architecture] = {
     "ResNet, basic blocks": Architecture(residual.resnet),
@@ -72,7 +72,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "super-resolution": Architecture(spatial.SuperResolution, (3, 16, 16)),
     "ViT": Architecture(tokens.VisionTransformer, floats=_TOKENS),
     "DeiT, two tokens": Architecture(tokens.DistilledTransformer, floats=_TOKENS),
-    "MLP-Mixer": Architecture(tokens.Mixer, floats=frozenset({"LayerNorm", "mean"})),
-    "ConvNeXt": Architecture(tokens.ConvNext, floats=frozenset({"LayerNorm", "layer_norm"})),
+    "MLP-Mixer": Architecture(tokens.Mixer, floats=frozenset({"layer_norm", "mean"})),
+    "ConvNeXt": Architecture(tokens.ConvNext, floats=frozenset({"layer_norm"})),
     "Swin": Architecture(tokens.Swin, floats=_TOKENS | {"roll", "mean"}),
 }
