@@ -95,6 +95,7 @@ TABLES: dict[Any, str] = {
 
 SPELLINGS: dict[Any, str] = {
     **dict.fromkeys(LAYERS, "layer"),
+    **dict.fromkeys((F.linear, F.conv1d, F.conv2d), "functional_layer"),
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
     **dict.fromkeys((operator.add, torch.add, "add"), "add"),
     **dict.fromkeys((operator.sub, torch.sub, torch.subtract, "sub", "subtract"), "sub"),
@@ -137,9 +138,10 @@ SPELLINGS: dict[Any, str] = {
     **dict.fromkeys((torch.stack,), "stack"),
     **dict.fromkeys((torch.select, "select"), "select"),
     **dict.fromkeys(
-        (nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), "reshape"
+        (nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten),
+        "reshape",
     ),
-    **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), "reshape"),
+    **dict.fromkeys(("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"), "reshape"),
     **dict.fromkeys(("view_as", "reshape_as"), "reshape_like"),
     **dict.fromkeys((torch.permute, torch.transpose, "permute", "transpose"), "transpose"),
     **dict.fromkeys(("to", "type", "clone", "detach", torch.clone, torch.detach, "expand", "expand_as"), "copy"),

@@ -26,6 +26,7 @@ from qkd_deploy.errors import UserError
 
 SCALE_FLOOR = 1e-12
 _INT32_MAX = 2**31 - 1
+_LARGEST_STORED = 255
 _SLACK = 2**12  # more than what rounding the scale to float32 can move a bias code of 2^31
 
 
@@ -96,7 +97,9 @@ def fold_layer(
         return FoldedLayer(_int8(base * upscale), scale32, offset.float(), None, upscale, 0)
     accumulators = base.abs().flatten(1).sum(1) * (upscale * input_extent)
     limit = _INT32_MAX - _SLACK - accumulators
-    if bool((limit < _SLACK).any()):
+    # some kernels add products of stored codes, zero point included, and subtract its part afterwards
+    stored = base.abs().flatten(1).sum(1) * (upscale * _LARGEST_STORED)
+    if bool((limit < _SLACK).any() or (stored > _INT32_MAX - _SLACK).any()):
         raise UserError(
             f"{name} sums so many products that an int32 accumulator could overflow; use fewer bits there (bits_for)"
         )

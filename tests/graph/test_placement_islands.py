@@ -15,7 +15,10 @@ from qkd_deploy import UserError, prepare
 from qkd_deploy.verification.runtime import CodesModel
 
 ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "LayerNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.LayerNorm([8, 8, 8])), "more than the last dimension"),
+    "LayerNorm": (
+        lambda: Small(lambda n, x: n.norm1(x), norm1=nn.LayerNorm([8, 8, 8])),
+        "more than the last dimension",
+    ),
     "GroupNorm": (lambda: Small(lambda n, x: n.norm1(x), norm1=nn.GroupNorm(2, 8)), "contract table"),
     "ConvTranspose": (
         lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)),
@@ -136,7 +139,8 @@ class Functional(nn.Module):
         self.weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight) if self.convolves else F.linear(x, self.weight)
+        weight = self.weight * 2.0  # computed, so that it can have no quantizer
+        return F.conv2d(x, weight) if self.convolves else F.linear(x, weight)
 
 
 INEXACT = {

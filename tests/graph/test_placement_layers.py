@@ -225,3 +225,27 @@ PARAMETRIZED: dict[str, Callable[[], nn.Module]] = {
 def test_parametrized_weights_are_refused_with_the_way_out(case: str) -> None:
     with pytest.raises(UserError, match=r"conv computes its weight.*remove_parametrizations"):
         prepare(Small(lambda n, x: torch.relu(n.conv(x)), conv=PARAMETRIZED[case]()), "w4a4", (IMAGES,))
+
+
+class Functional(nn.Module):
+    """Layers as functions of parameters and buffers of the module itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.bias = nn.Parameter(noise(8, 2, 3, 3, seed=1)), nn.Parameter(noise(8, seed=2))
+        self.matrix = nn.Parameter(noise(8, 8, seed=3))
+        self.register_buffer("blur", torch.ones(8, 1, 3, 3) / 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.conv2d(x, self.kernel, self.bias, stride=1, padding=1, groups=4))
+        x = F.conv2d(x, self.blur, padding="same", groups=8)
+        return F.linear(x.permute(0, 2, 3, 1), self.matrix).permute(0, 3, 1, 2)
+
+
+def test_layers_written_as_functions() -> None:
+    deployed = check(Small(lambda net, x: net.inner(x), inner=Functional()), idle_steps=1)
+    targets = [str(node.target) for node in deployed.prepared.layers()]
+    assert targets == ["stem", "inner.conv2d", "inner.conv2d_1", "inner.linear", "second", "head"]
+    network = deployed.prepared.network
+    assert network.get_submodule("inner.conv2d").weight is network.inner.kernel
+    assert not any("conv2d_1" in name for name in network.state_dict())
