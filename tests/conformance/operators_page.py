@@ -33,6 +33,7 @@ BECOMES = {
     "copy": "nothing, or a reshape",
     "div": "a factor, for a constant divisor",
     "dropout": "nothing",
+    "functional_layer": "a layer, where its weight is a parameter",
     "getitem": "a slice",
     "hard_swish": "a product with a hard sigmoid",
     "identity": "nothing",
