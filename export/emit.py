@@ -91,6 +91,7 @@ class _Emitter:
             "pad": self._pad,
             "resize": self._resize,
             "rescale": self._rescale,
+            "roll": self._roll,
             "dropout": lambda node: self.values[node.inputs[0]],
             "batch_norm": self._island,
             "float": self._island,
@@ -332,6 +333,21 @@ class _Emitter:
         grid = self.frozen.grid(module_key(node.name))
         self.grids[node.name] = (node, grid)
         return self._dequantize(node, grid, codes)
+
+    def _roll(self, node: Node) -> ir.Value:
+        """The end in front of the beginning, dimension by dimension, on codes where there are any."""
+        b, operand = self.builder, node.inputs[0]
+        value, shape = self._codes(operand) or self.values[operand], node.shape or ()
+        for i, (shift, dim) in enumerate(zip(node.kwargs["shifts"], node.kwargs["dims"], strict=True)):
+            at, parts = (-shift) % shape[dim], []
+            for part, bounds in (("end", (at, shape[dim])), ("beginning", (0, at))):
+                limits = [
+                    b.constant(f"{node.name}.{part}_{i}.{key}", np.array([number], np.int64))
+                    for key, number in zip(("start", "stop", "axis"), (*bounds, dim), strict=True)
+                ]
+                parts.append(b.add("Slice", [value, *limits], f"{node.name}.{part}_{i}", node=node.name))
+            value = b.add("Concat", parts, f"{node.name}.rolled_{i}", node=node.name, attributes={"axis": dim})
+        return self._dequantize(node, self.grids[operand][1], value) if operand in self.grids else value
 
     def _on_codes(
         self, node: Node, operator: str, rest: list[ir.Value | None], zero_last: bool, attributes: dict[str, Any]

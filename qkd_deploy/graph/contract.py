@@ -61,6 +61,7 @@ OPERATORS: dict[str, Operator] = {
     "pad": Operator("Pad", "codes", False),
     "resize": Operator("Resize", "codes", False),
     "rescale": Operator("", "codes", False),
+    "roll": Operator("Concat", "codes", False),
     "dropout": Operator("", "codes", False),
     "batch_norm": Operator("BatchNormalization", "float", False),
     "float": Operator("", "float", False),
@@ -136,6 +137,7 @@ SPELLINGS: dict[Any, str] = {
     **dict.fromkeys((F.pixel_shuffle, nn.PixelShuffle), "pixel_shuffle"),
     **dict.fromkeys((nn.ChannelShuffle, torch.channel_shuffle), "channel_shuffle"),
     **dict.fromkeys((torch.stack,), "stack"),
+    **dict.fromkeys((torch.roll, "roll"), "roll"),
     **dict.fromkeys((torch.select, "select"), "select"),
     **dict.fromkeys(
         (nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten),

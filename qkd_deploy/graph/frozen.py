@@ -330,4 +330,4 @@ _INTEGER: dict[str, Callable[..., Tensor]] = {
     "avg_pool": _avg_pool,
     "uneven_avg_pool": _uneven_avg_pool,
 }
-_ON_CODES = ("max_pool", "reshape", "transpose", "slice", "pad", "resize", "dropout", "python")
+_ON_CODES = ("max_pool", "reshape", "transpose", "slice", "pad", "resize", "roll", "dropout", "python")

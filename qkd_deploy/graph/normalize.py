@@ -166,6 +166,8 @@ class Normalizer(ActivationRules, ArithmeticRules, FunctionalRules, PoolingRules
     # -- data movement: acts on codes, so the user's own call is kept ------------------------------------------------
 
     def _reshape(self, node: Node, target: Any) -> str:
+        if node.method and node.target == "view":
+            node.target = "reshape"  # codes may lie in another order in memory than the user's tensor did
         node.kind, node.reason = "reshape", ""
         return ""
 

@@ -154,6 +154,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "pad": pad,
     "resize": resize,
     "rescale": rescale,
+    "roll": torch.roll,
     "avg_pool": avg_pool,
     "uneven_avg_pool": uneven_avg_pool,
     "global_avg_pool": global_avg_pool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -83,19 +84,36 @@ class PoolingRules(Rules):
         operand, dim = bound.get("input"), bound.get("dim")
         rank = self._rank(operand)
         dims = sorted(d % rank for d in (dim if isinstance(dim, (list, tuple)) else [dim])) if dim is not None else []
-        if rank not in (3, 4) or dims != list(range(2, rank)) or bound.get("dtype") is not None:
-            return "a mean over anything but all spatial dimensions has no integer kernel"
-        shape = node.shape
-        self._settle(node, "global_avg_pool", (operand,))
-        if not bound.get("keepdim", False):
-            pooled = Node(
-                f"{node.name}_pooled", "global_avg_pool", (operand,), label=node.label, module=node.module,
-                shape=(*(shape or ()), *(1 for _ in dims)), batch_dims=node.batch_dims,
-            )  # fmt: skip
-            node.label += ".flatten"
-            self.graph.nodes.insert(self.graph.nodes.index(node), pooled)
-            node.kind, node.args, node.target = "reshape", (Ref(pooled.name), 1), torch.flatten
+        batch_dims = self.batch_dims.get(operand.name, ()) if isinstance(operand, Ref) else ()
+        if not dims or rank < 2 or batch_dims != (0,) or 0 in dims or bound.get("dtype") is not None:
+            return "a mean over the batch, or of everything, has no integer kernel"
+        assert isinstance(operand, Ref)
+        if dims == list(range(2, rank)) and rank in (3, 4):
+            if bound.get("keepdim", False):
+                return self._settle(node, "global_avg_pool", (operand,))
+            shape = (*self._shape(operand)[:2], *(1 for _ in dims))
+            pooled = self._before(node, "global_avg_pool", (operand,), "pooled", shape, batch_dims=(0,))
+        else:
+            pooled = self._pooled_rows(node, operand, [d for d in range(1, rank) if d not in dims], dims)
+        self.graph.node(pooled.name).label = node.label
+        node.label += ".flatten"
+        self._settle(node, "reshape", (pooled, (-1, *(node.shape or ())[1:])))
+        node.target = torch.reshape
         return ""
+
+    def _pooled_rows(self, node: Node, operand: Ref, kept: list[int], dims: list[int]) -> Ref:
+        """The mean over ``dims`` as a global pool: ``dims`` moved behind the others, all as one channel and one row."""
+        sizes = self._shape(operand)
+        order = (0, *kept, *dims)
+        moved = tuple(sizes[d] for d in order)
+        channels, length = math.prod(sizes[d] for d in kept), math.prod(sizes[d] for d in dims)
+        rows = (sizes[0], channels, length)
+        batch = {"batch_dims": (0,)}
+        turned = self._before(node, "transpose", (operand,), "moved", moved, kwargs={"dims": order}, **batch)
+        flat = self._before(
+            node, "reshape", (turned, (-1, channels, length)), "rows", rows, target=torch.reshape, **batch
+        )
+        return self._before(node, "global_avg_pool", (flat,), "pooled", (*rows[:2], 1), **batch)
 
 
 def _tuple(value: Any, count: int) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "resize": ("input", "size", "scale_factor", "mode"),
     "attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"),
     "stack": ("tensors", "dim"),
+    "roll": ("input", "shifts", "dims"),
     "select": ("input", "dim", "index"),
     "clip": ("input", "min", "max"),
 }

@@ -73,6 +73,15 @@ class SpatialRules(Rules):
         node.target = torch.reshape
         return ""
 
+    def _roll(self, node: Node, target: Any) -> str:
+        bound = self._bind(node, target, "roll")
+        shifts, dims = bound["shifts"], bound.get("dims")
+        shifts, dims = ((v,) if isinstance(v, int) else tuple(v or ()) for v in (shifts, dims))
+        rank, fixed = self._rank(node.args[0]), all(isinstance(v, int) for v in (*shifts, *dims))
+        if not dims or not fixed or any(d % rank in self.batch_dims.get(node.args[0].name, (0,)) for d in dims):
+            return "rolling along the batch, flattened, or by computed amounts stays in float"
+        return self._settle(node, "roll", (node.args[0],), shifts=shifts, dims=tuple(d % rank for d in dims))
+
     def _stack(self, node: Node, target: Any) -> str:
         """Tensors with a new dimension of one, concatenated along it."""
         bound = self._bind(node, target, "stack")

@@ -29,6 +29,7 @@ INTEGER_KERNELS = {
     "QLinearLeakyRelu",
     "Resize",
     "Cast",
+    "Concat",
     "GatherElements",
     "QLinearConcat",
     "QLinearAveragePool",

@@ -12,10 +12,12 @@ from qkd_deploy.graph.prepare import PreparedModel
 
 
 class Noise(nn.Module):
-    """Draws from torch's random state even in evaluation mode."""
+    """Draws from torch's random state even in evaluation mode, once it is ``active``: tracing would refuse that."""
+
+    active = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + 0.01 * torch.randn_like(x)
+        return x + 0.01 * torch.randn_like(x) if self.active else x + 0.0
 
 
 class Network(nn.Module):
@@ -42,5 +44,6 @@ def images(count: int = 16) -> Tensor:
 def prepared(bits: str = "w3a4", **options: Any) -> PreparedModel:
     torch.manual_seed(0)
     model = prepare(Network(), bits, (images(1),), leaf_modules=(Noise,), **options)
+    model.network.noise.active = True
     initialize(model, images())
     return model.train()

@@ -30,7 +30,7 @@ class Architecture:
 
 
 _TRANSPOSED = frozenset({"conv_transpose2d"})
-_TOKENS = frozenset({"layer_norm", "softmax"})
+_TOKENS = frozenset({"layer_norm"})
 
 ARCHITECTURES: dict[str, Architecture] = {
     "ResNet, basic blocks": Architecture(residual.resnet),
@@ -72,7 +72,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "super-resolution": Architecture(spatial.SuperResolution, (3, 16, 16)),
     "ViT": Architecture(tokens.VisionTransformer, floats=_TOKENS),
     "DeiT, two tokens": Architecture(tokens.DistilledTransformer, floats=_TOKENS),
-    "MLP-Mixer": Architecture(tokens.Mixer, floats=frozenset({"layer_norm", "mean"})),
-    "ConvNeXt": Architecture(tokens.ConvNext, floats=frozenset({"layer_norm"})),
-    "Swin": Architecture(tokens.Swin, floats=_TOKENS | {"roll", "mean"}),
+    "MLP-Mixer": Architecture(tokens.Mixer, floats=_TOKENS),
+    "ConvNeXt": Architecture(tokens.ConvNext, floats=_TOKENS),
+    "Swin": Architecture(tokens.Swin, floats=_TOKENS),
 }
