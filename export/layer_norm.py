@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from qkd_deploy.export.graph_builder import GraphBuilder
+from qkd_deploy.graph.codes import Grid
 from qkd_deploy.graph.exact_rows import eps_in_steps, row_center
-from qkd_deploy.graph.frozen import Grid
 from qkd_deploy.graph.ir import Node
 
 

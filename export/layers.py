@@ -18,7 +18,8 @@ from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import LayerRecord
 from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.export.shallow_input import widen
-from qkd_deploy.graph.frozen import FrozenModel, IntegerLayer
+from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.integer_layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
 
 

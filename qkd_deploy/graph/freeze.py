@@ -13,8 +13,10 @@ from torch import Tensor
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph import operations
 from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
+from qkd_deploy.graph.codes import Grid, TableGrid
 from qkd_deploy.graph.contract import OPERATORS
-from qkd_deploy.graph.frozen import FrozenModel, Grid, IntegerLayer, TableGrid
+from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.integer_layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.mul_scale import agreed_mul_scale

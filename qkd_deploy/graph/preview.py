@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qkd_deploy.graph.frozen import Codes, FrozenModel, real
+from qkd_deploy.graph.codes import Codes, real
+from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
 

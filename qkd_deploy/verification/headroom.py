@@ -21,7 +21,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnx
 
-    from qkd_deploy.graph.frozen import FrozenModel, Grid
+    from qkd_deploy.graph.codes import Grid
+    from qkd_deploy.graph.frozen import FrozenModel
 
 INT32_BITS = 31
 
@@ -142,7 +143,7 @@ def _integer_sums(frozen: FrozenModel, node: Any) -> tuple[npt.NDArray[Any], npt
     """Weights [channels, products] and bias of a node that sums integers; None for every other."""
     from torch import nn
 
-    from qkd_deploy.graph.frozen import POOL_CODE
+    from qkd_deploy.graph.codes import POOL_CODE
 
     if node.kind == "layer" and node.source is not None:
         layer = frozen.layer(node)

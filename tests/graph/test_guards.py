@@ -17,7 +17,7 @@ from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph import fold
 from qkd_deploy.graph import freeze as freezing
 from qkd_deploy.graph.add_scale import CodeRange
-from qkd_deploy.graph.frozen import Codes
+from qkd_deploy.graph.codes import Codes
 from qkd_deploy.graph.prepare import PreparedModel
 
 IMAGES = noise(4, 3, 6, 6)

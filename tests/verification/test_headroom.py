@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from qkd_deploy import UserError, create_model, export_onnx, freeze, initialize, prepare
-from qkd_deploy.graph.frozen import Codes
+from qkd_deploy.graph.codes import Codes
 from qkd_deploy.inspection import inspect_onnx
 from qkd_deploy.verification.headroom import (
     CodeRange,

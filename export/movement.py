@@ -1,0 +1,82 @@
+"""Data movement in ONNX, on codes wherever the runtime would otherwise move floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.quantized_graph import QuantizedGraph
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.module_keys import module_key
+
+
+class Movement(QuantizedGraph):
+    """Handlers of reshapes, slices, padding, upsampling and other scales."""
+
+    def _reshape(self, node: Node) -> ir.Value:
+        if len(node.batch_dims) > 1:
+            raise UserError(f"{node.name} spreads the batch over several dimensions; reshape one sample at a time")
+        shape = [-1 if i in node.batch_dims else size for i, size in enumerate(node.shape or ())]
+        target = self.builder.constant(f"{node.name}.shape", np.array(shape, np.int64))
+        operands = [self.values[node.inputs[0]], target]
+        return self.builder.add("Reshape", operands, f"{node.name}.float", node=node.name)
+
+    def _slice(self, node: Node) -> ir.Value:
+        axes, starts, stops = np.array(node.kwargs["ranges"], np.int64).reshape(-1, 3).T
+        bounds = {"starts": starts, "stops": stops, "axes": axes}
+        limits = [self.builder.constant(f"{node.name}.{key}", values) for key, values in bounds.items()]
+        return self.builder.add("Slice", [self.values[node.inputs[0]], *limits], f"{node.name}.float", node=node.name)
+
+    def _pad(self, node: Node) -> ir.Value:
+        """On codes, where zero is the zero point."""
+        amounts = np.array(node.kwargs["amounts"], np.int64)
+        pads = self.builder.constant(f"{node.name}.pads", amounts.T.reshape(-1))
+        mode = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}[node.kwargs["mode"]]
+        return self._on_codes(node, "Pad", [pads], mode == "constant", {"mode": mode})
+
+    def _resize(self, node: Node) -> ir.Value:
+        b, factors = self.builder, node.kwargs["factors"]
+        scales = b.constant(f"{node.name}.scales", np.array([1, 1, *factors], np.float32))
+        attributes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self._on_codes(node, "Resize", [None, scales], False, attributes)
+
+    def _rescale(self, node: Node) -> ir.Value:
+        """The same codes with another scale."""
+        codes, factor = self._codes(node.inputs[0]), node.kwargs["factor"]
+        if codes is None:
+            number = self.builder.scalar(f"{node.name}.factor", factor, np.float32)
+            return self.builder.add("Mul", [self.values[node.inputs[0]], number], f"{node.name}.float", node=node.name)
+        grid = self.frozen.grid(module_key(node.name))
+        self.grids[node.name] = (node, grid)
+        return self._dequantize(node, grid, codes)
+
+    def _roll(self, node: Node) -> ir.Value:
+        """The end in front of the beginning, dimension by dimension, on codes where there are any."""
+        b, operand = self.builder, node.inputs[0]
+        value, shape = self._codes(operand) or self.values[operand], node.shape or ()
+        for i, (shift, dim) in enumerate(zip(node.kwargs["shifts"], node.kwargs["dims"], strict=True)):
+            at, parts = (-shift) % shape[dim], []
+            for part, bounds in (("end", (at, shape[dim])), ("beginning", (0, at))):
+                limits = [
+                    b.constant(f"{node.name}.{part}_{i}.{key}", np.array([number], np.int64))
+                    for key, number in zip(("start", "stop", "axis"), (*bounds, dim), strict=True)
+                ]
+                parts.append(b.add("Slice", [value, *limits], f"{node.name}.{part}_{i}", node=node.name))
+            value = b.add("Concat", parts, f"{node.name}.rolled_{i}", node=node.name, attributes={"axis": dim})
+        return self._dequantize(node, self.grids[operand][1], value) if operand in self.grids else value
+
+    def _on_codes(
+        self, node: Node, operator: str, rest: list[ir.Value | None], zero_last: bool, attributes: dict[str, Any]
+    ) -> ir.Value:
+        """An operator that the runtime would compute in float between quantizers, directly on codes."""
+        b, codes = self.builder, self._codes(node.inputs[0])
+        if codes is None:
+            operands = [self.values[node.inputs[0]], *rest]
+            return b.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
+        holder, grid = self.grids[node.inputs[0]]
+        zero = [self._grid_constants(holder, grid)[1]] if zero_last else []
+        moved = b.add(operator, [codes, *rest, *zero], f"{node.name}.moved", node=node.name, attributes=attributes)
+        return self._dequantize(node, grid, moved)

@@ -1,0 +1,45 @@
+"""Pooling in ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from qkd_deploy.export.layers import dequantize_weight
+from qkd_deploy.export.quantized_graph import QuantizedGraph
+from qkd_deploy.graph.codes import POOL_CODE, pool_weight_scale
+from qkd_deploy.graph.ir import Node
+
+
+class Pooling(QuantizedGraph):
+    """Handlers of max and average pools."""
+
+    def _max_pool(self, node: Node) -> ir.Value:
+        dilations, ceil_mode = list(node.kwargs["dilation"]), int(node.kwargs["ceil_mode"])
+        return self._simple(node, "MaxPool", **_windows(node), dilations=dilations, ceil_mode=ceil_mode)
+
+    def _avg_pool(self, node: Node) -> ir.Value:
+        """A depthwise convolution with equal weights: exact, and several times faster than the runtime's pool."""
+        if node.quantizer is None:
+            return self._simple(node, "AveragePool", **_windows(node), count_include_pad=1)
+        kernel, b, name = node.kwargs["kernel_size"], self.builder, node.name
+        channels = (node.shape or ())[1]
+        codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
+        scale = np.full(channels, pool_weight_scale(kernel), np.float32)
+        weight = dequantize_weight(b, name, codes, scale)
+        attributes = {**_windows(node), "group": channels}
+        return b.add("Conv", [self.values[node.inputs[0]], weight], f"{name}.float", node=name, attributes=attributes)
+
+    def _uneven_avg_pool(self, node: Node) -> ir.Value:
+        ceil_mode = int(node.kwargs["ceil_mode"])
+        return self._simple(node, "AveragePool", **_windows(node), ceil_mode=ceil_mode, count_include_pad=0)
+
+
+def _windows(node: Node) -> dict[str, list[int]]:
+    """The attributes that all pooling operators share."""
+    options = node.kwargs
+    return {
+        "kernel_shape": list(options["kernel_size"]),
+        "strides": list(options["stride"]),
+        "pads": list(options["padding"]) * 2,
+    }

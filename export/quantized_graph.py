@@ -1,0 +1,83 @@
+"""The graph under construction, with its quantizers: which tensor is which value, and on which grid its codes are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qkd_deploy.export.graph_builder import GraphBuilder
+from qkd_deploy.export.metadata import TensorRecord
+from qkd_deploy.graph.codes import Grid
+from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.unary import RELABELLED, before_key
+
+
+class QuantizedGraph:
+    """What all parts of ``emit`` share."""
+
+    def __init__(self, frozen: FrozenModel) -> None:
+        """Begin an empty graph for a frozen model."""
+        self.frozen = frozen
+        self.builder = GraphBuilder()
+        self.values: dict[str, ir.Value] = {}  # tensor name -> its float (dequantized) value
+        self.grids: dict[str, tuple[Node, Grid]] = {}  # tensor name -> whose grid its codes are on
+        self.tensors: list[TensorRecord] = []
+
+    def _simple(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
+        operands = [self.values[name] for name in node.inputs]
+        return self.builder.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
+
+    def _quantize(self, node: Node, grid: Grid, value: ir.Value) -> ir.Value:
+        """Q -> [Clip] -> DQ behind a value; a uint8 input already is the codes."""
+        name, b = node.name, self.builder
+        made = self.frozen.grid(before_key(node)) if node.kind in RELABELLED else None
+        scale, zero_point = self._grid_constants(node, made or grid, "made_" if made else "")
+        lo, hi = grid.lo + grid.zero_point, grid.hi + grid.zero_point
+        if value.name == name and value.type == ir.TensorType(ir.DataType.UINT8):
+            codes = value
+        else:
+            codes = b.add("QuantizeLinear", [value, scale, zero_point], f"{name}.quantized", node=name)
+            if not self._saturates(node, lo, hi):
+                limits = [b.scalar(f"{name}.lo", lo, np.uint8), b.scalar(f"{name}.hi", hi, np.uint8)]
+                codes = b.add("Clip", [codes, *limits], f"{name}.codes", node=name)
+        return self._recorded(node, grid, codes)
+
+    def _recorded(self, node: Node, grid: Grid, codes: ir.Value) -> ir.Value:
+        """The real values of codes, which get a row of the table of tensors."""
+        lo, hi = grid.lo + grid.zero_point, grid.hi + grid.zero_point
+        name, scale = node.name, float(grid.scale)
+        self.tensors.append(TensorRecord(name, str(codes.name), node.module, grid.bits, scale, grid.zero_point, lo, hi))
+        return self._dequantize(node, grid, codes)
+
+    def _dequantize(self, node: Node, grid: Grid, codes: ir.Value) -> ir.Value:
+        scale, zero_point = self._grid_constants(node, grid)
+        return self.builder.add(
+            "DequantizeLinear", [codes, scale, zero_point], f"{node.name}.dequantized", node=node.name
+        )
+
+    def _grid_constants(self, node: Node, grid: Grid, prefix: str = "") -> tuple[ir.Value, ir.Value]:
+        b = self.builder
+        scale = b.scalar(f"{node.name}.{prefix}scale", float(grid.scale), np.float32)
+        return scale, b.scalar(f"{node.name}.{prefix}zero_point", grid.zero_point, np.uint8)
+
+    def _codes(self, name: str) -> ir.Value | None:
+        """The codes of a tensor; None where it stays in float."""
+        if name not in self.grids:
+            return None
+        value = self.values[name]
+        producer = value.producer()
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            return producer.inputs[0]
+        holder, grid = self.grids[name]  # dequantized before it moved: the same codes again
+        constants = self._grid_constants(holder, grid)
+        return self.builder.add("QuantizeLinear", [value, *constants], f"{name}.codes_again", node=name)
+
+    def _saturates(self, node: Node, lo: int, hi: int) -> bool:
+        """Whether uint8 saturation alone keeps the codes in range."""
+        if lo > 0:  # codes at the top of uint8 (TensorSpec.saturating): their operand is never negative
+            source = self.grids.get(node.inputs[0]) if node.kind == "requantize" else None
+            return hi == 255 and source is not None and source[1].lo == 0
+        return hi == 255
