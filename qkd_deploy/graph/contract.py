@@ -182,6 +182,7 @@ MOSTLY_POSITIVE: set[Any] = {nn.GELU, F.gelu, nn.Mish, F.mish}
 FLOAT_REASONS: dict[Any, str] = {
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d), "ONNX Runtime has no integer ConvTranspose"),
     **dict.fromkeys((nn.Conv3d,), "three-dimensional convolutions have no integer kernel here"),
+    nn.MultiheadAttention: "attention with masks, extra keys (bias_k, zeros) or over the batch stays in float",
     **dict.fromkeys(BATCH_NORMS, "a batch norm that follows no convolution or linear layer of its own stays in float"),
 }
 KIND_REASONS: dict[str, str] = {

@@ -1,10 +1,12 @@
 """Convolutions and linear layers written as functions of the network's own tensors, as modules.
 
-The module stands beside the code that calls the function and holds the same parameter, so that it trains as before.
+The module stands beside the code that calls the function. It holds nothing: its weight is what the network's own
+parameter, or some rows of it, is at any time, so that training and checkpoints stay as they were.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,51 +18,91 @@ from qkd_deploy.graph.rules import Rules
 _PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
+@dataclass
+class _Source:
+    """A parameter or buffer of the network: its module, its name there, and the rows that are used."""
+
+    module: nn.Module
+    name: str
+    rows: slice
+
+    def read(self) -> Tensor:
+        """The tensor as it is now; the parameter itself where all rows are used."""
+        tensor: Tensor = getattr(self.module, self.name)
+        return tensor if self.rows == slice(None) else tensor[self.rows]
+
+
+class _Borrowing(nn.Module):
+    """A layer whose weight and bias are the network's."""
+
+    sources: tuple[_Source, _Source | None]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return self.sources[0].read()
+
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        return None if self.sources[1] is None else self.sources[1].read()
+
+
+class _Linear(_Borrowing, nn.Linear):  # type: ignore[misc]
+    pass
+
+
+class _Conv1d(_Borrowing, nn.Conv1d):  # type: ignore[misc]
+    pass
+
+
+class _Conv2d(_Borrowing, nn.Conv2d):  # type: ignore[misc]
+    pass
+
+
 class FunctionalRules(Rules):
     """Handlers of ``F.linear`` and ``F.conv2d``."""
 
     def _functional_layer(self, node: Node, target: Any) -> str:
         bound = {**dict(zip(_PARAMETERS, node.args, strict=False)), **node.kwargs}
-        weight, bias = self._own(bound["weight"]), self._own(bound.get("bias"))
+        weight, bias = self._source(bound["weight"]), self._source(bound.get("bias"))
         if weight is None or (bound.get("bias") is not None and bias is None):
             return "a layer whose weights are computed has no place for a quantizer"
         options = {name: bound[name] for name in _PARAMETERS[3:] if name in bound}
-        layer = _linear(weight) if target is torch.nn.functional.linear else _convolution(weight, options)
-        if not isinstance(layer, nn.Linear) and self._rank(bound["input"]) != weight.dim():
+        shape = weight.read().shape
+        layer = _linear(shape) if target is torch.nn.functional.linear else _convolution(shape, options)
+        if not isinstance(layer, nn.Linear) and self._rank(bound["input"]) != len(shape):
             return "a convolution of an unbatched tensor has no integer kernel"
-        for name, value in (("weight", weight), ("bias", bias)):
-            _give(layer, name, value)
-        owner = self.model.get_submodule(node.module)
-        owner.add_module(node.name, layer)
+        layer.sources = (weight, bias)
+        self.model.get_submodule(node.module).add_module(node.name, layer)
         self._settle(node, "layer", (bound["input"],))
         node.target = f"{node.module}.{node.name}" if node.module else node.name
         return ""
 
-    def _own(self, value: Any) -> Tensor | None:
-        """The parameter or buffer that an argument is; None for computed tensors."""
-        if not isinstance(value, Ref) or self.graph.node(value.name).kind != "constant":
+    def _source(self, value: Any) -> _Source | None:
+        """The parameter or buffer, or rows of one, that an argument is; None for computed tensors."""
+        node = self.graph.node(value.name) if isinstance(value, Ref) else None
+        rows = slice(None)
+        if node is not None and node.kind == "slice" and len(node.kwargs["ranges"]) == 1:
+            dim, start, stop = node.kwargs["ranges"][0]
+            node, rows = self.graph.node(node.inputs[0]) if dim == 0 else None, slice(start, stop)
+        if node is None or node.kind != "constant":
             return None
-        found: Any = self.model
-        for part in str(self.graph.node(value.name).target).split("."):
-            found = getattr(found, part)
-        return found if isinstance(found, Tensor) else None
+        path, _, name = str(node.target).rpartition(".")
+        return _Source(self.model.get_submodule(path), name, rows)
 
 
-def _linear(weight: Tensor) -> nn.Module:
-    return nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+def _linear(shape: torch.Size) -> Any:
+    return _borrowing(_Linear, nn.Linear(shape[1], shape[0], device="meta"))
 
 
-def _convolution(weight: Tensor, options: dict[str, Any]) -> nn.Module:
-    kind = nn.Conv1d if weight.dim() == 3 else nn.Conv2d
+def _convolution(shape: torch.Size, options: dict[str, Any]) -> Any:
+    plain, kind = (nn.Conv1d, _Conv1d) if len(shape) == 3 else (nn.Conv2d, _Conv2d)
     groups = options.get("groups", 1)
-    outputs, inputs, *kernel = weight.shape
-    return kind(inputs * groups, outputs, tuple(kernel), **options, device="meta")  # type: ignore[arg-type]
+    outputs, inputs, *kernel = shape
+    return _borrowing(kind, plain(inputs * groups, outputs, tuple(kernel), **options, device="meta"))  # type: ignore[arg-type]
 
 
-def _give(layer: nn.Module, name: str, value: Tensor | None) -> None:
-    """Let a layer use a tensor as its weight or bias: parameters are shared, buffers stay out of checkpoints."""
-    delattr(layer, name)
-    if value is None or isinstance(value, nn.Parameter):
-        layer.register_parameter(name, value)
-    else:
-        layer.register_buffer(name, value, persistent=False)
+def _borrowing(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
+    """A layer without tensors of its own; PyTorch's constructor would want to set them."""
+    del layer.weight, layer.bias
+    layer.__class__ = kind
+    return layer

@@ -7,6 +7,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.graph import contract
+from qkd_deploy.graph.trace_attention import steps_of
 from qkd_deploy.graph.trace_errors import OWN, STATELESS, Failed
 from qkd_deploy.graph.trace_output import output_structure
 from qkd_deploy.graph.trace_plain import layer_of_call, plain_forward
@@ -61,6 +63,7 @@ class ConcreteTracer(fx.Tracer):
         self._inputs = {name: (value, more_examples(value)) for name, value in inputs.items()}
         self._batch = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor) and value.dim())
         self._running = False
+        self._opened: set[str] = set()
         self.expanded: set[str] = set()
         self.proxy_buffer_attributes = True
         self.recorder = ShapeRecorder()
@@ -89,12 +92,12 @@ class ConcreteTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Keeps PyTorch's own modules, and those listed, as single nodes."""
-        return (
-            module_qualified_name in self._leaves
-            or module_qualified_name in self._followers
-            or isinstance(m, self._leaf_types)
-            or super().is_leaf_module(m, module_qualified_name)
-        )
+        if module_qualified_name in self._opened:
+            return False
+        return self._is_kept(m, module_qualified_name) or super().is_leaf_module(m, module_qualified_name)
+
+    def _is_kept(self, m: nn.Module, path: str) -> bool:
+        return path in self._leaves or path in self._followers or isinstance(m, self._leaf_types)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -123,13 +126,28 @@ class ConcreteTracer(fx.Tracer):
                     "keep modules in attributes, nn.ModuleList or nn.ModuleDict, not in plain lists",
                 )
             return forward(*args, **kwargs)
-        followers = self._followers.get(self.path_of_module(m))
+        path = self.path_of_module(m)
+        steps = None if self._is_kept(m, path) else self._steps(m, args, kwargs)
+        if steps is not None:
+            self._opened.add(path)
+            forward = partial(steps, m)
+        else:
+            self._opened.discard(path)
+        followers = self._followers.get(path)
         if followers is not None:
-            self.expanded.add(self.path_of_module(m))
+            self.expanded.add(path)
         result = super().call_module(m, forward, args, kwargs)
         for child in followers or ():
             result = m.get_submodule(child)(result)
         return result
+
+    def _steps(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+        """What stands for the forward of one of PyTorch's large modules."""
+        self._running = True
+        try:
+            return steps_of(m, *((_at(i, args), _at(i, kwargs)) for i in range(2)))
+        finally:
+            self._running = False
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are Proxies for the user's code, tensors while a step runs."""
@@ -205,11 +223,8 @@ class ConcreteTracer(fx.Tracer):
         )
 
     def _step(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        def at(a: Any) -> Any:
-            return a.seen[index] if isinstance(a, Concrete) else a
-
         try:
-            return self._call(kind, target, map_aggregate(args, at), map_aggregate(kwargs, at))
+            return self._call(kind, target, _at(index, args), _at(index, kwargs))
         except Exception as error:  # the user's code or example may raise anything
             raise Failed(doubled=index == 1) from error
 
@@ -288,6 +303,11 @@ def _user_line() -> str:
     while frame is not None and ("/torch/" in frame.f_code.co_filename or frame.f_code.co_filename.startswith(OWN)):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _at(index: int, value: Any) -> Any:
+    """Arguments with values in place of Proxies: for the examples (0) or for twice as many (1)."""
+    return map_aggregate(value, lambda a: a.seen[index] if isinstance(a, Concrete) else a)
 
 
 def _proxies(value: Any) -> list[Concrete]:
