@@ -14,7 +14,7 @@ from deployment import Deployed, assert_same_codes, noise
 from placement import check
 from torch import Tensor, nn
 
-from qkd_deploy import prepare
+from qkd_deploy import initialize, prepare
 
 TOKENS = noise(3, 5, 16, seed=1)
 
@@ -137,9 +137,11 @@ def test_of_encoders_only_layer_norms_stay_in_float(case: str) -> None:
 
 
 def test_dropout_is_active_in_training() -> None:
-    prepared = prepare(Net(attention(dropout=0.5), lambda m, x: m(x, x, x)), "w8a8", (TOKENS,)).train()
-    weights = prepared(TOKENS)[1]
-    assert float((prepared(TOKENS)[1] - weights).abs().max()) > 0.01
+    prepared = prepare(Net(attention(dropout=0.5), lambda m, x: m(x, x, x)), "w8a8", (TOKENS,))
+    initialize(prepared, TOKENS)
+    prepared.train()
+    weights = prepared(TOKENS)[1].detach()
+    assert float((prepared(TOKENS)[1].detach() - weights).abs().max()) > 0.01
     prepared.eval()
     assert torch.equal(prepared(TOKENS)[1], prepared(TOKENS)[1])
 
@@ -169,13 +171,17 @@ KEPT["own forward"][0].inner.register_forward_hook(lambda m, args, result: (resu
 def test_other_attention_is_kept_whole_and_right(case: str) -> None:
     net, names = KEPT[case]
     prepared = prepare(net.eval(), "w8a8", (TOKENS,))
-    found = [entry.name for entry in prepared.account.floats if "norm" not in entry.name]
-    assert [name.rpartition(".")[2] for name in found] == names
+    found = [entry.name.rpartition(".")[2] for entry in prepared.account.floats]
+    assert [name for name in found if "norm" not in name] == [*names, "getitem"]  # of the pair that attention returns
+    initialize(prepared, TOKENS)
+    with torch.no_grad():
+        expected, got = net(TOKENS), prepared(TOKENS)
+    assert float((expected - got).norm() / expected.norm()) < 0.1
 
 
 def test_attention_over_the_batch_is_kept_whole() -> None:
     prepared = prepare(Net(attention(batch_first=False), lambda m, x: m(x, x, x)[0]).eval(), "w8a8", (TOKENS,))
-    assert [entry.name for entry in prepared.account.floats] == ["inner"]
+    assert [entry.name for entry in prepared.account.floats] == ["inner", "inner.getitem"]
     assert "over the batch" in str(prepared.account)
 
 
