@@ -38,23 +38,23 @@ class _Borrowing(nn.Module):
     sources: tuple[_Source, _Source | None]
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         return self.sources[0].read()
 
     @property
-    def bias(self) -> Tensor | None:  # type: ignore[override]
+    def bias(self) -> Tensor | None:
         return None if self.sources[1] is None else self.sources[1].read()
 
 
-class _Linear(_Borrowing, nn.Linear):  # type: ignore[misc]
+class _Linear(_Borrowing, nn.Linear):  # type: ignore[override]
     pass
 
 
-class _Conv1d(_Borrowing, nn.Conv1d):  # type: ignore[misc]
+class _Conv1d(_Borrowing, nn.Conv1d):  # type: ignore[override]
     pass
 
 
-class _Conv2d(_Borrowing, nn.Conv2d):  # type: ignore[misc]
+class _Conv2d(_Borrowing, nn.Conv2d):  # type: ignore[override]
     pass
 
 

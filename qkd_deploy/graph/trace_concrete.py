@@ -307,7 +307,11 @@ def _user_line() -> str:
 
 def _at(index: int, value: Any) -> Any:
     """Arguments with values in place of Proxies: for the examples (0) or for twice as many (1)."""
-    return map_aggregate(value, lambda a: a.seen[index] if isinstance(a, Concrete) else a)
+
+    def at(a: Any) -> Any:
+        return a.seen[index] if isinstance(a, Concrete) else a
+
+    return map_aggregate(value, at)
 
 
 def _proxies(value: Any) -> list[Concrete]:
