@@ -46,7 +46,7 @@ class _Borrowing(nn.Module):
         return None if self.sources[1] is None else self.sources[1].read()
 
 
-class _Linear(_Borrowing, nn.Linear):  # type: ignore[override]
+class _Linear(_Borrowing, nn.Linear):  # type: ignore[misc, override]
     pass
 
 
