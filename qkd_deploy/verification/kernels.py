@@ -27,6 +27,8 @@ _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _FLOAT_RESULT = frozenset({"DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _INTEGER = re.compile(r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool")
 _ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "Resize"})
+_NORM_PARTS = frozenset({"DequantizeLinear", "ReduceSum", "Sqrt"})
+_EXACT_NORM = "it is computed in float32 from exact sums of integers, the same on every CPU"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def list_kernels(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: M
     structure = _Structure(model)
     float_values = _float_values(optimized)
     kernels = []
+    norms: set[str] = set()
     for node in optimized.graph.node:
         touches_float = any(name in float_values for name in (*node.input[:1], *node.output))
         if _INTEGER.match(node.op_type) or (node.op_type in _ON_CODES and not touches_float):
@@ -54,6 +57,12 @@ def list_kernels(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: M
             kernels.append(Kernel(node.op_type, _module(source, node, metadata), True))
         elif node.op_type not in MOVES | {"QuantizeLinear", "DequantizeLinear", "Cast"} and touches_float:
             source = structure.find(node, optimized)
+            norm = structure.layer_norm_of(source)
+            if norm and norm not in norms:
+                kernels.append(Kernel("LayerNorm", _module(source, node, metadata), False, _EXACT_NORM))
+                norms.add(norm)
+            if norm:
+                continue
             reason = structure.reason(source) if source is not None else "ONNX Runtime made it from several operators"
             kernels.append(Kernel(node.op_type, _module(source, node, metadata), False, reason))
     return kernels
@@ -111,6 +120,11 @@ class _Structure:
             ]
             frontier = [reader for reader in frontier if not seen & set(reader.output)]
         return None
+
+    def layer_norm_of(self, node: onnx.NodeProto | None) -> str:
+        """The tensor that an exported node belongs to, where its operators are a LayerNorm from codes; "" elsewhere."""
+        tensor = node.name.rpartition("/")[0] if node is not None else ""
+        return tensor if tensor and all(f"{tensor}/{part}" in self._by_name for part in _NORM_PARTS) else ""
 
     def reason(self, node: onnx.NodeProto) -> str:
         """Why ``node`` computes in float, as a clause about it."""

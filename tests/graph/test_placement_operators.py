@@ -12,6 +12,10 @@ from deployment import assert_same_codes, noise
 from placement import Small, check
 from torch import Tensor, nn
 
+from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.verification.kernels import list_kernels
+from qkd_deploy.verification.runtime import optimized_graph
+
 Middle = Callable[[Any, Tensor], Tensor]
 
 
@@ -174,4 +178,6 @@ def test_layer_norm_is_exact_in_float(length: int, affine: bool) -> None:
         net.norm.weight.data, net.norm.bias.data = noise(length, seed=1), noise(length, seed=2)
     deployed = check(net, (noise(6, 5, 6, seed=3),), integer=False)
     assert [entry.name for entry in deployed.prepared.account.floats] == ["norm"]
+    kernels = list_kernels(deployed.model, optimized_graph(deployed.model), read_metadata(deployed.model))
+    assert [(kernel.op, kernel.module) for kernel in kernels if not kernel.integer] == [("LayerNorm", "norm")]
     assert not assert_same_codes(deployed, (noise(64, 5, 6, seed=4),))
