@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -70,6 +71,9 @@ class ActivationRules(Rules):
             bound = {**dict(zip(_LAYER_NORM, node.args, strict=False)), **node.kwargs}
             shape, eps = tuple(bound["normalized_shape"]), bound.get("eps", 1e-5)
             weight, bias = bound.get("weight"), bound.get("bias")
+        if self._is_activation(weight) or self._is_activation(bias):
+            return "a LayerNorm whose gain or offset is computed stays in float"
+        weight, bias = self._own_constant(node, weight, "gain"), self._own_constant(node, bias, "offset")
         if shape != row or row[0] > LONGEST_ROW:
             return (
                 f"a LayerNorm over more than the last dimension, or over more than {LONGEST_ROW} values, stays in float"
@@ -78,14 +82,18 @@ class ActivationRules(Rules):
 
     def _leaky_relu(self, node: Node, target: Any) -> str:
         operand, slope = node.args[0], self._slope(node, target)
-        count = 1
-        for size in self._shape(slope):
-            count *= size
-        if count == 1:
-            return self._settle(node, "leaky_relu", (operand, slope))
-        if not isinstance(slope, Ref) or self._is_activation(slope):
+        if self._is_activation(slope):
             return "a rectifier whose slopes are computed stays in float"
+        count = math.prod(self._shape(slope))
+        if not isinstance(slope, Ref) or count == 1:
+            return self._settle(node, "leaky_relu", (operand, self._own_constant(node, slope, "own_slope")))
         return self._per_channel_slopes(node, operand, slope, count)
+
+    def _own_constant(self, node: Node, value: Any, suffix: str) -> Any:
+        """A constant that nobody else reads: it stays in float, while other readers may need its codes."""
+        if not isinstance(value, Ref):
+            return value
+        return self._before(node, "constant", (), suffix, self._shape(value), target=self.graph.node(value.name).target)
 
     def _slope(self, node: Node, target: Any) -> Any:
         """The slope below zero: a number, or the constant that holds it."""

@@ -155,6 +155,9 @@ class ArithmeticRules(Rules):
             return "attention with a mask stays in float"
         if isinstance(bound.get("dropout_p", 0.0), Ref) or bound.get("dropout_p", 0.0):
             raise UserError(f"{node.label} drops values in eval mode, too; call it with dropout_p=0.0 there")
+        factor = self._shape(query)[-1] ** -0.5 if bound.get("scale") is None else bound["scale"]
+        if not _is_number(factor) or factor <= 0:
+            return "attention with a scale that is not a positive number stays in float"
         key_shape, rank = self._shape(key), self._rank(key)
         order = (*range(rank - 2), rank - 1, rank - 2)
         flipped = (*key_shape[:-2], key_shape[-1], key_shape[-2])
@@ -162,8 +165,7 @@ class ArithmeticRules(Rules):
         turned = self._before(node, "transpose", (key,), "keys", flipped, kwargs={"dims": order}, **batch)
         scores_shape = (*self._shape(query)[:-1], key_shape[-2])
         scores = self._before(node, "matmul", (query, turned), "scores", scores_shape, **batch)
-        factor = float(bound.get("scale") or self._shape(query)[-1] ** -0.5)
-        scaled = self._before(node, "rescale", (scores,), "scaled", scores_shape, kwargs={"factor": factor})
+        scaled = self._before(node, "rescale", (scores,), "scaled", scores_shape, kwargs={"factor": float(factor)})
         weights = self._before(node, "softmax", (scaled,), "softmax", scores_shape)
         return self._settle(node, "matmul", (weights, value))
 
@@ -219,8 +221,7 @@ class ArithmeticRules(Rules):
         """Copies that change nothing, and constants repeated for every image."""
         source = node.args[0]
         if self._is_float(source) and not self._is_activation(source) and self._repeats_for_batch(node, source):
-            node.kind, node.args, node.kwargs, node.reason = "expand", (source,), {}, ""
-            node.target, node.method = None, False
+            node.kind, node.reason = "expand", ""
             return ""
         if any(references((node.args[1:], node.kwargs))) or not self.recorder.unchanged.get(node.name):
             return "a copy that changes the tensor stays in float"

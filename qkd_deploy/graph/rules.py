@@ -22,7 +22,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "two": ("input", "other", "alpha"),
     "leaky_relu": ("input", "negative_slope"),
     "pad": ("input", "pad", "mode", "value"),
-    "resize": ("input", "size", "scale_factor", "mode"),
+    "resize": ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
     "attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"),
     "stack": ("tensors", "dim"),
     "roll": ("input", "shifts", "dims"),

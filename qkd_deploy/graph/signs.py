@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.contract import MOSTLY_POSITIVE, NONNEGATIVE
 from qkd_deploy.graph.ir import Graph, Node
 
-_GATES = ("sigmoid", "hard_sigmoid", "softmax")
+_GATES = ("sigmoid", "hard_sigmoid")
+_SHARES = (*_GATES, "softmax")
 _SIGNED = ("layer", "batch_norm", "layer_norm", "constant", "python", "tanh")
 _SMALL_SLOPE = 0.3
 
@@ -50,7 +51,7 @@ class Signs:
     def _is_nonnegative(self, node: Node) -> bool:
         if node.kind == "input":
             return not self._raw_pixels and self._smallest.get(node.name, -1.0) >= 0
-        if (node.clip is not None and node.clip[0] >= 0) or node.kind in _GATES:
+        if (node.clip is not None and node.clip[0] >= 0) or node.kind in _SHARES:
             return True
         if node.kind in _SIGNED:
             return False
@@ -59,7 +60,7 @@ class Signs:
         return bool(node.inputs) and all(name in self.nonnegative for name in node.inputs)
 
     def _is_mostly_positive(self, node: Node) -> bool:
-        if node.clip is not None and torch.tensor(node.clip[0]).isfinite():
+        if node.clip is not None and (math.isfinite(node.clip[0]) or node.clip[1] <= 0):
             return False  # bounds below zero say nothing about the other end
         if node.kind in ("float", "table"):
             return self._key(node) in MOSTLY_POSITIVE
@@ -69,7 +70,7 @@ class Signs:
                 return True
         if node.kind == "leaky_relu":
             slope = node.args[1]
-            return not isinstance(slope, float) or 0 <= slope <= _SMALL_SLOPE
+            return not isinstance(slope, (int, float)) or 0 <= slope <= _SMALL_SLOPE
         if node.kind in (*_SIGNED, "input", "matmul", "add"):
             return False
         known = self.nonnegative | self.mostly_positive

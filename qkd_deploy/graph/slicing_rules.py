@@ -20,6 +20,8 @@ class SlicingRules(Rules):
         start, length = bound["start"], bound["length"]
         if not isinstance(start, int) or not isinstance(length, int):
             return _NOT_ALONE
+        if start < 0:
+            start += self._shape(node.args[0])[bound["dim"]]
         return self._take(node, node.args[0], [(bound["dim"], start, start + length)])
 
     def _getitem(self, node: Node, target: Any) -> str:

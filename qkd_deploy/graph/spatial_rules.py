@@ -41,6 +41,11 @@ class SpatialRules(Rules):
         if bound.get("mode", "nearest") not in ("nearest", "nearest-exact") or not whole or len(after) not in (1, 2):
             return "only nearest upsampling by whole factors runs in integers"
         factors = tuple(new // old for old, new in zip(before, after, strict=True))
+        given = None if bound.get("recompute_scale_factor") else bound.get("scale_factor")
+        if isinstance(given, (int, float)):
+            given = (given,) * len(factors)
+        if given is not None and tuple(given) != factors:
+            return "only nearest upsampling by whole factors runs in integers"  # 2.1 may double the size, unevenly
         return self._settle(node, "resize", (node.args[0],), factors=factors)
 
     def _pixel_shuffle(self, node: Node, target: Any) -> str:

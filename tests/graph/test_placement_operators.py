@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import assert_same_codes, noise
-from placement import Small, check
+from deployment import assert_same_codes, finish, noise
+from placement import IMAGES, Small, check
 from torch import Tensor, nn
 
+from qkd_deploy import initialize, prepare
+from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.verification.kernels import list_kernels
 from qkd_deploy.verification.runtime import optimized_graph
@@ -105,6 +107,8 @@ def test_arithmetic(middle: Middle, expected: set[str]) -> None:
             {"transpose"},
         ),
         (lambda net, x: (x.flatten(2) * 0.3).softmax(-1).view_as(x), {"softmax"}),
+        (lambda net, x: torch.cat([x.narrow(1, -4, 4), x.narrow(1, 0, 4)], 1), {"slice", "concat"}),
+        (lambda net, x: F.interpolate(x, scale_factor=(2.0, 3)), {"resize"}),
         (lambda net, x: torch.stack([x, x * 0.5], 2).flatten(1, 2)[:, ::1][:, :8], {"concat", "slice"}),
         (lambda net, x: x.view(3 if False else x.size(0), 2, 4, 8, 8).transpose(1, 2).flatten(1, 2), {"transpose"}),
     ],
@@ -113,11 +117,63 @@ def test_data_movement(middle: Middle, expected: set[str]) -> None:
     assert expected <= kinds(Small(middle, padded=nn.Conv2d(8, 8, 3, stride=2), zeros=nn.ZeroPad2d((0, 1, 0, 1))))
 
 
+@pytest.mark.parametrize(
+    ("middle", "integer"),
+    [
+        (lambda net, x: F.layer_norm(x, (8,), net.c, net.c) * net.c + x, False),
+        (lambda net, x: F.layer_norm(x, (8,), x.mean((0, 1, 2))) + x, False),
+        (lambda net, x: F.prelu(x - 1, net.c[:1].clone()) + x, False),
+        (lambda net, x: F.prelu(x - 1, net.one) * net.one, True),
+    ],
+)
+def test_constants_may_have_readers_of_floats_and_of_codes(middle: Middle, integer: bool) -> None:
+    net = Small(middle)
+    net.register_buffer("c", noise(8, seed=1))
+    net.register_buffer("one", torch.tensor([0.2]))
+    check(net, integer=integer)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda net, x: F.interpolate(x, scale_factor=2.1)[:, :, 9:],  # 8 pixels become 16, but not every one two
+        lambda net, x: F.scaled_dot_product_attention(x, x, x, scale=-0.5),
+    ],
+)
+def test_what_only_looks_like_an_integer_kernel_stays_in_float(middle: Middle) -> None:
+    assert "float" in kinds(Small(middle), integer=False)
+
+
+def test_a_constant_repeated_for_every_image_is_the_users_own_call_where_only_floats_read_it() -> None:
+    net = Small(lambda net, x: x * (net.token.expand(x.shape[0], -1, -1, -1) + net.token))
+    net.token = nn.Parameter(noise(1, 8, 8, 8, seed=1))
+    prepared = prepare(net.eval(), "w4a4", (IMAGES,))
+    initialize(prepared, IMAGES)
+    assert prepared(IMAGES[:1]).shape == (1, 5)
+    with pytest.raises(UserError, match="computes sizes at run time"):
+        finish(prepared)
+
+
 def test_values_that_are_hardly_negative_get_most_codes_for_positive_ones() -> None:
     deployed = check(Small(lambda net, x: net.conv(F.silu(net.conv(x))), conv=nn.Conv2d(8, 8, 1)))
     grid = deployed.frozen.grid("silu")
     assert (grid.lo, grid.hi, grid.zero_point) == (-2, 13, 2)
     assert deployed.frozen.grid("silu/gate").zero_point == 0
+
+
+@pytest.mark.parametrize(
+    ("middle", "name"),
+    [
+        (lambda net, x: F.leaky_relu(x - 1, 1), "leaky_relu"),
+        (lambda net, x: torch.mul(y := x - 9, y.softmax(-1)), "mul"),  # no gate: large where all are negative
+        (lambda net, x: F.silu(x - 1).clamp_max(0), "silu"),
+    ],
+)
+def test_values_that_may_be_far_below_zero_get_half_of_the_codes(middle: Middle, name: str) -> None:
+    prepared = prepare(Small(middle).eval(), "w4a4", (IMAGES,))
+    (key,) = {node.quantizer for node in prepared.graph.nodes if node.name == name}
+    spec = prepared.activation(str(key)).spec
+    assert spec.zero_point == 2 ** (spec.bits - 1)
 
 
 def test_a_lone_batch_norm_is_a_depthwise_convolution() -> None:
