@@ -37,11 +37,12 @@ def read_otherwise(
 ) -> onnx.NodeProto:
     """A node for codes of ``source`` made on one grid and read on another.
 
-    With one zero point that is a multiplication. Otherwise a sigmoid of the doubled operand is read as its hyperbolic
-    tangent, or the saturation of the codes is a hard sigmoid.
+    With one zero point, or for rows of codes (step 1) that a LayerNorm moves anyway, that is a multiplication.
+    Otherwise a sigmoid of the doubled operand is read as its hyperbolic tangent, or the saturation of the codes is a
+    hard sigmoid.
     """
     factor = read.scale / made.scale
-    if made.zero_point == read.zero_point:
+    if made.zero_point == read.zero_point or read.scale == 1:
         return helper.make_node("Mul", [source, f"{output}.factor"], [output], f"{output}/Mul")
     sigmoid = producers.get(source)
     if sigmoid is not None and sigmoid.op_type == "Sigmoid":

@@ -137,6 +137,13 @@ class _Twin:
 
     def _clip(self, node: onnx.NodeProto) -> None:
         bounds = [self._constants[name] for name in node.input[1:] if name]
+        grid = self._grids.get(node.input[0])
+        if grid is not None and len(bounds) == 2 and bounds[1] == grid.zero_point:  # learned ranges go beyond zero
+            self._constants[f"{node.output[0]}.zero"] = np.zeros((), np.float32)
+            operands = [self._now(node.input[0]), f"{node.output[0]}.zero"]
+            self._append(helper.make_node("Min", operands, node.output, node.name))
+            self._grids[node.output[0]] = grid
+            return
         lowest = np.finfo(np.float32).min  # such a clip only keeps the runtime from fusing across it
         if all(bound.dtype == np.uint8 or bound == lowest for bound in bounds):
             self._pass_on(node)

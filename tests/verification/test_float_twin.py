@@ -165,3 +165,27 @@ def test_clips_that_keep_float_operations_apart_are_left_out(tmp_path: Path) -> 
     twin = float_twin(model)
     assert "Clip" not in {node.op_type for node in twin.graph.node}
     assert "Softmax" in {node.op_type for node in twin.graph.node}
+
+
+class _Rows(nn.Module):
+    """A LayerNorm whose rows of codes are centred, and slopes per channel, which take the negative part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 8, 3), nn.Conv1d(8, 4, 1)
+        self.slopes, self.norm = nn.PReLU(8), nn.LayerNorm(300)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.slopes(self.first(x) + 1)
+        return self.second(self.norm(torch.relu(x)) + x)
+
+
+def test_centred_rows_and_negative_parts_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, x = _Rows().eval(), torch.randn(2, 3, 302)
+    prepared = prepare(network, "w8a8", (x,))
+    initialize(prepared, x)
+    export_onnx(prepared, tmp_path / "model.onnx")
+    got = run(float_twin(onnx.load(tmp_path / "model.onnx")), x.numpy())
+    expected = network(x).detach().numpy()
+    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
