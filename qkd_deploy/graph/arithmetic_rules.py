@@ -148,7 +148,7 @@ class ArithmeticRules(Rules):
         return self._settle(node, "matmul", operands)
 
     def _attention(self, node: Node, target: Any) -> str:
-        """``softmax(q @ k^T * scale) @ v``; the scale is free."""
+        """``softmax(q @ k^T * scale) @ v``; a positive scale is free."""
         bound = self._bind(node, target, "attention")
         query, key, value = bound["query"], bound["key"], bound["value"]
         if bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"):
@@ -156,8 +156,8 @@ class ArithmeticRules(Rules):
         if isinstance(bound.get("dropout_p", 0.0), Ref) or bound.get("dropout_p", 0.0):
             raise UserError(f"{node.label} drops values in eval mode, too; call it with dropout_p=0.0 there")
         factor = self._shape(query)[-1] ** -0.5 if bound.get("scale") is None else bound["scale"]
-        if not _is_number(factor) or factor <= 0:
-            return "attention with a scale that is not a positive number stays in float"
+        if not _is_number(factor):
+            return "attention with a computed scale stays in float"
         key_shape, rank = self._shape(key), self._rank(key)
         order = (*range(rank - 2), rank - 1, rank - 2)
         flipped = (*key_shape[:-2], key_shape[-1], key_shape[-2])
@@ -165,7 +165,11 @@ class ArithmeticRules(Rules):
         turned = self._before(node, "transpose", (key,), "keys", flipped, kwargs={"dims": order}, **batch)
         scores_shape = (*self._shape(query)[:-1], key_shape[-2])
         scores = self._before(node, "matmul", (query, turned), "scores", scores_shape, **batch)
-        scaled = self._before(node, "rescale", (scores,), "scaled", scores_shape, kwargs={"factor": float(factor)})
+        if factor > 0:
+            scaled = self._before(node, "rescale", (scores,), "scaled", scores_shape, kwargs={"factor": float(factor)})
+        else:
+            number = self._constant(node, torch.tensor(float(factor)), "factor")
+            scaled = self._before(node, "mul", (scores, number), "scaled", scores_shape)
         weights = self._before(node, "softmax", (scaled,), "softmax", scores_shape)
         return self._settle(node, "matmul", (weights, value))
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.rules import Rules
 
@@ -44,8 +45,11 @@ class SpatialRules(Rules):
         given = None if bound.get("recompute_scale_factor") else bound.get("scale_factor")
         if isinstance(given, (int, float)):
             given = (given,) * len(factors)
-        if given is not None and tuple(given) != factors:
-            return "only nearest upsampling by whole factors runs in integers"  # 2.1 may double the size, unevenly
+        if given is not None and tuple(given) != factors:  # 2.1 may double the size, but not every pixel
+            raise UserError(
+                f"{node.label} resizes by factors that its output size only comes near to, which PyTorch and ONNX do "
+                "differently; use recompute_scale_factor=True or size="
+            )
         return self._settle(node, "resize", (node.args[0],), factors=factors)
 
     def _pixel_shuffle(self, node: Node, target: Any) -> str:

@@ -133,15 +133,15 @@ def test_constants_may_have_readers_of_floats_and_of_codes(middle: Middle, integ
     check(net, integer=integer)
 
 
-@pytest.mark.parametrize(
-    "middle",
-    [
-        lambda net, x: F.interpolate(x, scale_factor=2.1)[:, :, 9:],  # 8 pixels become 16, but not every one two
-        lambda net, x: F.scaled_dot_product_attention(x, x, x, scale=-0.5),
-    ],
-)
-def test_what_only_looks_like_an_integer_kernel_stays_in_float(middle: Middle) -> None:
-    assert "float" in kinds(Small(middle), integer=False)
+def test_a_negative_scale_of_attention_is_a_product() -> None:
+    assert "mul" in kinds(Small(lambda net, x: F.scaled_dot_product_attention(x, x, x, scale=-0.5)))
+
+
+def test_a_factor_that_only_comes_near_to_the_size_is_refused() -> None:
+    net = Small(lambda net, x: F.interpolate(x, scale_factor=2.1))  # 8 pixels become 16, but not every one two
+    with pytest.raises(UserError, match="recompute_scale_factor=True"):
+        prepare(net.eval(), "w4a4", (IMAGES,))
+    check(Small(lambda net, x: F.interpolate(x, scale_factor=2.1, recompute_scale_factor=True)))
 
 
 def test_a_constant_repeated_for_every_image_is_the_users_own_call_where_only_floats_read_it() -> None:
