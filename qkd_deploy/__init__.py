@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from qkd_deploy.deploy import load
     from qkd_deploy.export.onnx_export import export_onnx
     from qkd_deploy.graph.freeze import freeze
-    from qkd_deploy.graph.prepare import initialize, prepare
+    from qkd_deploy.graph.initialize import initialize
+    from qkd_deploy.graph.prepare import prepare
     from qkd_deploy.models.registry import create_model
     from qkd_deploy.training.config import TrainConfig
     from qkd_deploy.training.parameter_groups import parameter_groups
@@ -51,7 +52,7 @@ _HOME = {
     "create_model": "qkd_deploy.models.registry",
     "export_onnx": "qkd_deploy.export.onnx_export",
     "freeze": "qkd_deploy.graph.freeze",
-    "initialize": "qkd_deploy.graph.prepare",
+    "initialize": "qkd_deploy.graph.initialize",
     "load": "qkd_deploy.deploy",
     "load_dataset": "qkd_deploy.data.registry",
     "parameter_groups": "qkd_deploy.training.parameter_groups",

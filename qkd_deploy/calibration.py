@@ -18,8 +18,9 @@ from torch import Tensor
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.initialize import initialize, spread
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.prepare import PreparedModel, initialize, spread
+from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.quantizers.initialization import require_method, step_from
 from qkd_deploy.quantizers.statistics import Statistics
 from qkd_deploy.training.batch_norm import network_inputs, reestimate_batch_norms

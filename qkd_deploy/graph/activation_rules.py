@@ -56,29 +56,29 @@ class ActivationRules(Rules):
         return self._settle(node, "softmax", (node.args[0],))
 
     def _layer_norm(self, node: Node, target: Any) -> str:
-        row = (node.shape or ())[-1:]
-        weight: Any
-        bias: Any
+        bound = {**dict(zip(_LAYER_NORM, node.args, strict=False)), **node.kwargs}
         if isinstance(target, nn.LayerNorm):
-            shape, eps, path = tuple(target.normalized_shape), target.eps, node.module
-            weight, bias = (
-                None
-                if getattr(target, name) is None
-                else self._before(node, "constant", (), name, row, target=f"{path}.{name}")
-                for name in ("weight", "bias")
-            )
-        else:
-            bound = {**dict(zip(_LAYER_NORM, node.args, strict=False)), **node.kwargs}
-            shape, eps = tuple(bound["normalized_shape"]), bound.get("eps", 1e-5)
-            weight, bias = bound.get("weight"), bound.get("bias")
-        if self._is_activation(weight) or self._is_activation(bias):
-            return "a LayerNorm whose gain or offset is computed stays in float"
-        weight, bias = self._own_constant(node, weight, "gain"), self._own_constant(node, bias, "offset")
-        if shape != row or row[0] > LONGEST_ROW:
+            bound.update(normalized_shape=target.normalized_shape, eps=target.eps)
+        row = (node.shape or ())[-1:]
+        if tuple(bound["normalized_shape"]) != row or row[0] > LONGEST_ROW:
             return (
                 f"a LayerNorm over more than the last dimension, or over more than {LONGEST_ROW} values, stays in float"
             )
-        return self._settle(node, "layer_norm", (node.args[0], weight, bias), eps=float(eps))
+        if self._is_activation(bound.get("weight")) or self._is_activation(bound.get("bias")):
+            return "a LayerNorm whose gain or offset is computed stays in float"
+        if isinstance(target, nn.LayerNorm):
+            gain, offset = (self._parameter(node, target, name) for name in ("weight", "bias"))
+        else:
+            gain = self._own_constant(node, bound.get("weight"), "gain")
+            offset = self._own_constant(node, bound.get("bias"), "offset")
+        return self._settle(node, "layer_norm", (node.args[0], gain, offset), eps=float(bound.get("eps", 1e-5)))
+
+    def _parameter(self, node: Node, module: nn.Module, name: str) -> Ref | None:
+        """A constant node for a parameter of the module that a node calls; None where it has none."""
+        value = getattr(module, name)
+        shape = None if value is None else tuple(value.shape)
+        path = f"{node.module}.{name}"
+        return None if shape is None else self._before(node, "constant", (), name, shape, target=path)
 
     def _leaky_relu(self, node: Node, target: Any) -> str:
         operand, slope = node.args[0], self._slope(node, target)
@@ -98,8 +98,7 @@ class ActivationRules(Rules):
     def _slope(self, node: Node, target: Any) -> Any:
         """The slope below zero: a number, or the constant that holds it."""
         if isinstance(target, nn.PReLU):
-            path = f"{node.module}.weight"
-            return self._before(node, "constant", (), "slope", tuple(target.weight.shape), target=path)
+            return self._parameter(node, target, "weight")
         if isinstance(target, nn.LeakyReLU):
             return float(target.negative_slope)
         named = node.kwargs.get("negative_slope", node.kwargs.get("weight"))

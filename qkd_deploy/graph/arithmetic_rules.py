@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.rules import Rules
 
@@ -109,9 +110,7 @@ class ArithmeticRules(Rules):
         """The values of a float constant that training does not change; None for everything else."""
         if not self._is_float(value) or self._is_activation(value):
             return None
-        found: Any = self.model
-        for part in str(self.graph.node(value.name).target).split("."):
-            found = getattr(found, part)
+        found = operations.apply(self.model, self.graph.node(value.name), (), {}, training=False)
         return None if isinstance(found, torch.nn.Parameter) else found
 
     def _two(self, node: Node, kind: str, one: Any, two: Any) -> str:

@@ -18,29 +18,29 @@ STEP = 2.0**-5
 _CHILD = "channels"
 
 
-class ChannelIdentity(nn.Conv2d):
-    """A depthwise 1x1 convolution with weights of one, which nobody trains and no checkpoint holds."""
+class _Ones(nn.Module):
+    """Depthwise weights of one, which nobody trains and no checkpoint holds."""
+
+    weight: torch.Tensor
 
     def __init__(self, channels: int) -> None:
-        """For tensors of that many channels."""
         super().__init__(channels, channels, 1, groups=channels, bias=False, device="meta")
+        shape = self.weight.shape
         del self.weight
-        self.register_buffer("weight", torch.ones(channels, 1, 1, 1), persistent=False)
+        self.register_buffer("weight", torch.ones(shape), persistent=False)
 
 
-class SequenceIdentity(nn.Conv1d):
+class ChannelIdentity(_Ones, nn.Conv2d):
+    """A depthwise 1x1 convolution with weights of one, for images of that many channels."""
+
+
+class SequenceIdentity(_Ones, nn.Conv1d):
     """The same for sequences."""
-
-    def __init__(self, channels: int) -> None:
-        """For sequences of that many channels."""
-        super().__init__(channels, channels, 1, groups=channels, bias=False, device="meta")
-        del self.weight
-        self.register_buffer("weight", torch.ones(channels, 1, 1), persistent=False)
 
 
 def is_channel_identity(module: nn.Module) -> bool:
     """Whether a layer only carries a batch norm."""
-    return isinstance(module, (ChannelIdentity, SequenceIdentity))
+    return isinstance(module, _Ones)
 
 
 def as_layer(model: nn.Module, node: Node) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec
-from qkd_deploy.errors import UserError
 from qkd_deploy.graph import channel_norm, operations
 from qkd_deploy.graph.account import Account, account_of
 from qkd_deploy.graph.contract import OPERATORS
@@ -271,55 +269,3 @@ class PreparedModel(nn.Module):
 def weight_key(node: Node) -> str:
     """Key of a layer's weight quantizer: the module's path, so that shared layers share it."""
     return module_key(str(node.target))
-
-
-@torch.no_grad()
-def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> None:
-    """Set every scale from the weights and one batch, layer by layer on already quantized inputs.
-
-    Call it once, before training and before wrapping the model for distribution or compilation. Batch norms are not
-    touched.
-
-    Args:
-        prepared: the model from ``prepare``.
-        inputs: a batch, as the network takes it; some hundred samples are plenty.
-        method: "mse", "percentile", "lsq" or "minmax", see ``quantizers.initialization``; "auto" takes the start that
-            goes with the quantizers ("mse" for intervals).
-
-    Raises:
-        UserError: an unknown method, or values that are not finite.
-    """
-    for node in prepared.layers():
-        quantizer = prepared.weight(node)
-        weight = prepared.network.get_submodule(str(node.target)).weight
-        assert isinstance(weight, Tensor)
-        if not bool(torch.isfinite(weight).all()):
-            raise UserError(f"{node.name} has weights that are not finite; start from other weights")
-        if not quantizer.fixed:
-            quantizer.set_scale(quantizer.start(weight, method))
-
-    factors = spread()
-
-    def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        value = prepared.unquantized(node, args, kwargs)
-        if node.quantizer is None:
-            return value
-        quantizer = prepared.activation(node.quantizer)
-        if not quantizer.fixed:
-            quantizer.set_scale(quantizer.start(value, method) * next(factors))
-        return quantizer(value)
-
-    was_training = prepared.training
-    prepared.eval()
-    prepared.graph.run(inputs, evaluate)
-    prepared.train(was_training)
-
-
-def spread() -> Iterator[float]:
-    """Factors between 1 and 1.01, all different.
-
-    Steps that start from related tensors (a pool and its operand) often stand in the ratio of two small integers, on
-    which exact rounding ties are common. The multiples of the golden ratio avoid such ratios.
-    """
-    golden = (5**0.5 - 1) / 2
-    return (1 + 0.01 * (index * golden % 1) for index in itertools.count(1))

@@ -18,9 +18,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "mean": ("input", "dim", "keepdim", "dtype"),
     "narrow": ("input", "dim", "start", "length"),
     "concat": ("tensors", "dim"),
-    "add": ("input", "other", "alpha"),
     "two": ("input", "other", "alpha"),
-    "leaky_relu": ("input", "negative_slope"),
     "pad": ("input", "pad", "mode", "value"),
     "resize": ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
     "attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"),
@@ -83,20 +81,29 @@ class Rules:
         return (self.recorder.shapes.get(value.name) or ()) if isinstance(value, Ref) else ()
 
     def _before(
-        self, node: Node, kind: str, args: tuple[Any, ...], suffix: str, shape: tuple[int, ...], **fields: Any
+        self,
+        node: Node,
+        kind: str,
+        args: tuple[Any, ...],
+        suffix: str,
+        shape: tuple[int, ...],
+        *,
+        batch_dims: tuple[int, ...] = (),
+        **fields: Any,
     ) -> Ref:
-        """Insert a node in front of another one; ``fields`` are those of ``Node``. Returns what it makes."""
+        """Insert a node in front of another one; returns what it makes.
+
+        ``batch_dims`` are for results of another shape than any operand; ``fields`` are those of ``Node``.
+        """
         name = f"{node.name}_{suffix}"
         like = next((a for a in args if isinstance(a, Ref) and self._shape(a) == shape), None)
-        batch_dims = self.batch_dims.get(like.name, ()) if like is not None else fields.pop("batch_dims", ())
-        fields.pop("batch_dims", None)
+        dims = batch_dims if like is None else self.batch_dims.get(like.name, ())
         made = Node(
-            name, kind, args, label=f"{node.label}.{suffix}", module=node.module, shape=shape, batch_dims=batch_dims,
-            **fields,
-        )  # fmt: skip
+            name, kind, args, label=f"{node.label}.{suffix}", module=node.module, shape=shape, batch_dims=dims, **fields
+        )
         self.graph.nodes.insert(self.graph.nodes.index(node), made)
         self.recorder.shapes[name], self.recorder.floating[name] = shape, True
-        self.batch_dims[name] = batch_dims
+        self.batch_dims[name] = dims
         return Ref(name)
 
     def _constant(self, node: Node, values: torch.Tensor, suffix: str = "constant") -> Ref:

@@ -97,7 +97,7 @@ class BitsUnderBudget:
         """Bytes of the packed file, as large as training can make it."""
         from qkd_deploy.deploy import longest_origin
         from qkd_deploy.export.onnx_export import build_model
-        from qkd_deploy.graph.prepare import initialize
+        from qkd_deploy.graph.initialize import initialize
 
         initialize(prepared, self._images, method=self._config.step_initialization)
         model, _ = build_model(prepared, weights="packed", metadata=longest_origin(self._dataset))

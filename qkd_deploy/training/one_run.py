@@ -206,7 +206,7 @@ class Run:
         return normalize(self._data.train.images_at(order[:_INITIALIZATION_IMAGES]))
 
     def _initialized(self) -> PreparedModel:
-        from qkd_deploy.graph.prepare import initialize
+        from qkd_deploy.graph.initialize import initialize
         from qkd_deploy.quantizers.ewgs_refresh import set_deltas
 
         images = self._some_images

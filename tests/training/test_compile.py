@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.graph.prepare import PreparedModel, initialize, prepare
+from qkd_deploy.graph.initialize import initialize
+from qkd_deploy.graph.prepare import PreparedModel, prepare
 from qkd_deploy.quantizers.step import StepQuantizer
 from qkd_deploy.training.compiled import compile_network
 

@@ -10,7 +10,7 @@ import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.freeze import freeze
-from qkd_deploy.graph.prepare import initialize
+from qkd_deploy.graph.initialize import initialize
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.registry import QUANTIZERS
 from qkd_deploy.training.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild, save_checkpoint
