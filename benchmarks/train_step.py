@@ -2,10 +2,11 @@
 
     python benchmarks/train_step.py --json results.json
 
-A step is forward, backward and optimizer on one batch: ResNet-20 on 32x32 images, W4A4, integer placement, CPU,
-``channels_last``. All networks are timed in one process, in turns and in random order, so that a busy machine slows all
-of them alike. The result is the median over the rounds of the ratio to full precision (eager) in the same round.
-Everyone gets the same batch and the same SGD; our steps also have their own optimizer (RelativeAdam).
+A step is forward, backward and optimizer on one batch: ResNet-20 on 32x32 images, W4A4, integer placement,
+``channels_last``, on a CPU or with ``--device cuda`` on a GPU. All networks are timed in one process, in turns and in
+random order, so that a busy machine slows all of them alike. The result is the median over the rounds of the ratio to
+full precision (eager) in the same round. Everyone gets the same batch and the same SGD; our steps also have their own
+optimizer (RelativeAdam).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from training_peers import BITS, brevitas_version, networks
 
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.training.compiled import compile_network
 from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings
 
 _BASE = "fp32"
@@ -39,7 +41,7 @@ class Step:
     """One network and its optimizer; a call is one training step."""
 
     def __init__(self, network: nn.Module, images: Tensor, labels: Tensor, *, compiled: bool = False) -> None:
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False) if compiled else network
+        self.forward: Callable[[Tensor], Tensor] = compile_network(network) if compiled else network
         self.images, self.labels = images, labels
         self.optimizer = NetworkOptimizer(network, OptimizerSettings(learning_rate=1e-3, weight_decay=1e-4))
 
@@ -78,20 +80,24 @@ def timed(steps: dict[str, Step], rounds: int) -> dict[str, np.ndarray]:
         for name in order.sample(list(steps), len(steps)):
             started = time.perf_counter()
             steps[name]()
+            if steps[name].images.is_cuda:
+                torch.cuda.synchronize()
             samples[name].append(time.perf_counter() - started)
     return {name: np.array(values) for name, values in samples.items()}
 
 
-def measure(model: str, batch: int, rounds: int, compiled: tuple[str, ...]) -> list[dict[str, Any]]:
+def measure(model: str, batch: int, rounds: int, compiled: tuple[str, ...], device: str) -> list[dict[str, Any]]:
     """All rows, as plain data."""
     torch.manual_seed(0)
     pixels = torch.randint(256, (batch, 3, 32, 32))
     images = ((pixels - 128) / 64).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,))
-    made = networks(model, images)
+    made, copies = networks(model, images), networks(model, images) if compiled else {}
+    images, labels = images.to(device), labels.to(device)
+    for network in (*made.values(), *copies.values()):
+        network.to(device)
     steps = {_LABELS.get(name, name): Step(network, images, labels) for name, network in made.items()}
     saved = {name: saved_bytes(step) for name, step in steps.items()}
-    copies = networks(model, images)
     steps |= {f"{name}_compiled": Step(copies[name], images, labels, compiled=True) for name in compiled}
     for step in steps.values():
         for _ in range(2):
@@ -131,6 +137,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20", help="a ResNet for small images")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--rounds", type=int, default=15, help="timed steps of every network")
     parser.add_argument("--batch", type=int, default=128, help="images per step")
@@ -146,11 +153,13 @@ def main() -> int:
     """Run the benchmark."""
     options = arguments()
     torch.set_num_threads(options.threads)
-    rows = measure(options.model, options.batch, options.rounds, () if options.no_compile else _COMPILED)
-    settings = {name: getattr(options, name) for name in ("model", "threads", "rounds", "batch")}
+    compiled = () if options.no_compile else _COMPILED
+    rows = measure(options.model, options.batch, options.rounds, compiled, options.device)
+    settings = {name: getattr(options, name) for name in ("model", "device", "threads", "rounds", "batch")}
     settings |= {"bits": BITS, "placement": "integer", "memory_format": "channels_last", "brevitas": brevitas_version()}
     record = {"provenance": provenance(), "settings": settings, "results": rows}
-    Console(width=110).print(table(rows, f"{options.model}, batch {options.batch}, {options.threads} thread(s)"))
+    where = f"{options.threads} thread(s)" if options.device == "cpu" else torch.cuda.get_device_name()
+    Console(width=110).print(table(rows, f"{options.model}, batch {options.batch}, {where}"))
     if options.json is not None:
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -124,10 +124,12 @@ class TextbookLSQ(nn.Module):
         super().__init__()
         self.low, self.high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         self.step = nn.Parameter(torch.tensor(0.0))
+        self.started = False
 
     def forward(self, v: Tensor) -> Tensor:
         """Quantize; the first tensor sets the step."""
-        if self.step.item() == 0:
+        if not self.started:
+            self.started = True
             self.step.data.copy_(2 * v.detach().abs().mean() / self.high**0.5)
         scaled = self.step * (v.numel() * self.high) ** -0.5
         step = (self.step - scaled).detach() + scaled

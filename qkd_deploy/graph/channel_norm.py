@@ -11,6 +11,7 @@ from torch import nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 BITS = BitWidths(8, 8)
 STEP = 2.0**-5
@@ -50,7 +51,7 @@ def as_layer(model: nn.Module, node: Node) -> bool:
         return False
     path = str(node.target)
     norm = model.get_submodule(path)
-    assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+    assert isinstance(norm, BatchNorm)
     if _CHILD not in norm._modules:
         norm.add_module(_CHILD, (ChannelIdentity if rank == 4 else SequenceIdentity)(norm.num_features))
     node.kind, node.target, node.batch_norm, node.reason = "layer", f"{path}.{_CHILD}", path, ""

@@ -73,7 +73,7 @@ FLOAT_CONSTANTS = ("leaky_relu", "layer_norm")
 """Kinds that read their constants (slopes, gains and offsets) in float."""
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 TABLES: dict[Any, str] = {
     **dict.fromkeys((nn.GELU, F.gelu), "Gelu"),

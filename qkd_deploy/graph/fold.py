@@ -19,10 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.errors import UserError
+from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 SCALE_FLOOR = 1e-12
 _INT32_MAX = 2**31 - 1
@@ -65,7 +66,7 @@ def fold_layer(
     step: Tensor,
     spec: TensorSpec,
     bias: Tensor | None,
-    batch_norm: nn.BatchNorm1d | nn.BatchNorm2d | None,
+    batch_norm: BatchNorm | None,
     input_scale: Tensor | None,
     input_extent: int,
     name: str,
@@ -112,9 +113,7 @@ def fold_layer(
     )
 
 
-def _affine(
-    channels: int, bias: Tensor | None, batch_norm: nn.BatchNorm1d | nn.BatchNorm2d | None, like: Tensor
-) -> tuple[Tensor, Tensor]:
+def _affine(channels: int, bias: Tensor | None, batch_norm: BatchNorm | None, like: Tensor) -> tuple[Tensor, Tensor]:
     """Factor and offset per channel, float64: ``bn(conv + b) = factor * conv + offset``."""
     own = bias.double() if bias is not None else torch.zeros(channels, dtype=torch.float64, device=like.device)
     if batch_norm is None:

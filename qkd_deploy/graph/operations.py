@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 
 def apply(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool) -> Any:
@@ -130,12 +131,12 @@ def layer_forward(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | No
     return result
 
 
-def batch_norm_of(network: nn.Module, node: Node) -> nn.BatchNorm1d | nn.BatchNorm2d | None:
+def batch_norm_of(network: nn.Module, node: Node) -> BatchNorm | None:
     """The batch norm fused behind a layer, or None."""
     if node.batch_norm is None:
         return None
     module = network.get_submodule(node.batch_norm)
-    assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+    assert isinstance(module, BatchNorm)
     return module
 
 

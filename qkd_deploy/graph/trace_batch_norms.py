@@ -48,7 +48,7 @@ def _is_chain(module: nn.Module, names: tuple[str, ...]) -> bool:
         one.bias -= 1
     two = copy.deepcopy(one)
     channels = one.running_mean.numel() if isinstance(one.running_mean, Tensor) else 0
-    x = torch.randn((6, channels, *(5, 5) * isinstance(one, nn.BatchNorm2d)), generator=generator) * 3
+    x = torch.randn((6, channels, *(5, 5) * (not isinstance(one, nn.BatchNorm1d))), generator=generator) * 3
     try:
         return all(_same(one.train(mode), two.train(mode), names, x) for mode in (False, True))
     except Exception:  # noqa: BLE001  # the user's forward may raise anything: then it is no chain

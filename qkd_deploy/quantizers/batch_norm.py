@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.quantizers.step import StepQuantizer, dot, pass_inside
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qkd_deploy.distill.phases import Role
-from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.features import FeatureStudent, QuantizedFeatureTeacher
 from qkd_deploy.training.optimizers import OptimizerSettings
+from qkd_deploy.training.sync_batch_norm import synchronise
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def method_networks(
         processes: that train together.
 
     Raises:
-        UserError: a feature point that a network lacks, or batch statistics over processes without GPUs.
+        UserError: a feature point that a network lacks, or batch norms that cannot be synchronised.
     """
     if config.sync_batch_norm and processes.world > 1:
-        _synchronise(prepared, teacher, processes)
+        synchronise(prepared.network, processes)
     student: nn.Module = prepared
     if config.how.quantized_feature:
         assert teacher is not None
@@ -65,14 +65,6 @@ def method_networks(
     inner = deployed.prepared if isinstance(deployed, FeatureStudent) else deployed
     assert isinstance(inner, PreparedModel)
     return MethodNetworks(networks, averaged, inner)
-
-
-def _synchronise(prepared: PreparedModel, teacher: nn.Module | None, processes: Processes) -> None:
-    if processes.device.type != "cuda":
-        raise UserError("--sync-batch-norm needs GPUs; leave it out, or use --device cuda")
-    prepared.network = nn.SyncBatchNorm.convert_sync_batchnorm(prepared.network)  # type: ignore[no-untyped-call]
-    if teacher is not None:
-        nn.SyncBatchNorm.convert_sync_batchnorm(teacher)  # type: ignore[no-untyped-call]
 
 
 def method_optimizers(config: TrainConfig) -> dict[Role, OptimizerSettings]:

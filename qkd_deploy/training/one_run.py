@@ -42,6 +42,7 @@ from qkd_deploy.training.run_folder import RunFolder
 from qkd_deploy.training.schedule import Schedule
 from qkd_deploy.training.seeds import seed_for
 from qkd_deploy.training.stage import LoopOptions, Stage
+from qkd_deploy.training.sync_batch_norm import synchronise
 from qkd_deploy.training.weights import load_into, read_weights
 
 if TYPE_CHECKING:
@@ -162,7 +163,11 @@ class Run:
         name, args, weights = self._given(role)
         seed_for(self._config, role, "network")
         skip = self._config.init_skip if role == "student" else None
-        return start_network(name, weights, self._data.dataset, args=args, skip=skip, report=self._progress.message)
+        network = start_network(name, weights, self._data.dataset, args=args, skip=skip, report=self._progress.message)
+        learns_in_float = role == "teacher" or weights is None or bool(skip)
+        if self._config.sync_batch_norm and self._processes.world > 1 and learns_in_float:
+            synchronise(network, self._processes)
+        return network
 
     def _pretrain(self, role: Role) -> None:
         config, network = self._config, self._networks[role]
