@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -11,10 +12,11 @@ from qkd_deploy.data.mixing import Mixing
 from qkd_deploy.data.normalize import normalize
 from qkd_deploy.data.presets import divide_at_decoding
 from qkd_deploy.data.stream import StreamedSplit
-from qkd_deploy.data.transform import Transform
+from qkd_deploy.data.transform import Drawn, Transform
 from qkd_deploy.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+_MOST_AT_ONCE, _VALUES_AT_ONCE = 16, 2**23
 
 
 def batches(
@@ -80,6 +82,10 @@ def _iterate(
         order = torch.randperm(len(split), generator=generator, device=generator.device)
     wholes = torch.split(order, batch_size)
     places = [_part(len(whole), shard) for whole in wholes]
+    at_once = 1 if mixing else _batches_at_once(split, batch_size)
+    if at_once > 1 and generator is not None and isinstance(augmentation, Drawn):
+        yield from _several_at_once(split, wholes, places, at_once, generator, augmentation)
+        return
     pieces = [whole[place] for whole, place in zip(wholes, places, strict=True)]
     read, augmentation = _reader(split, pieces, places, batch_size, generator, augmentation)
     for whole, place, (images, labels) in zip(wholes, places, read, strict=True):
@@ -89,6 +95,36 @@ def _iterate(
             images, probabilities = mixing(images, labels.clamp(min=0), classes, generator)
             labels = probabilities if split.labelled else labels
         yield normalize(images), labels
+
+
+def _batches_at_once(split: AnySplit, batch_size: int) -> int:
+    """How many batches to make together: an accelerator takes longer to start work on small images than to do it."""
+    if isinstance(split, StreamedSplit) or split.device.type == "cpu":
+        return 1
+    channels, height, width = split.image_shape
+    return max(1, min(_MOST_AT_ONCE, _VALUES_AT_ONCE // (batch_size * channels * height * width)))
+
+
+def _several_at_once(
+    split: AnySplit,
+    wholes: Sequence[torch.Tensor],
+    places: Sequence[slice],
+    at_once: int,
+    generator: torch.Generator,
+    augmentation: Drawn,
+) -> Iterator[Pair]:
+    """The same batches from the same random numbers, some of them in one go; an incomplete one on its own."""
+    complete = len(wholes) - (len(wholes[-1]) < len(wholes[0]))
+    firsts = [*range(0, complete, at_once), *range(complete, len(wholes))]
+    for first, end in pairwise([*firsts, len(wholes)]):
+        pieces = [whole[place] for whole, place in zip(wholes[first:end], places[first:end], strict=True)]
+        drawn = [augmentation.draw(len(whole), generator) for whole in wholes[first:end]]
+        own = [[numbers[place] for numbers in one] for one, place in zip(drawn, places[first:end], strict=True)]
+        images, labels = next(iter(split.read([torch.cat(pieces)])))
+        if len(images):
+            images = augmentation.apply(images, *map(torch.cat, zip(*own, strict=True)))
+        sizes = [len(piece) for piece in pieces]
+        yield from zip(torch.split(normalize(images), sizes), torch.split(labels, sizes), strict=True)
 
 
 def _reader(

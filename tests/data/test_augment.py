@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from itertools import islice
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +11,8 @@ from hypothesis import strategies as st
 
 from qkd_deploy.data import Augmentation, Split, augment, batches, normalize
 from qkd_deploy.errors import UserError
+
+BATCHES = sys.modules["qkd_deploy.data.batches"]  # the package's attribute of that name is the function
 
 
 def random_images(count: int, channels: int, height: int, width: int, seed: int) -> torch.Tensor:
@@ -108,3 +113,46 @@ def test_impossible_batches_are_refused_at_once() -> None:
         batches(numbered_split(), 0)
     with pytest.raises(ValueError, match="generator"):
         batches(numbered_split(), 1, augmentation=Augmentation(pad=1, flip=False))
+
+
+@pytest.mark.parametrize("shard", [(0, 1), (1, 3)])
+@pytest.mark.parametrize("size", [4, 7, 20, 50])
+def test_batches_made_several_at_once_are_the_same(
+    size: int, shard: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split(random_images(50, 3, 6, 6, seed=1), torch.arange(50))
+
+    def run(at_once: int) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        monkeypatch.setattr(BATCHES, "_batches_at_once", lambda *_: at_once)
+        generator = torch.Generator().manual_seed(3)
+        made = list(batches(split, size, generator, Augmentation(2, flip=True), shard))
+        return made, generator.get_state()
+
+    (one_by_one, state), (several, other) = run(1), run(3)
+    assert torch.equal(state, other)
+    for (images, labels), (others, their_labels) in zip(one_by_one, several, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, their_labels)
+
+
+def test_no_random_number_is_drawn_for_an_incomplete_batch_before_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(random_images(50, 3, 6, 6, seed=1), torch.arange(50))
+    states = []
+    for at_once in (1, 16):
+        monkeypatch.setattr(BATCHES, "_batches_at_once", lambda *_, n=at_once: n)
+        generator = torch.Generator().manual_seed(3)
+        complete = islice(batches(split, 8, generator, Augmentation(2, flip=True)), 6)
+        assert sum(len(images) for images, _ in complete) == 48
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+
+
+def test_only_small_images_on_accelerators_are_made_together() -> None:
+    def at_once(side: int, device: str) -> int:
+        split = Split(
+            torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device), torch.zeros(1, dtype=torch.int64)
+        )
+        return BATCHES._batches_at_once(split, 128)
+
+    assert at_once(32, "cpu") == 1
+    assert [at_once(side, "meta") for side in (32, 64, 224)] == [16, 5, 1]
