@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import STEP_FLOOR, TensorSpec
 from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.step import to_grid
 
 
 class _Ewgs(torch.autograd.Function):
@@ -35,7 +36,7 @@ class _Ewgs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, step: Tensor, delta: Tensor, lo: int, hi: int) -> Tensor:
-        result = torch.div(v, step).round_().clamp_(lo, hi).mul_(step)
+        result = to_grid(v, step, lo, hi)
         ctx.save_for_backward(v, step, delta, result)
         ctx.lo, ctx.hi = lo, hi
         return result

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import STEP_FLOOR, TensorSpec
 from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.step import to_grid
 
 DECAY = 1e-4
 """Weight of the L2 penalty on the clipping point, as a gradient ``DECAY * alpha``; the usual weight decay."""
@@ -31,7 +32,7 @@ class _Pact(torch.autograd.Function):
     def forward(ctx: Any, v: Tensor, alpha: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
         ctx.save_for_backward(v, alpha, step)
         ctx.lo, ctx.hi = lo, hi
-        return torch.div(v, step).round_().clamp_(lo, hi).mul_(step)
+        return to_grid(v, step, lo, hi)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:

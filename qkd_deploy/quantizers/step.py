@@ -25,7 +25,7 @@ from qkd_deploy.quantizers.base import Quantizer
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, step: Tensor, lo: int, hi: int, gradient_scale: float) -> Tensor:
-        result = torch.div(v, step).round_().clamp_(lo, hi).mul_(step)
+        result = to_grid(v, step, lo, hi)
         # the next layer saves the result as well, so that this costs no memory
         ctx.save_for_backward(v, result, step)
         ctx.lo, ctx.hi, ctx.gradient_scale = lo, hi, gradient_scale
@@ -42,6 +42,14 @@ class _FakeQuantize(torch.autograd.Function):
             total = dot(grad, result) - dot(grad_v, v)
             grad_step = (total / step * ctx.gradient_scale).reshape(step.shape)
         return grad_v, grad_step, None, None, None
+
+
+def to_grid(v: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
+    """``clip(round(v / s), lo, hi) * s``, without a gradient of its own."""
+    if torch.compiler.is_compiling():
+        # compilers fuse by themselves, and PyTorch 2.11's loses all gradients behind a forward pass that works in place
+        return torch.div(v, step).round().clamp(lo, hi).mul(step)
+    return torch.div(v, step).round_().clamp_(lo, hi).mul_(step)
 
 
 def pass_inside(grad: Tensor, v: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:

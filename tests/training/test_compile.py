@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from torch._dynamo.utils import counters
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.initialize import initialize
 from qkd_deploy.graph.prepare import PreparedModel, prepare
+from qkd_deploy.quantizers.registry import QUANTIZERS
 from qkd_deploy.quantizers.step import StepQuantizer
 from qkd_deploy.training.compiled import compile_network
 
@@ -138,15 +140,42 @@ def test_compiled_codes_are_those_of_a_true_division(device: str, step: float) -
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiled_gradients_are_those_of_the_eager_step(device: str) -> None:
     batch = torch.randn(4, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    prepared = settled_network(batch, "interval").to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert_equal_gradients(prepared, compile_network(copy.deepcopy(prepared)), batch.to(device))
+
+
+@pytest.mark.parametrize("quantizer", list(QUANTIZERS))
+def test_gradients_of_every_quantizer_survive_tracing(quantizer: str) -> None:
+    """Without code generation, for speed: PyTorch 2.11 lost gradients before it came to that."""
+    batch = torch.randn(4, 3, 6, 6)
+    prepared = settled_network(batch, quantizer)
+    traced = torch.compile(copy.deepcopy(prepared), backend="aot_eager", dynamic=False)
+    assert_equal_gradients(prepared, traced, batch)
+
+
+def settled_network(batch: Tensor, quantizer: str) -> PreparedModel:
+    """A prepared network whose quantizers fit what batch norms give in train mode."""
+    torch.manual_seed(0)
+    network = Network()
+    with torch.no_grad():
+        for _ in range(50):
+            network(batch)
+    prepared = prepare(network, "w4a4", (batch,), quantizer=quantizer)
+    initialize(prepared, batch)
+    return prepared.train()
+
+
+def assert_equal_gradients(prepared: PreparedModel, compiled: nn.Module, batch: Tensor) -> None:
     gradients = []
-    for compiled in (False, True):
-        prepared = prepared_network(batch).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        network = compile_network(prepared) if compiled else prepared
-        (network(batch.to(device)) ** 2).sum().backward()
-        gradients.append({name: p.grad for name, p in prepared.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4)
+    for network in (prepared, compiled):
+        (network(batch) ** 2).sum().backward()
+        named = {name.removeprefix("_orig_mod."): p.grad for name, p in network.named_parameters()}
+        gradients.append({name: gradient for name, gradient in named.items() if gradient is not None})
+    eager, others = gradients
+    assert eager.keys() == others.keys()
+    assert sum(bool(gradient.any()) for gradient in eager.values()) > 0.8 * len(eager)
+    for name, gradient in eager.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-3, atol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.slow, needs_compiler])])
