@@ -66,7 +66,7 @@ class _Emitter(Functions, Movement, Pooling):
             "layer": self._layer,
             "add": lambda node: self._simple(node, "Add"),
             "concat": lambda node: self._simple(node, "Concat", axis=node.kwargs["dim"]),
-            "mul": lambda node: self._simple(node, "Mul"),
+            "mul": self._mul,
             "matmul": lambda node: self._simple(node, "MatMul"),
             "sigmoid": lambda node: self._simple(node, "Sigmoid"),
             "tanh": self._tanh,

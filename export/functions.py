@@ -11,6 +11,9 @@ from qkd_deploy.graph import contract, operations
 from qkd_deploy.graph.codes import TableGrid
 from qkd_deploy.graph.ir import Node
 
+_FEW_CHANNELS = 192
+"""Longer runs multiply as fast without being repeated."""
+
 
 class Functions(QuantizedGraph):
     """Handlers of activation functions and LayerNorm."""
@@ -55,6 +58,26 @@ class Functions(QuantizedGraph):
         if codes is None or node.quantizer is None:
             return emit_float_norm(self.builder, node, self.values[node.inputs[0]], gain, offset)
         return emit_exact_norm(self.builder, node, self.grids[node.inputs[0]][1], codes, gain, offset)
+
+    def _mul(self, node: Node) -> ir.Value:
+        """A product; gates of few channels are repeated along the rows first.
+
+        The runtime keeps channels last and multiplies run by run, where a run is what one gate holds.
+        """
+        operands = [self.values[name] for name in node.inputs]
+        for i, name in enumerate(node.inputs):
+            holder = self.grids.get(name)
+            gate = self.frozen.graph.node(name).shape or ()
+            whole = node.shape or ()
+            if holder is None or len(gate) != 4 or gate[2:] != (1, 1) or gate[1] > _FEW_CHANNELS or whole[3] == 1:
+                continue
+            repeats = self.builder.constant(f"{node.name}.repeats", np.array([1, 1, 1, whole[3]], np.int64))
+            wide = self.builder.add("Tile", [self._codes(name), repeats], f"{node.name}.repeated", node=node.name)
+            constants = self._grid_constants(*holder)
+            operands[i] = self.builder.add(
+                "DequantizeLinear", [wide, *constants], f"{node.name}.repeated.dequantized", node=node.name
+            )
+        return self.builder.add("Mul", operands, f"{node.name}.float", node=node.name)
 
     def _leaky_relu(self, node: Node) -> ir.Value:
         slope = operations.slope_of(self.frozen.network, self.frozen.graph, node)

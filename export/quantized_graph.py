@@ -40,7 +40,7 @@ class QuantizedGraph:
             codes = value
         else:
             codes = b.add("QuantizeLinear", [value, scale, zero_point], f"{name}.quantized", node=name)
-            if not self._saturates(node, lo, hi):
+            if hi != 255 or not (lo == 0 or grid.bounded_below):  # else the saturation of uint8 clips
                 limits = [b.scalar(f"{name}.lo", lo, np.uint8), b.scalar(f"{name}.hi", hi, np.uint8)]
                 codes = b.add("Clip", [codes, *limits], f"{name}.codes", node=name)
         return self._recorded(node, grid, codes)
@@ -74,10 +74,3 @@ class QuantizedGraph:
         holder, grid = self.grids[name]  # dequantized before it moved: the same codes again
         constants = self._grid_constants(holder, grid)
         return self.builder.add("QuantizeLinear", [value, *constants], f"{name}.codes_again", node=name)
-
-    def _saturates(self, node: Node, lo: int, hi: int) -> bool:
-        """Whether uint8 saturation alone keeps the codes in range."""
-        if lo > 0:  # codes at the top of uint8 (TensorSpec.saturating): their operand is never negative
-            source = self.grids.get(node.inputs[0]) if node.kind == "requantize" else None
-            return hi == 255 and source is not None and source[1].lo == 0
-        return hi == 255

@@ -24,11 +24,17 @@ class Grid(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, scale: float, bits: int, zero_point: int, lo: int, hi: int) -> None:
-        """``lo`` and ``hi`` are centered codes; ``scale`` is rounded to float32."""
+    def __init__(
+        self, scale: float, bits: int, zero_point: int, lo: int, hi: int, *, bounded_below: bool = False
+    ) -> None:
+        """``lo`` and ``hi`` are centered codes; ``scale`` is rounded to float32.
+
+        ``bounded_below`` says that no code below ``lo`` is ever computed, so that none has to be clipped at that end.
+        """
         super().__init__()
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
         self.bits, self.zero_point, self.lo, self.hi = bits, zero_point, lo, hi
+        self.bounded_below = bounded_below
 
     @property
     def extent(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.integer_layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.least_code import least_code
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.mul_scale import agreed_mul_scale
 from qkd_deploy.graph.operations import slope_of
@@ -48,6 +50,7 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
     frozen_graph = copy.deepcopy(prepared.graph)
     grids: dict[str, Grid] = {}
     layers: dict[str, IntegerLayer] = {}
+    least: dict[str, int] = {}  # codes that occur, by the keys of the grids
     holder: dict[str, str | None] = {}
     for node in frozen_graph.nodes:
         first = node.inputs[0] if node.inputs else ""
@@ -56,21 +59,26 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
         made = holder[node.name]
         if node.kind == "rescale" and made is not None:
             holder[node.name] = own = module_key(node.name)
-            grids[own] = grids[made].times(node.kwargs["factor"])
+            grids[own], least[own] = grids[made].times(node.kwargs["factor"]), least[made]
+        if node.kind == "pad" and made is not None:
+            least[made] = grids[made].lo  # what is added may be anything
         if node.kind == "layer":
             _require_finite(prepared, node)
             source = grids[node.source] if node.source is not None else None
             folded = prepared.folded(node, (source.scale, source.extent) if source is not None else None)
             layers[module_key(node.name)] = IntegerLayer(folded, prepared.layer_bits[node.name].weight)
         if node.quantizer is not None:
-            operands = [grids[key] for name in node.inputs if (key := holder.get(name)) is not None]
-            grids[node.quantizer] = _grid(prepared, node, operands)
+            keys = [key for name in node.inputs if (key := holder.get(name)) is not None]
+            operands = [grids[key] for key in keys]
+            made_grid, least_made = _grid(prepared, node, operands, [least[key] for key in keys])
+            grids[node.quantizer], least[node.quantizer] = made_grid, least_made
             if node.kind == "table" and operands:
                 grids[node.quantizer] = _with_table(prepared, node, operands[0], grids[node.quantizer])
             if node.kind in RELABELLED and operands:
                 before = before_relabelling(node.kind, _code_range(operands[0]), node.name)
                 grids[before_key(node)] = _as_grid(before)
                 grids[node.quantizer] = _as_grid(relabelled(node.kind, before))
+                least[node.quantizer] = grids[node.quantizer].lo
     network = copy.deepcopy(prepared.network)
     device = next(prepared.parameters()).device
     return FrozenModel(network, frozen_graph, grids, layers).to(device)
@@ -84,8 +92,11 @@ def _require_finite(prepared: PreparedModel, node: Node) -> None:
         raise UserError(f"{node.name} has weights that are not finite; restore an earlier checkpoint")
 
 
-def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:
-    """The grid of a node's output, narrowed to the range of its activation function."""
+def _grid(prepared: PreparedModel, node: Node, operands: list[Grid], least: list[int]) -> tuple[Grid, int]:
+    """The grid of a node's output, narrowed to the range of its activation function, and the least code that occurs.
+
+    ``least`` are the least codes of the operands.
+    """
     assert node.quantizer is not None
     quantizer = prepared.activation(node.quantizer)
     spec, scale = quantizer.spec, float(quantizer.scale())
@@ -95,10 +106,25 @@ def _grid(prepared: PreparedModel, node: Node, operands: list[Grid]) -> Grid:
         shape = prepared.graph.node(node.inputs[0]).shape or ()
         scale = _pool_scale(float(operands[0].scale) / math.prod(shape[2:]), scale)
     lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
-    if operands and node.kind in _AGREED:
-        scale = _AGREED[node.kind](prepared, node, operands, CodeRange(scale, spec.zero_point, lo, hi))
-        lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
-    return Grid(scale, spec.bits, spec.zero_point, lo, hi)
+    ranges = [replace(_code_range(grid), lo=low) for grid, low in zip(operands, least, strict=True)]
+
+    def place(zero_point: int) -> tuple[Grid, int]:
+        agreed, low, high = scale, lo, hi
+        if operands and node.kind in _AGREED:
+            agreed = _AGREED[node.kind](prepared, node, operands, CodeRange(scale, zero_point, lo, hi))
+            low, high = _clipped(agreed, spec.lo, spec.hi, node.clip)
+        bound = least_code(prepared.graph, node, ranges, agreed)
+        bounded = bound is not None and bound >= low
+        grid = Grid(agreed, spec.bits, zero_point, low, high, bounded_below=bounded)
+        return grid, max(low, bound) if bound is not None else low
+
+    grid, occurs = place(spec.zero_point)
+    at_the_top = 255 - grid.hi
+    # Weights beyond +-64 times codes up to 255 saturate on x86 CPUs without VNNI.
+    if not grid.bounded_below or at_the_top == grid.zero_point or prepared.settings.weight_range != "narrow":
+        return grid, occurs
+    moved, occurs_there = place(at_the_top)
+    return (moved, occurs_there) if moved.bounded_below and moved.hi + at_the_top == 255 else (grid, occurs)
 
 
 def _agreed_sum(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
