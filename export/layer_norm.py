@@ -6,6 +6,8 @@ operations and their order are those of ``graph.exact_rows.layer_norm``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -20,29 +22,30 @@ def emit_exact_norm(
 ) -> ir.Value:
     """Normalise the last dimension of ``codes``, which are on ``grid``; returns floats before their quantizer."""
     name, length = node.name, (node.shape or ())[-1]
-    eps = eps_in_steps(node.kwargs["eps"], float(grid.scale))
+    single, double = ir.DataType.FLOAT, ir.DataType.DOUBLE
 
-    def number(suffix: str, value: float) -> ir.Value:
-        return builder.scalar(f"{name}.{suffix}", value, np.float32)
+    def number(suffix: str, value: float, kind: type[np.floating[Any]] = np.float64) -> ir.Value:
+        return builder.scalar(f"{name}.{suffix}", value, kind)
 
-    def do(operator: str, operands: list[ir.Value], suffix: str) -> ir.Value:
-        return builder.add(operator, operands, f"{name}.{suffix}", node=name)
-
-    def cast(value: ir.Value, kind: ir.DataType, suffix: str) -> ir.Value:
-        return builder.add("Cast", [value], f"{name}.{suffix}", node=name, attributes={"to": kind})
+    def do(operator: str, operands: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
+        return builder.add(operator, operands, f"{name}.{suffix}", node=name, attributes=attributes)
 
     axes = builder.constant(f"{name}.axes", np.array([-1], np.int64))
-    center = builder.scalar(f"{name}.center", row_center(grid.zero_point, grid.lo, grid.hi, length), np.uint8)
-    n, one = number("length", length), number("one", 1)
-    c = do("DequantizeLinear", [codes, one, center], "centered")
+    center = row_center(grid.zero_point + grid.hi, length)
+    # Cast instead of DequantizeLinear, which the runtime would compute anew for each of its readers
+    c = do("Cast", [codes], "integers", to=single)
+    if center:
+        c = do("Sub", [c, number("center", center, np.float32)], "centered")
     total = do("ReduceSum", [c, axes], "total")
-    squares = do("ReduceSum", [do("Mul", [c, c], "square"), axes], "squares")
-    mean = do("Div", [total, n], "mean")
-    spread = do("Sub", [squares, do("Mul", [total, mean], "mean_square")], "spread")
-    variance = do("Relu", [do("Div", [spread, n], "variance")], "positive")
-    # the runtime's square root of float32 is an approximation, that of float64 is not
-    wide = cast(do("Add", [variance, number("eps", eps)], "stabilised"), ir.DataType.DOUBLE, "wide")
-    deviation = cast(do("Sqrt", [wide], "root"), ir.DataType.FLOAT, "deviation")
+    squares = do("ReduceSum", [do("Mul", [c, c], "square"), axes], "squares")  # ReduceSumSquare takes longer than both
+    mean = do("Div", [total, number("length", length, np.float32)], "mean")
+    # On the few numbers of the rows, float64 costs nothing, and its square root is rounded correctly.
+    wide = do("Cast", [total], "wide_total", to=double)
+    times = do("Mul", [do("Cast", [squares], "wide_squares", to=double), number("count", length)], "times")
+    spread = do("Sub", [times, do("Mul", [wide, wide], "total_squared")], "spread")
+    variance = do("Div", [spread, number("count_squared", length**2)], "variance")
+    stabilised = do("Add", [variance, number("eps", eps_in_steps(node.kwargs["eps"], float(grid.scale)))], "stabilised")
+    deviation = do("Cast", [do("Sqrt", [stabilised], "root")], "deviation", to=single)
     y = do("Div", [do("Sub", [c, mean], "moved"), deviation], "normalised")
     if weight is not None:
         y = do("Mul", [y, weight], "scaled")

@@ -2,7 +2,7 @@
 
 Sums are what runtimes compute in different orders. Here they are sums of integers below 2^24, which float32 holds
 exactly in any order (LayerNorm), or sums that the runtime's kernel adds one by one (Softmax). Everything else is one
-correctly rounded float32 operation after the other, in the order written here and in the exported graph.
+correctly rounded operation after the other, in the order and precision written here and in the exported graph.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ _EXACT = 2**24
 _RESERVE = 5.0
 
 
-def row_center(zero_point: int, lo: int, hi: int, length: int) -> int:
-    """What to subtract from stored codes so that the sum of their squares stays exact; a shift changes no LayerNorm."""
-    extent = max(-lo, hi)
-    return zero_point if extent * extent * length <= _EXACT else _CENTER
+def row_center(largest: int, length: int) -> int:
+    """What to subtract from stored codes up to ``largest``: 0 or 128, so that float32 holds the sum of their squares.
+
+    A shift changes no LayerNorm.
+    """
+    return 0 if largest**2 * length <= _EXACT else _CENTER
 
 
 def layer_norm(stored: Tensor, center: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Normalised rows in float32; ``stored`` are stored codes, ``eps`` counts squared steps."""
     c = stored - center
-    n = float(c.shape[-1])
+    n = c.shape[-1]
     total = c.sum(-1, keepdim=True)
     squares = (c * c).sum(-1, keepdim=True)
-    mean = total / n
-    variance = torch.relu((squares - total * mean) / n)
-    deviation = torch.sqrt((variance + eps).double()).float()
+    mean = total / float(n)
+    variance = (squares.double() * n - total.double() * total.double()) / n**2
+    deviation = torch.sqrt(variance + eps).float()
     y = (c - mean) / deviation  # a product with 1 / deviation is rewritten to this by the runtime
     if weight is not None:
         y = y * weight

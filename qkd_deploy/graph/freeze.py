@@ -61,7 +61,7 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
             holder[node.name] = own = module_key(node.name)
             grids[own], least[own] = grids[made].times(node.kwargs["factor"]), least[made]
         if node.kind == "pad" and made is not None:
-            least[made] = grids[made].lo  # what is added may be anything
+            least[made] = min(least[made], 0)
         if node.kind == "layer":
             _require_finite(prepared, node)
             source = grids[node.source] if node.source is not None else None

@@ -54,7 +54,7 @@ def _softmax(grid: Grid, x: Codes) -> Tensor:
 
 def _layer_norm(grid: Grid, x: Codes, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     source = x.grid
-    center = row_center(source.zero_point, source.lo, source.hi, x.codes.shape[-1])
+    center = row_center(source.zero_point + source.hi, x.codes.shape[-1])
     steps = eps_in_steps(eps, float(source.scale))
     return grid.quantize(layer_norm(x.codes + source.zero_point, center, steps, weight, bias))
 

@@ -40,7 +40,7 @@ class _Twin:
         self._handlers: dict[str, Callable[[onnx.NodeProto], None]] = {
             "QuantizeLinear": self._quantize,
             "DequantizeLinear": self._dequantize,
-            "Cast": self._pass_on,
+            "Cast": self._cast,
             "GatherElements": self._look_up,
             "Reshape": self._reshape,
             "Clip": self._clip,
@@ -102,9 +102,22 @@ class _Twin:
         if made is None or made == read:
             self._pass_on(node)
         else:
-            self._constants[f"{node.output[0]}.factor"] = np.array(read.scale / made.scale, np.float32)
-            source = self._now(node.input[0])
-            self._append(read_otherwise(source, node.output[0], made, read, self._producers))
+            self._read(node, made, read)
+
+    def _cast(self, node: onnx.NodeProto) -> None:
+        """Codes become indices of a table, or the integers that LayerNorm adds up; numbers of rows are not codes."""
+        made = self._grids.get(node.input[0])
+        if made is None:
+            self._keep(node)
+        elif attributes_of(node)["to"] == onnx.TensorProto.FLOAT:
+            self._read(node, made, CodeGrid(1.0, 0))
+        else:
+            self._pass_on(node)
+
+    def _read(self, node: onnx.NodeProto, made: CodeGrid, read: CodeGrid) -> None:
+        self._constants[f"{node.output[0]}.factor"] = np.array(read.scale / made.scale, np.float32)
+        source = self._now(node.input[0])
+        self._append(read_otherwise(source, node.output[0], made, read, self._producers))
 
     def _grid(self, node: onnx.NodeProto) -> CodeGrid:
         return CodeGrid(float(self._constants[node.input[1]]), int(self._constants[node.input[2]]))

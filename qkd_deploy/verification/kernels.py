@@ -15,6 +15,7 @@ import onnxruntime
 
 from qkd_deploy.export.metadata import Metadata
 from qkd_deploy.verification.single_node import MOVES
+from qkd_deploy.verification.values import attributes_of
 
 # Operators that become integer kernels between DequantizeLinear and QuantizeLinear.
 FUSABLE = frozenset(
@@ -27,7 +28,7 @@ _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _FLOAT_RESULT = frozenset({"DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _INTEGER = re.compile(r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool")
 _ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "Resize"})
-_NORM_PARTS = frozenset({"DequantizeLinear", "ReduceSum", "Sqrt"})
+_NORM_PARTS = frozenset({"Cast", "ReduceSum", "Sqrt"})
 _EXACT_NORM = "it is computed in float32 from exact sums of integers, the same on every CPU"
 
 
@@ -76,11 +77,16 @@ def _float_values(graph: onnx.ModelProto) -> set[str]:
     """Values of a graph that hold floating-point activations, by propagation from inputs and dequantizers."""
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
     values = {value.name for value in graph.graph.input if value.type.tensor_type.elem_type in kinds}
+    constants = {tensor.name for tensor in graph.graph.initializer}
     for node in graph.graph.node:
         if node.op_type == "QGemm":
             is_float = len(node.input) < 9 or not node.input[7]
         elif node.op_type == "QuantizeLinear" or (_INTEGER.match(node.op_type) and node.op_type not in _FLOAT_RESULT):
             is_float = False
+        elif node.op_type == "Cast":
+            # of codes that become floats, but not of weights that are unpacked
+            is_float = attributes_of(node)["to"] in kinds and node.input[0] not in constants
+            constants.update(node.output if node.input[0] in constants else ())
         else:
             is_float = node.op_type in _FLOAT_RESULT or any(name in values for name in node.input)
         if is_float:

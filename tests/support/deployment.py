@@ -36,6 +36,7 @@ INTEGER_KERNELS = {
     "QLinearGlobalAveragePool",
     "Slice",
     "Split",
+    "Tile",
     "MaxPool",
     "NhwcMaxPool",
     "Clip",
