@@ -39,7 +39,7 @@ def test_what_a_gpu_trained_is_verified_on_the_cpu(options: str, tmp_path: Path)
     trained = qkd_deploy(tmp_path, "train", "--out", "run", "--device", "cuda", *FEW, *options.split())
     assert trained["accuracy"] > 80
     qkd_deploy(tmp_path, "export", "--bits", "w4a4", "run/model.pt", "--output", "model.onnx", "--json")
-    checks = ["--dataset", "digits", "--checkpoint", "run/model.pt", "--require-integer", "--json"]
+    checks = ["--dataset", "digits", "--checkpoint", "run/model.pt", "--require-integer", "--json", "-"]
     verified = qkd_deploy(tmp_path, "verify", "model.onnx", *checks)
     # the GPU's integer model and ONNX Runtime agree on every image
     assert verified["accuracy"]["runtime"] == pytest.approx(trained["accuracy"], abs=1e-9)
