@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from training_peers import BITS, brevitas_version, networks
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.training.compiled import begin_step, compile_network
+from qkd_deploy.training.compiled import compile_network
 from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings
 
 _BASE = "fp32"
@@ -41,7 +41,7 @@ class Step:
     """One network and its optimizer; a call is one training step."""
 
     def __init__(self, network: nn.Module, images: Tensor, labels: Tensor, *, compiled: bool = False) -> None:
-        self.forward: Callable[[Tensor], Tensor] = compile_network(network, cuda_graphs=True) if compiled else network
+        self.forward: Callable[[Tensor], Tensor] = compile_network(network) if compiled else network
         self.images, self.labels = images, labels
         self.optimizer = NetworkOptimizer(network, OptimizerSettings(learning_rate=1e-3, weight_decay=1e-4))
 
@@ -51,9 +51,8 @@ class Step:
 
     def __call__(self) -> None:
         """Forward, backward and optimizer."""
-        self.optimizer.zero_grad()
-        begin_step()
         loss = self.loss()
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 

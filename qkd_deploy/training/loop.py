@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.distill.phases import LossTerms, Outputs, Phase, Role
 from qkd_deploy.training.batches import BatchStream
-from qkd_deploy.training.compiled import begin_step, compile_network
+from qkd_deploy.training.compiled import compile_network
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loss_sums import LossSums
 from qkd_deploy.training.metrics import EpochRecord
@@ -66,8 +66,7 @@ class PhaseLoop:
         if self._options.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # All batches of a stage have one size, so that every network compiles once per mode it runs in.
-        alone = self._processes.world == 1  # DistributedDataParallel puts the exchange between recorded kernels
-        called = compile_network(network, cuda_graphs=alone) if self._options.compiled else network
+        called = compile_network(network) if self._options.compiled else network
         return self._processes.wrap(called) if role in self.stage.optimizers else called
 
     def run(self, after_epoch: Callable[[EpochRecord], None]) -> None:
@@ -143,8 +142,6 @@ class PhaseLoop:
     def _train_batch(self, phase: Phase, inputs: Tensor, labels: Tensor, progress: float) -> dict[Role, LossTerms]:
         for role in phase.losses:
             self._optimizers[role].zero_grad()
-        if self._options.compiled:
-            begin_step()
         parts = list(zip(inputs.chunk(self._options.accumulate), labels.chunk(self._options.accumulate), strict=True))
         total: dict[Role, LossTerms] = {role: {} for role in phase.losses}
         for index, (images, answers) in enumerate(parts):
