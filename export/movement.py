@@ -13,12 +13,30 @@ from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
 
 
+def _dropped(source: Node, node: Node) -> list[int]:
+    """The dimensions of size 1 that a reshape leaves out, where it does nothing else; none otherwise."""
+    target, axes, j = node.shape or (), [], 0
+    for i, size in enumerate(source.shape or ()):
+        if j < len(target) and size == target[j] and (i in source.batch_dims) == (j in node.batch_dims):
+            j += 1
+        elif size == 1 and i not in source.batch_dims:
+            axes.append(i)
+        else:
+            return []
+    return axes if j == len(target) else []
+
+
 class Movement(QuantizedGraph):
     """Handlers of reshapes, slices, padding, upsampling and other scales."""
 
     def _reshape(self, node: Node) -> ir.Value:
         if len(node.batch_dims) > 1:
             raise UserError(f"{node.name} spreads the batch over several dimensions; reshape one sample at a time")
+        source = self.frozen.graph.node(node.inputs[0])
+        axes = _dropped(source, node) if source.kind == "slice" else []
+        if axes:  # the runtime moves transpositions past it, as past no Reshape
+            operands = [self.values[source.name], self.builder.constant(f"{node.name}.axes", np.array(axes, np.int64))]
+            return self.builder.add("Squeeze", operands, f"{node.name}.float", node=node.name)
         shape = [-1 if i in node.batch_dims else size for i, size in enumerate(node.shape or ())]
         target = self.builder.constant(f"{node.name}.shape", np.array(shape, np.int64))
         operands = [self.values[node.inputs[0]], target]

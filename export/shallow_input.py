@@ -21,6 +21,7 @@ import onnx_ir as ir
 from qkd_deploy.export.graph_builder import GraphBuilder
 
 _ALIGNMENT = 4
+_LARGE_PATCH = 64  # pixels; patches of 4x4 are still faster when widened
 _LEAST_OUTPUTS = 16  # narrower convolutions never reach the direct kernel
 
 
@@ -61,6 +62,7 @@ def widen(
         or weight.shape[1] % _ALIGNMENT == 0
         or weight.shape[0] < _LEAST_OUTPUTS
         or weight.shape[0] % _ALIGNMENT != 0
+        or _takes_patches(attributes)
     ):
         return same
     codes, scale, zero_point = quantizer.inputs
@@ -79,6 +81,12 @@ def widen(
         "DequantizeLinear", [wide, scale, zero_point], f"{name}.wide_dequantized", node=f"{name}.input"
     )
     return WideConv(wide_operand, weight, same.attributes)
+
+
+def _takes_patches(attributes: Mapping[str, Any]) -> bool:
+    """Whether windows are large and do not overlap, as in vision transformers: im2col then costs next to nothing."""
+    kernel, strides = attributes["kernel_shape"], attributes["strides"]
+    return all(s >= k for s, k in zip(strides, kernel, strict=True)) and kernel[0] * kernel[1] >= _LARGE_PATCH
 
 
 def _folded_pads(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> list[int] | None:

@@ -36,6 +36,7 @@ INTEGER_KERNELS = {
     "QLinearGlobalAveragePool",
     "Slice",
     "Split",
+    "Squeeze",
     "Tile",
     "MaxPool",
     "NhwcMaxPool",
