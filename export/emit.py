@@ -22,6 +22,7 @@ from qkd_deploy.export.layers import emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.movement import Movement
 from qkd_deploy.export.pooling import Pooling
+from qkd_deploy.export.tokens import Tokens, is_on_tokens
 from qkd_deploy.graph.codes import Codes
 from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.frozen import FrozenModel
@@ -53,7 +54,7 @@ def emit(frozen: FrozenModel, *, weights: str = "int8", input_type: str = "float
     return _Emitter(frozen, weights, input_type).run()
 
 
-class _Emitter(Functions, Movement, Pooling):
+class _Emitter(Functions, Movement, Pooling, Tokens):
     def __init__(self, frozen: FrozenModel, weights: str, input_type: str) -> None:
         super().__init__(frozen)
         self.weights, self.input_type = weights, input_type
@@ -158,7 +159,9 @@ class _Emitter(Functions, Movement, Pooling):
         return emit_island(self.builder, self.frozen, node, self.values)
 
     def _layer(self, node: Node) -> ir.Value:
-        value, record = emit_layer(self.builder, self.frozen, node, self.values[node.inputs[0]], self.weights)
+        tokens = is_on_tokens(self.frozen, node)
+        operand = self._image_of_tokens(node) if tokens else self.values[node.inputs[0]]
+        value, record = emit_layer(self.builder, self.frozen, node, operand, self.weights)
         self.layers.append(record)
         return value
 

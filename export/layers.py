@@ -18,6 +18,7 @@ from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import LayerRecord
 from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.export.shallow_input import widen
+from qkd_deploy.export.tokens import POINTWISE, is_on_tokens
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.integer_layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
@@ -32,7 +33,7 @@ def emit_layer(
         builder: where constants and nodes go.
         frozen: the integer model.
         node: the layer's node.
-        operand: its dequantized (or float) input.
+        operand: its dequantized (or float) input; of a layer on tokens, the image that ``Tokens`` makes of them.
         weights: "int8" or "packed".
 
     Returns:
@@ -44,18 +45,21 @@ def emit_layer(
     linear = isinstance(module, nn.Linear)
     integer = node.source is not None and (node.quantizer is not None or linear)
     attributes = {"transB": 1} if linear else _conv_attributes(module)
-    if integer and not linear:
+    tokens = is_on_tokens(frozen, node)
+    if tokens:
+        codes, attributes = codes.reshape(*codes.shape, 1, 1), POINTWISE
+    elif integer and not linear:
         wide = widen(builder, name, operand, frozen.graph.node(node.inputs[0]).shape or (), codes, attributes)
         operand, codes, attributes = wide.operand, wide.weight, wide.attributes
     weight = dequantize_weight(
         builder, name, emit_weight_codes(builder, name, codes, layer, weights), layer.scale.cpu().numpy()
     )
     operands = [operand, weight, _bias(builder, frozen, node, layer)]
-    if linear:
+    if linear and not tokens:
         value = _gemm(builder, node, codes.shape[1], operands, attributes)
     else:
         value = builder.add("Conv", operands, f"{name}.float", node=name, attributes=attributes)
-    operator = "Gemm" if linear else "Conv"
+    operator = "Gemm" if linear and not tokens else "Conv"
     kernel = {"Gemm": "QGemm", "Conv": "QLinearConv"}[operator] if integer else f"{operator} (float)"
     source_bits = frozen.grid(node.source).bits if node.source is not None else 32
     return value, LayerRecord(name, str(node.target), operator, layer.weight_bits, source_bits, layer.upscale, kernel)

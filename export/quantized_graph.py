@@ -43,7 +43,11 @@ class QuantizedGraph:
             if hi != 255 or not (lo == 0 or grid.bounded_below):  # else the saturation of uint8 clips
                 limits = [b.scalar(f"{name}.lo", lo, np.uint8), b.scalar(f"{name}.hi", hi, np.uint8)]
                 codes = b.add("Clip", [codes, *limits], f"{name}.codes", node=name)
-        return self._recorded(node, grid, codes)
+        return self._recorded(node, grid, self._back_to_tokens(node, codes))
+
+    def _back_to_tokens(self, node: Node, codes: ir.Value) -> ir.Value:
+        """Codes in the shape of the node's tensor, where a layer was computed in another; see ``Tokens``."""
+        return codes
 
     def _recorded(self, node: Node, grid: Grid, codes: ir.Value) -> ir.Value:
         """The real values of codes, which get a row of the table of tensors."""

@@ -70,7 +70,9 @@ def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) 
     bits = str(placed.activations[node.quantizer].bits) if node.quantizer else "float"
     if node.kind == "layer":
         linear = isinstance(network.get_submodule(str(node.target)), nn.Linear)
-        operation, kernel = ("linear", "QGemm") if linear else ("conv", "QLinearConv")
+        # of tokens a linear layer is a convolution (export.layers)
+        matrix = linear and (node.quantizer is None or len(node.shape or ()) == 2)
+        operation, kernel = "linear" if linear else "conv", "QGemm" if matrix else "QLinearConv"
         bits = str(placed.layer_bits[node.name])
         reason = _layer_reason(node, linear)
     elif node.kind in ("float", "batch_norm"):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from qkd_deploy.export.tokens import CHANNELS_FIRST, CHANNELS_LAST, IMAGE
 from qkd_deploy.verification.float_readings import CodeGrid, read_otherwise, table_function, unfolded
 from qkd_deploy.verification.values import attributes_of
 
@@ -46,6 +47,7 @@ class _Twin:
             "Clip": self._clip,
             "Add": self._add,
             "Conv": self._conv,
+            "Transpose": self._transpose,
         }
 
     def build(self) -> onnx.ModelProto:
@@ -170,7 +172,25 @@ class _Twin:
         else:
             self._keep(node)
 
+    def _transpose(self, node: onnx.NodeProto) -> None:
+        """Those around a linear layer on tokens go, as the layer is a product of matrices again."""
+        if node.name.rpartition("/")[0].endswith((CHANNELS_FIRST, CHANNELS_LAST)):
+            self._pass_on(node)
+        else:
+            self._keep(node)
+
+    def _linear(self, node: onnx.NodeProto) -> None:
+        """A convolution over tokens, as ``x @ w.T + b``."""
+        name, operands = node.name, [self._now(value) for value in node.input]
+        weight = self._constants[operands[1]]
+        self._constants[f"{name}.matrix"] = np.ascontiguousarray(weight.reshape(weight.shape[:2]).T)
+        self._append(helper.make_node("MatMul", [operands[0], f"{name}.matrix"], [f"{name}.product"], name))
+        self._append(helper.make_node("Add", [f"{name}.product", operands[2]], node.output, f"{name}.bias"))
+
     def _conv(self, node: onnx.NodeProto) -> None:
+        if node.input[0].endswith(IMAGE):
+            self._linear(node)
+            return
         weight = self._constants.get(node.input[1])
         source = [self._now(node.input[0])]
         own = f"{node.name.rpartition('/')[0]}.input/"  # the nodes of the rewriting, and not the network's own reshapes
