@@ -16,16 +16,19 @@ from torch import nn
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph import contract
 from qkd_deploy.graph.activation_rules import ActivationRules
-from qkd_deploy.graph.arithmetic_rules import ArithmeticRules
+from qkd_deploy.graph.concatenation_rules import ConcatenationRules
 from qkd_deploy.graph.functional_rules import FunctionalRules
 from qkd_deploy.graph.in_place import out_of_place, switch_off
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
+from qkd_deploy.graph.matrix_rules import MatrixRules
 from qkd_deploy.graph.pooling_rules import PoolingRules
 from qkd_deploy.graph.slicing_rules import SlicingRules
 from qkd_deploy.graph.spatial_rules import SpatialRules
 
 
-class Normalizer(ActivationRules, ArithmeticRules, FunctionalRules, PoolingRules, SlicingRules, SpatialRules):
+class Normalizer(
+    ActivationRules, ConcatenationRules, FunctionalRules, MatrixRules, PoolingRules, SlicingRules, SpatialRules
+):
     """Rewrites the nodes of one raw graph."""
 
     def run(self) -> Graph:

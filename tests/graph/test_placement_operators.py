@@ -65,6 +65,7 @@ def test_activation_functions(middle: Middle, expected: set[str]) -> None:
         (lambda net, x: x + 0.31, {"add"}),
         (lambda net, x: x - 0.31, {"add"}),
         (lambda net, x: torch.add(x, net.second_branch(x), alpha=0.3), {"add", "rescale"}),
+        (lambda net, x: torch.add(x, net.second_branch(x), alpha=-0.3), {"add", "mul"}),
         (lambda net, x: 1 - x, {"add", "mul"}),
         (lambda net, x: x - net.second_branch(x), {"add", "mul"}),
         (lambda net, x: x * net.second_branch(x), {"mul"}),
