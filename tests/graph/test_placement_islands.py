@@ -28,10 +28,6 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Small(lambda n, x: F.interpolate(x, scale_factor=2, mode="bilinear")),
         "only nearest upsampling",
     ),
-    "weighted sum": (
-        lambda: Small(lambda n, x: torch.add(x, n.conv(x), alpha=-2), conv=nn.Conv2d(8, 8, 1)),
-        "factor",
-    ),
     "quotient": (lambda: Small(lambda n, x: x / (x.mean((2, 3), keepdim=True) + 1)), "integer Div"),
     "clamp without zero": (lambda: Small(lambda n, x: x.clamp(0.5, 1)), "range without zero"),
     "softmax": (lambda: Small(lambda n, x: x.softmax(1)), "over the last dimension"),
