@@ -22,11 +22,12 @@ from qkd_deploy.export.layers import emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.movement import Movement
 from qkd_deploy.export.pooling import Pooling
-from qkd_deploy.export.tokens import Tokens, is_on_tokens
+from qkd_deploy.export.tokens import Tokens
 from qkd_deploy.graph.codes import Codes
 from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, references, substitute
+from qkd_deploy.graph.operations import is_on_tokens
 
 BATCH = "batch"
 
@@ -159,7 +160,7 @@ class _Emitter(Functions, Movement, Pooling, Tokens):
         return emit_island(self.builder, self.frozen, node, self.values)
 
     def _layer(self, node: Node) -> ir.Value:
-        tokens = is_on_tokens(self.frozen, node)
+        tokens = is_on_tokens(self.frozen.network, node)
         operand = self._image_of_tokens(node) if tokens else self.values[node.inputs[0]]
         value, record = emit_layer(self.builder, self.frozen, node, operand, self.weights)
         self.layers.append(record)

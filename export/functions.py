@@ -15,6 +15,12 @@ _FEW_CHANNELS = 192
 """Longer runs multiply as fast without being repeated."""
 
 
+def _is_small_gate(gate: tuple[int, ...], product: tuple[int, ...]) -> bool:
+    """Whether an operand has one value for each of a few channels of images wider than a pixel."""
+    small = len(gate) == len(product) == 4 and gate[2:] == (1, 1) and gate[1] <= _FEW_CHANNELS
+    return small and product[3] > 1
+
+
 class Functions(QuantizedGraph):
     """Handlers of activation functions and LayerNorm."""
 
@@ -64,20 +70,19 @@ class Functions(QuantizedGraph):
 
         The runtime keeps channels last and multiplies run by run, where a run is what one gate holds.
         """
-        operands = [self.values[name] for name in node.inputs]
-        for i, name in enumerate(node.inputs):
-            holder = self.grids.get(name)
-            gate = self.frozen.graph.node(name).shape or ()
-            whole = node.shape or ()
-            if holder is None or len(gate) != 4 or gate[2:] != (1, 1) or gate[1] > _FEW_CHANNELS or whole[3] == 1:
-                continue
-            repeats = self.builder.constant(f"{node.name}.repeats", np.array([1, 1, 1, whole[3]], np.int64))
-            wide = self.builder.add("Tile", [self._codes(name), repeats], f"{node.name}.repeated", node=node.name)
-            constants = self._grid_constants(*holder)
-            operands[i] = self.builder.add(
-                "DequantizeLinear", [wide, *constants], f"{node.name}.repeated.dequantized", node=node.name
-            )
+        shapes = [self.frozen.graph.node(name).shape or () for name in node.inputs]
+        operands = [
+            self._repeated(node, name) if name in self.grids and _is_small_gate(shape, node.shape or ()) else value
+            for name, shape, value in zip(node.inputs, shapes, map(self.values.__getitem__, node.inputs), strict=True)
+        ]
         return self.builder.add("Mul", operands, f"{node.name}.float", node=node.name)
+
+    def _repeated(self, node: Node, gate: str) -> ir.Value:
+        name, b = node.name, self.builder
+        repeats = b.constant(f"{name}.repeats", np.array([1, 1, 1, (node.shape or ())[3]], np.int64))
+        wide = b.add("Tile", [self._codes(gate), repeats], f"{name}.repeated", node=name)
+        constants = self._grid_constants(*self.grids[gate])
+        return b.add("DequantizeLinear", [wide, *constants], f"{name}.repeated.dequantized", node=name)
 
     def _leaky_relu(self, node: Node) -> ir.Value:
         slope = operations.slope_of(self.frozen.network, self.frozen.graph, node)

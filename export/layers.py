@@ -18,10 +18,11 @@ from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import LayerRecord
 from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.export.shallow_input import widen
-from qkd_deploy.export.tokens import POINTWISE, is_on_tokens
+from qkd_deploy.export.tokens import POINTWISE
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.integer_layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.operations import is_on_tokens
 
 
 def emit_layer(
@@ -45,7 +46,7 @@ def emit_layer(
     linear = isinstance(module, nn.Linear)
     integer = node.source is not None and (node.quantizer is not None or linear)
     attributes = {"transB": 1} if linear else _conv_attributes(module)
-    tokens = is_on_tokens(frozen, node)
+    tokens = is_on_tokens(frozen.network, node)
     if tokens:
         codes, attributes = codes.reshape(*codes.shape, 1, 1), POINTWISE
     elif integer and not linear:

@@ -8,6 +8,7 @@ from torch import nn
 
 from qkd_deploy.graph.contract import FLOAT_CONSTANTS, KIND_REASONS, OPERATORS
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.operations import is_on_tokens
 from qkd_deploy.graph.place import Placed
 
 
@@ -70,8 +71,7 @@ def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) 
     bits = str(placed.activations[node.quantizer].bits) if node.quantizer else "float"
     if node.kind == "layer":
         linear = isinstance(network.get_submodule(str(node.target)), nn.Linear)
-        # of tokens a linear layer is a convolution (export.layers)
-        matrix = linear and (node.quantizer is None or len(node.shape or ()) == 2)
+        matrix = linear and not is_on_tokens(network, node)
         operation, kernel = "linear" if linear else "conv", "QGemm" if matrix else "QLinearConv"
         bits = str(placed.layer_bits[node.name])
         reason = _layer_reason(node, linear)

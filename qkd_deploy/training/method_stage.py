@@ -46,7 +46,7 @@ def method_networks(
     Raises:
         UserError: a feature point that a network lacks, or batch norms that cannot be synchronised.
     """
-    if config.sync_batch_norm and processes.world > 1:
+    if config.sync_batch_norm:
         synchronise(prepared.network, processes)
     student: nn.Module = prepared
     if config.how.quantized_feature:

@@ -165,7 +165,7 @@ class Run:
         skip = self._config.init_skip if role == "student" else None
         network = start_network(name, weights, self._data.dataset, args=args, skip=skip, report=self._progress.message)
         learns_in_float = role == "teacher" or weights is None or bool(skip)
-        if self._config.sync_batch_norm and self._processes.world > 1 and learns_in_float:
+        if self._config.sync_batch_norm and learns_in_float:
             synchronise(network, self._processes)
         return network
 

@@ -14,12 +14,16 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def synchronise(network: nn.Module, processes: Processes) -> None:
     """Let the batch norms of ``network`` normalise by the statistics of the whole batch, whichever process holds it.
 
+    A single process holds it anyway.
+
     PyTorch's own conversion also replaces classes derived from batch norms, and drops what they add, such as an
     activation function; here they are refused.
 
     Raises:
         UserError: the processes have no GPUs, or a batch norm is of a class of its own.
     """
+    if processes.world == 1:
+        return
     if processes.device.type != "cuda":
         raise UserError("--sync-batch-norm needs GPUs; leave it out, or use --device cuda")
     for path, module in network.named_modules():

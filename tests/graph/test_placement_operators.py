@@ -71,6 +71,7 @@ def test_activation_functions(middle: Middle, expected: set[str]) -> None:
         (lambda net, x: x * net.second_branch(x), {"mul"}),
         (lambda net, x: x * x.mean((2, 3), keepdim=True), {"mul", "global_avg_pool"}),
         (lambda net, x: x + x.mean((2, 3), keepdim=True), {"add", "global_avg_pool"}),
+        (lambda net, x: (x.unflatten(1, (1, 8))[..., :6] * net.gain).flatten(1, 2), {"mul"}),
         (lambda net, x: (x - net.shift) / net.spread, {"add", "mul"}),
         (lambda net, x: x * net.gain + net.offset, {"add", "mul"}),
     ],

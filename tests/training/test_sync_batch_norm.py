@@ -36,7 +36,9 @@ class Network(nn.Module):
 
 def processes_on(device: str) -> Processes:
     """What ``synchronise`` asks of processes; converting takes no GPU."""
-    return Processes(torch.device(device))
+    processes = Processes(torch.device(device))
+    processes.world = 2
+    return processes
 
 
 def synchronised(network: nn.Module) -> nn.Module:
@@ -114,6 +116,11 @@ def test_batch_norms_of_their_own_kind_are_refused_unless_preparation_took_them_
     with pytest.raises(UserError, match=r"^1 \(NormAndActivation\) is derived from a batch norm"):
         synchronise(network, processes_on("cuda"))
     assert type(network[1]) is NormAndActivation
+
+
+def test_one_process_has_nothing_to_share(network: nn.Module) -> None:
+    synchronise(network, Processes(torch.device("cpu")))
+    assert type(network.get_submodule("norm")) is nn.BatchNorm2d
 
 
 def test_processes_without_gpus_are_refused(network: nn.Module) -> None:
