@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -102,4 +104,17 @@ def launch(device: str) -> Processes:
     strategy = DDPStrategy(find_unused_parameters=True)
     fabric = Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
     fabric.launch()
+    atexit.register(_leave)
     return Processes(fabric.device, fabric)
+
+
+def _leave() -> None:
+    """Leave the process group while the interpreter still runs.
+
+    Threads of gloo release tensors, for which they need the interpreter: one that does so while Python shuts down
+    aborts the process, whose work was done and whose files were written ("terminate called without an active
+    exception", now and then).
+    """
+    gc.collect()  # wrapped networks refer to themselves and hold the group
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

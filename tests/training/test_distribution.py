@@ -28,15 +28,29 @@ def make(num_classes, in_channels):
         nn.Flatten(), nn.Linear(256, num_classes),
     )
 """
+LAST_WORDS = """
+import atexit, json, pathlib
+
+def threads():
+    return sorted(path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm"))
+
+atexit.register(lambda: print("at exit", json.dumps(threads()), flush=True))  # runs last: handlers run in reverse order
+
+from qkd_deploy.training.config import make_config
+from qkd_deploy.training.run import train
+
+settings = {"method": "qat", "epochs": 1, "pretrain_epochs": 1, "batch_size": 96, "device": "cpu", "threads": 1}
+train(make_config(settings), "run")
+print("trained", json.dumps(threads()), flush=True)
+"""
 SETTINGS = shlex.split(
     "--epochs 1,1,1 --pretrain-epochs 2 --teacher-pretrain-epochs 2 --batch-size 96 --device cpu --threads 1 --json"
 )
 BIN = Path(sys.executable).parent
 
 
-def trained(folder: Path, name: str, arguments: list[str], processes: int = 1) -> dict[str, Any]:
-    """Run the command line in ``processes`` processes; its result as JSON."""
-    command = [str(BIN / "qkd-deploy")]
+def printed(folder: Path, command: list[str], processes: int = 1) -> str:
+    """What ``command`` prints, started in ``processes`` processes."""
     if processes > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -44,10 +58,15 @@ def trained(folder: Path, name: str, arguments: list[str], processes: int = 1) -
         rendezvous = ["--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
         command = [str(BIN / "torchrun"), *rendezvous, "--no-python", *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
-    command += ["train", "--out", name, *SETTINGS, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    return done.stdout
+
+
+def trained(folder: Path, name: str, arguments: list[str], processes: int = 1) -> dict[str, Any]:
+    """Run the command line in ``processes`` processes; its result as JSON."""
+    command = [str(BIN / "qkd-deploy"), "train", "--out", name, *SETTINGS, *arguments]
+    result: dict[str, Any] = json.loads(printed(folder, command, processes))
     return result
 
 
@@ -94,6 +113,16 @@ def test_batch_norms_co_study_and_averages_in_two_processes(tmp_path: Path) -> N
     assert len(lines) == 7  # written by one process
     assert result["images"] == 359 and 0 < result["accuracy"] <= 100
     assert lines[-1]["losses"]["student"]["ce"] < lines[2]["losses"]["student"]["ce"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux")
+def test_threads_of_the_exchange_end_before_python_does(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(LAST_WORDS)
+    lines = printed(tmp_path, [sys.executable, "own.py"], processes=2).splitlines()
+    before, ended = ([json.loads(line[7:]) for line in lines if line.startswith(key)] for key in ("trained", "at exit"))
+    assert len(before) == len(ended) == 2
+    assert all(any("gloo" in thread for thread in threads) for threads in before)
+    assert not any("gloo" in thread for threads in ended for thread in threads)
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:
