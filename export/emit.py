@@ -61,7 +61,6 @@ class _Emitter(Functions, Movement, Pooling, Tokens):
         self.weights, self.input_type = weights, input_type
         self.fixed = frozen.graph.constants()
         self.constants: dict[str, Any] = {}  # their values: codes, or floats that only floats read
-        self.inputs: list[ir.Value] = []
         self.layers: list[LayerRecord] = []
         self.handlers: dict[str, Callable[[Node], ir.Value]] = {
             "input": self._input,
@@ -90,6 +89,10 @@ class _Emitter(Functions, Movement, Pooling, Tokens):
             "resize": self._resize,
             "rescale": self._rescale,
             "roll": self._roll,
+            "expand": self._expand,
+            "index": self._index,
+            "amax": lambda node: self._extreme(node, "ReduceMax"),
+            "amin": lambda node: self._extreme(node, "ReduceMin"),
             "dropout": lambda node: self.values[node.inputs[0]],
             "batch_norm": self._island,
             "float": self._island,

@@ -86,7 +86,7 @@ def _barrier(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Val
 
 def _translate(island: _Island, operands: list[Node], node: Node) -> ir.Model:
     examples = tuple(
-        torch.zeros([_EXAMPLE_BATCH if i in o.batch_dims else size for i, size in enumerate(o.shape or ())])
+        torch.zeros([_EXAMPLE_BATCH if i in o.batch_dims else n for i, n in enumerate(o.shape or ())], dtype=o.dtype)
         for o in operands
     )
     batch = torch.export.Dim("batch", min=1)

@@ -43,8 +43,11 @@ class Movement(QuantizedGraph):
         return self.builder.add("Reshape", operands, f"{node.name}.float", node=node.name)
 
     def _slice(self, node: Node) -> ir.Value:
-        axes, starts, stops = np.array(node.kwargs["ranges"], np.int64).reshape(-1, 3).T
+        ranges = [tuple(bounds) for bounds in node.kwargs["ranges"]]
+        axes, starts, stops = np.array([bounds[:3] for bounds in ranges], np.int64).reshape(-1, 3).T
         bounds = {"starts": starts, "stops": stops, "axes": axes}
+        if any(len(one) > 3 for one in ranges):
+            bounds["steps"] = np.array([(*one, 1)[3] for one in ranges], np.int64)
         limits = [self.builder.constant(f"{node.name}.{key}", values) for key, values in bounds.items()]
         return self.builder.add("Slice", [self.values[node.inputs[0]], *limits], f"{node.name}.float", node=node.name)
 
@@ -85,6 +88,34 @@ class Movement(QuantizedGraph):
                 parts.append(b.add("Slice", [value, *limits], f"{node.name}.{part}_{i}", node=node.name))
             value = b.add("Concat", parts, f"{node.name}.rolled_{i}", node=node.name, attributes={"axis": dim})
         return self._dequantize(node, self.grids[operand][1], value) if operand in self.grids else value
+
+    def _index(self, node: Node) -> ir.Value:
+        positions = self.builder.constant(f"{node.name}.positions", np.array(node.kwargs["positions"], np.int64))
+        return self._on_codes(node, "Gather", [positions], False, {"axis": node.kwargs["dim"]})
+
+    def _extreme(self, node: Node, operator: str) -> ir.Value:
+        axes = self.builder.constant(f"{node.name}.axes", np.array(node.kwargs["dim"], np.int64))
+        return self._on_codes(node, operator, [axes], False, {"keepdims": int(node.kwargs["keepdim"])})
+
+    def _expand(self, node: Node) -> ir.Value:
+        """Where a constant is repeated for every image, their number is that of the network's input."""
+        source = self.frozen.graph.node(node.inputs[0])
+        more = len(node.shape or ()) - len(source.shape or ())
+        own = [1 if dim in node.batch_dims else size for dim, size in enumerate(node.shape or ())]
+        sizes = self.builder.constant(f"{node.name}.own_sizes", np.array(own, np.int64))
+        copied = [dim for dim in node.batch_dims if dim - more not in source.batch_dims]
+        if copied:
+            sizes = self._with_batch(node, sizes, copied[0])
+        return self._on_codes(node, "Expand", [sizes], False, {})
+
+    def _with_batch(self, node: Node, sizes: ir.Value, dim: int) -> ir.Value:
+        """``sizes`` with the number of images at ``dim``."""
+        b, inputs = self.builder, [self.frozen.graph.node(value.name) for value in self.inputs if value.name]
+        i, at = next((i, given.batch_dims[0]) for i, given in enumerate(inputs) if given.batch_dims)
+        where = {"start": at, "end": at + 1}
+        images = b.add("Shape", [self.inputs[i]], f"{node.name}.images", node=node.name, attributes=where)
+        place = b.constant(f"{node.name}.batch", np.array([dim], np.int64))
+        return b.add("ScatterElements", [sizes, place, images], f"{node.name}.sizes", node=node.name)
 
     def _on_codes(
         self, node: Node, operator: str, rest: list[ir.Value | None], zero_last: bool, attributes: dict[str, Any]

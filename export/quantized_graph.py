@@ -22,9 +22,11 @@ class QuantizedGraph:
         """Begin an empty graph for a frozen model."""
         self.frozen = frozen
         self.builder = GraphBuilder()
+        self.inputs: list[ir.Value] = []
         self.values: dict[str, ir.Value] = {}  # tensor name -> its float (dequantized) value
         self.grids: dict[str, tuple[Node, Grid]] = {}  # tensor name -> whose grid its codes are on
         self.tensors: list[TensorRecord] = []
+        self._requantized: dict[str, ir.Value] = {}  # tensor name -> its codes, where its value moved as floats
 
     def _simple(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
         operands = [self.values[name] for name in node.inputs]
@@ -75,6 +77,9 @@ class QuantizedGraph:
         producer = value.producer()
         if producer is not None and producer.op_type == "DequantizeLinear":
             return producer.inputs[0]
-        holder, grid = self.grids[name]  # dequantized before it moved: the same codes again
-        constants = self._grid_constants(holder, grid)
-        return self.builder.add("QuantizeLinear", [value, *constants], f"{name}.codes_again", node=name)
+        if name not in self._requantized:
+            holder, grid = self.grids[name]  # dequantized before it moved: the same codes again
+            operands = [value, *self._grid_constants(holder, grid)]
+            codes = self.builder.add("QuantizeLinear", operands, f"{name}.codes_again", node=name)
+            self._requantized[name] = codes
+        return self._requantized[name]

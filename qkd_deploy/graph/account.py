@@ -55,13 +55,14 @@ class Account:
 
 
 def account_of(network: nn.Module, placed: Placed) -> Account:
-    """The account of a placed graph."""
+    """The account of a placed graph; what no input has a part in is computed once and for all, at export."""
+    constants = placed.graph.constants()
     quantized: set[str] = set()
     entries = []
     for node in placed.graph.nodes:
         if node.quantizer is not None or (OPERATORS[node.kind].operand_bits == "codes" and node.inputs[0] in quantized):
             quantized.add(node.name)
-        if node.kind not in ("constant", "python", "dropout"):
+        if node.name not in constants and node.kind not in ("python", "dropout"):
             entries.append(_entry(network, placed, node, quantized))
     return Account(tuple(entries))
 

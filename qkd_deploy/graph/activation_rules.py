@@ -50,10 +50,38 @@ class ActivationRules(Rules):
     def _softmax(self, node: Node, target: Any) -> str:
         named = {**dict(zip(("dim",), node.args[1:], strict=False)), **node.kwargs}
         dim = target.dim if isinstance(target, nn.Softmax) else named.get("dim")
-        rank = self._rank(node.args[0])
-        if dim is None or named.get("dtype") is not None or dim % rank != rank - 1 or (node.shape or ())[-1] < 2:
-            return "only a softmax over the last dimension runs in integers"
-        return self._settle(node, "softmax", (node.args[0],))
+        operand, shape = node.args[0], node.shape or ()
+        dim, last = None if dim is None else dim % len(shape), len(shape) - 1
+        if dim is None or named.get("dtype") is not None or dim in node.batch_dims or shape[dim] < 2:
+            return "a softmax over the batch, over one element, or in another type stays in float"
+        if dim == last:
+            return self._settle(node, "softmax", (operand,))
+        order = [*range(len(shape))]
+        order[dim], order[last] = last, dim
+        if last in node.batch_dims:
+            return "a softmax beside a batch in the last dimension stays in float"
+        moved = tuple(shape[d] for d in order)
+        batch, turn = {"batch_dims": node.batch_dims}, {"dims": tuple(order)}
+        turned = self._before(node, "transpose", (operand,), "turned", moved, kwargs=turn, **batch)
+        shares = self._before(node, "softmax", (turned,), "softmax", moved, **batch)
+        return self._settle(node, "transpose", (shares,), **turn)
+
+    def _glu(self, node: Node, target: Any) -> str:
+        """The first half times the sigmoid of the second."""
+        operand, dim = node.args[0], self._bind(node, target, "glu").get("dim", -1)
+        shape, rank = node.shape or (), len(node.shape or ())
+        half = shape[dim]
+        if dim % rank in node.batch_dims:
+            return "a gate along the batch stays in float"
+        values, gates = (
+            self._before(
+                node, "slice", (operand,), suffix, shape,
+                kwargs={"ranges": ((dim % rank, start, start + half),)}, batch_dims=node.batch_dims,
+            )
+            for suffix, start in (("values", 0), ("gates", half))
+        )  # fmt: skip
+        opened = self._before(node, "sigmoid", (gates,), "gate", shape)
+        return self._settle(node, "mul", (values, opened))
 
     def _layer_norm(self, node: Node, target: Any) -> str:
         bound = {**dict(zip(_LAYER_NORM, node.args, strict=False)), **node.kwargs}

@@ -136,28 +136,54 @@ class ArithmeticRules(Rules):
 
     def _unexpanded(self, value: Any) -> Any:
         """A constant instead of its copies for every image; sums and products broadcast it."""
-        if isinstance(value, Ref) and self.graph.node(value.name).kind == "expand":
-            return self.graph.node(value.name).args[0]
+        if isinstance(value, Ref) and (node := self.graph.node(value.name)).kind == "expand":
+            copied = [size != -1 for size in node.kwargs["sizes"]]
+            source: Ref = node.args[0]
+            only_batch = all(dim in node.batch_dims for dim, is_copy in enumerate(copied) if is_copy)
+            return source if only_batch and source.name in self.graph.constants() else value
         return value
 
     def _copy(self, node: Node, target: Any) -> str:
-        """Copies that change nothing, and constants repeated for every image."""
+        """Copies that change nothing, and those that repeat what there is once, such as a token for every image."""
         source = node.args[0]
-        if self._is_float(source) and not self._is_activation(source) and self._repeats_for_batch(node, source):
-            node.kind, node.reason = "expand", ""
+        unchanged = self.recorder.unchanged.get(node.name) and not any(references((node.args[1:], node.kwargs)))
+        if unchanged and target != "repeat":
+            node.kind, node.reason = "reshape", ""
             return ""
-        if any(references((node.args[1:], node.kwargs))) or not self.recorder.unchanged.get(node.name):
-            return "a copy that changes the tensor stays in float"
-        node.kind, node.reason = "reshape", ""
-        return ""
+        if target in ("expand", "expand_as", "repeat") and self._is_float(source):
+            return self._expand(node, source)
+        return "a copy that changes the tensor stays in float"
 
-    def _repeats_for_batch(self, node: Node, source: Ref) -> bool:
-        shape, before = node.shape or (), self._shape(source)
-        same_rank = len(shape) == len(before) and bool(node.batch_dims)
-        return same_rank and all(
-            old == 1 if dim in node.batch_dims else old == new
-            for dim, (old, new) in enumerate(zip(before, shape, strict=True))
-        )
+    def _expand(self, node: Node, source: Ref) -> str:
+        """One size for every dimension of the result, -1 where it is the source's own."""
+        shape, batch_dims = node.shape or (), self.batch_dims.get(source.name, ())
+        given = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        more = len(shape) - self._rank(source)
+        sizes: list[Any] = []
+        for dim, (old, new) in enumerate(zip((1,) * more + self._shape(source), shape, strict=True)):
+            follows = dim in node.batch_dims
+            if dim >= more and (dim - more in batch_dims if follows else old == new):
+                sizes.append(-1)
+            elif old != 1 or (follows and node.target == "expand_as"):
+                return self._repeat(node, source, given)
+            else:
+                sizes.append(given[dim] if follows else new)
+        return self._settle(node, "expand", (source,), sizes=tuple(sizes))
+
+    def _repeat(self, node: Node, source: Ref, times: Any) -> str:
+        """Whole tensors one behind the other, along one dimension after the other."""
+        shape, batch_dims = self._shape(source), self.batch_dims.get(source.name, ())
+        if node.target != "repeat" or len(times) != len(shape) or any(times[d] != 1 for d in batch_dims):
+            return "tensors that are repeated along the batch, or get more dimensions, stay in float"
+        repeated = [dim for dim, count in enumerate(times) if count != 1]
+        for i, dim in enumerate(repeated):
+            options = {"dim": dim, "positions": tuple(range(shape[dim])) * times[dim]}
+            if dim == repeated[-1]:
+                return self._settle(node, "index", (source,), **options)
+            shape = (*shape[:dim], shape[dim] * times[dim], *shape[dim + 1 :])
+            batch = {"batch_dims": batch_dims}
+            source = self._before(node, "index", (source,), f"repeated_{i}", shape, kwargs=options, **batch)
+        return "a copy that changes the tensor stays in float"
 
 
 def is_number(value: Any) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
+
+import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.arithmetic_rules import ArithmeticRules
@@ -20,33 +23,51 @@ class ConcatenationRules(ArithmeticRules):
         dim = bound.get("dim", 0) % len(node.shape or ())
         if not all(self._is_float(part) for part in tensors):
             return "a concatenation with integer tensors stays in float"
-        parts = [self._unexpanded(part) for part in tensors]
-        if all(self._is_activation(part) for part in parts):
+        parts = [self._of_rank(node, self._unexpanded(part), i) for i, part in enumerate(tensors)]
+        constants = self.graph.constants()
+        moving = [part.name not in constants for part in parts]
+        if all(moving) or not any(moving):
             return self._settle(node, "concat", (list(parts),), dim=dim)
-        return self._concat_constants(node, parts, dim)
+        return self._concat_constants(node, parts, moving, dim)
 
-    def _concat_constants(self, node: Node, parts: list[Ref], dim: int) -> str:
+    def _of_rank(self, node: Node, part: Ref, i: int) -> Ref:
+        """A constant that its copies gave more dimensions, with as many of them."""
+        missing = len(node.shape or ()) - self._rank(part)
+        if not missing:
+            return part
+        shape = (1,) * missing + self._shape(part)
+        return self._before(node, "reshape", (part, shape), f"token_{i}", shape, target=torch.reshape)
+
+    def _concat_constants(self, node: Node, parts: list[Ref], moving: list[bool], dim: int) -> str:
         """Class tokens and the like: the sum of everything, padded to the size of the result."""
-        computed = [i for i, part in enumerate(parts) if self._is_activation(part)]
-        if computed != list(range(computed[0], computed[-1] + 1)) if computed else True:
-            return "a concatenation of tensors with constants between them stays in float"
-        body = parts[computed[0]]
-        if len(computed) > 1:
-            inner = [parts[i] for i in computed]
-            size = sum(self._shape(part)[dim] for part in inner)
-            shape = (*self._shape(body)[:dim], size, *self._shape(body)[dim + 1 :])
-            batch = {"batch_dims": self.batch_dims.get(body.name, ())}
-            body = self._before(node, "concat", (inner,), "joined", shape, kwargs={"dim": dim}, **batch)
-        groups = [*parts[: computed[0]], body, *parts[computed[-1] + 1 :]]
+        groups: list[Ref] = []
+        first, joined = -1, 0
+        for moves, run in groupby(zip(moving, parts, strict=True), lambda pair: pair[0]):
+            refs = [part for _, part in run]
+            if moves:
+                first = len(groups) if first < 0 else first
+                joined += 1
+                refs = [self._joined(node, refs, dim, "joined" if joined == 1 else f"joined_{joined}")]
+            groups.extend(refs)
         sizes = [self._shape(part)[dim] for part in groups]
         padded = [
             self._padded(node, part, dim, sum(sizes[:i]), sum(sizes[i + 1 :]), f"part_{i}")
             for i, part in enumerate(groups)
         ]
-        total = padded.pop(computed[0])
+        total = padded.pop(first)
         for i, part in enumerate(padded[:-1]):
             total = self._before(node, "add", (total, part), f"sum_{i}", node.shape or (), batch_dims=node.batch_dims)
         return self._settle(node, "add", (total, padded[-1]))
+
+    def _joined(self, node: Node, parts: list[Ref], dim: int, suffix: str) -> Ref:
+        """Neighbours that all depend on the input, as one tensor."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        shape = list(self._shape(first))
+        shape[dim] = sum(self._shape(part)[dim] for part in parts)
+        batch = {"batch_dims": self.batch_dims.get(first.name, ())}
+        return self._before(node, "concat", (parts,), suffix, tuple(shape), kwargs={"dim": dim}, **batch)
 
     def _padded(self, node: Node, part: Ref, dim: int, before: int, after: int, suffix: str) -> Ref:
         amounts = [(0, 0)] * self._rank(part)

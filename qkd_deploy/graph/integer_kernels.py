@@ -106,4 +106,18 @@ KERNELS: dict[str, Callable[..., Tensor]] = {
     "avg_pool": _avg_pool,
     "uneven_avg_pool": _uneven_avg_pool,
 }
-ON_CODES = ("max_pool", "reshape", "transpose", "slice", "pad", "resize", "roll", "dropout", "python")
+ON_CODES = (
+    "max_pool",
+    "reshape",
+    "transpose",
+    "slice",
+    "pad",
+    "resize",
+    "roll",
+    "expand",
+    "index",
+    "amax",
+    "amin",
+    "dropout",
+    "python",
+)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -38,6 +40,7 @@ class Node:
         source: key of the quantizer that made the grid of the first input, for layers with integer inputs.
         shape: output shape for the example inputs; None for values that are no tensors.
         batch_dims: its dimensions that follow the batch.
+        dtype: the type of its elements in the float network.
         reason: why the node stays in float, as a sentence.
     """
 
@@ -55,6 +58,7 @@ class Node:
     source: str | None = None
     shape: tuple[int, ...] | None = None
     batch_dims: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
     reason: str = ""
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.arithmetic_rules import ArithmeticRules, is_number
 from qkd_deploy.graph.ir import Node, Ref
+
+_NO_PRODUCT = "only an einsum that is one batched matrix product of two activations runs in integers"
 
 
 class MatrixRules(ArithmeticRules):
@@ -20,6 +23,48 @@ class MatrixRules(ArithmeticRules):
         if min(self._rank(operand) for operand in operands) < 2:
             return "a matrix product with a vector has no integer kernel here"
         return self._settle(node, "matmul", operands)
+
+    def _einsum(self, node: Node, target: Any) -> str:
+        """A batched matrix product, where each operand has at most one dimension of its own and one is summed over."""
+        equation, *operands = node.args
+        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+            operands = list(operands[0])
+        spelled = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)", str(equation).replace(" ", ""))
+        if spelled is None or len(operands) != 2 or not all(self._is_activation(operand) for operand in operands):
+            return _NO_PRODUCT
+        left, right, result = spelled.groups()
+        shared = [c for c in left if c in right and c in result]
+        rows, columns, summed = (
+            [c for c in left if c not in right and c in result],
+            [c for c in right if c not in left and c in result],
+            [c for c in left if c in right and c not in result],
+        )
+        letters = {*shared, *rows, *columns, *summed}
+        plain = all(len(set(part)) == len(part) for part in (left, right, result)) and letters == {*left, *right}
+        if not plain or (len(rows), len(columns), len(summed)) != (1, 1, 1) or not letters >= {*result}:
+            return _NO_PRODUCT
+        sizes = {**dict(zip(left, self._shape(operands[0]), strict=True)),
+                 **dict(zip(right, self._shape(operands[1]), strict=True))}  # fmt: skip
+        batches = {c for c, i in ((c, i) for i, c in enumerate(result)) if i in node.batch_dims}
+
+        def turned(operand: Ref, have: str, want: list[str], suffix: str) -> Ref:
+            order = tuple(have.index(c) for c in want)
+            if order == tuple(range(len(order))):
+                return operand
+            follows = tuple(i for i, c in enumerate(want) if c in batches)
+            shape = tuple(sizes[c] for c in want)
+            return self._before(
+                node, "transpose", (operand,), suffix, shape, kwargs={"dims": order}, batch_dims=follows
+            )
+
+        one = turned(operands[0], left, [*shared, *rows, *summed], "left")
+        two = turned(operands[1], right, [*shared, *summed, *columns], "right")
+        made = [*shared, *rows, *columns]
+        if "".join(made) == result:
+            return self._settle(node, "matmul", (one, two))
+        follows = tuple(i for i, c in enumerate(made) if c in batches)
+        product = self._before(node, "matmul", (one, two), "product", tuple(sizes[c] for c in made), batch_dims=follows)
+        return self._settle(node, "transpose", (product,), dims=tuple(made.index(c) for c in result))
 
     def _attention(self, node: Node, target: Any) -> str:
         """``softmax(q @ k^T * scale) @ v``; a positive scale is free."""

@@ -19,7 +19,7 @@ from qkd_deploy.graph.activation_rules import ActivationRules
 from qkd_deploy.graph.concatenation_rules import ConcatenationRules
 from qkd_deploy.graph.functional_rules import FunctionalRules
 from qkd_deploy.graph.in_place import out_of_place, switch_off
-from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
+from qkd_deploy.graph.ir import Graph, Node, Ref, references, substitute
 from qkd_deploy.graph.matrix_rules import MatrixRules
 from qkd_deploy.graph.pooling_rules import PoolingRules
 from qkd_deploy.graph.slicing_rules import SlicingRules
@@ -38,12 +38,10 @@ class Normalizer(
         for node in list(self.graph.nodes):
             node.shape = self.recorder.shapes.get(node.name)
             node.batch_dims = self.batch_dims.get(node.name, ())
+            node.dtype = self.recorder.dtypes.get(node.name, torch.float32)
             if node.kind not in ("input", "constant"):
                 self._classify(node)
         self._prune()
-        for node in self.graph.nodes:
-            if node.kind == "expand":  # read by something else than sums, products and concatenations
-                node.kind, node.reason = "float", "a constant repeated for every image has no integer kernel here"
         return self.graph
 
     def _prune(self) -> None:
@@ -183,17 +181,20 @@ class Normalizer(
 
     def _transpose(self, node: Node, target: Any) -> str:
         rank = self._rank(node.args[0])
-        arguments = [*node.args[1:], *node.kwargs.values()]
-        flat = list(arguments[0]) if arguments and isinstance(arguments[0], (list, tuple)) else arguments
-        if rank < 0 or any(not isinstance(a, int) for a in flat):
+        if rank < 0 or any(references((node.args[1:], node.kwargs))):
             return "a transposition by computed dimensions stays in float"
         name = target if isinstance(target, str) else target.__name__
-        order = [d % rank for d in flat]
-        if name == "transpose":
-            first, second = order
-            order = list(range(rank))
-            order[first], order[second] = second, first
-        return self._settle(node, "transpose", (node.args[0],), dims=tuple(order))
+        told_apart = torch.empty(tuple(range(rank)), device="meta")  # dimension d has size d
+        moved = getattr(told_apart, name)(*node.args[1:], **node.kwargs)
+        return self._settle(node, "transpose", (node.args[0],), dims=tuple(moved.shape))
+
+    def _attribute(self, node: Node, target: Any) -> str:
+        """``x.mT``, the transposed matrices."""
+        operand, name = node.args
+        rank = self._rank(operand)
+        if name != "mT" or rank < 2:
+            return node.reason
+        return self._settle(node, "transpose", (operand,), dims=(*range(rank - 2), rank - 1, rank - 2))
 
 
 def _require_own_weight(path: str, module: nn.Module) -> None:

@@ -46,11 +46,12 @@ def max_pool(x: Tensor, **options: Any) -> Tensor:
     return pooled
 
 
-def take(x: Tensor, ranges: tuple[tuple[int, int, int], ...]) -> Tensor:
-    """The part of a tensor within every ``(dim, start, stop)``."""
-    for dim, start, stop in ranges:
-        x = x.narrow(dim, start, stop - start)
-    return x
+def take(x: Tensor, ranges: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The part of a tensor within every ``(dim, start, stop)``; a fourth number is the step, 1 without."""
+    index = [slice(None)] * x.dim()
+    for dim, *bounds in ranges:
+        index[dim] = slice(*bounds)
+    return x[tuple(index)]
 
 
 def pad(x: Tensor, amounts: tuple[tuple[int, int], ...], mode: str) -> Tensor:
@@ -64,6 +65,16 @@ def pad(x: Tensor, amounts: tuple[tuple[int, int], ...], mode: str) -> Tensor:
 def resize(x: Tensor, factors: tuple[int, ...]) -> Tensor:
     """Nearest upsampling of the spatial dimensions by whole factors."""
     return F.interpolate(x, scale_factor=[float(factor) for factor in factors], mode="nearest")
+
+
+def expand(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Dimensions of one element repeated; -1 leaves a dimension as it is."""
+    return x.expand(sizes)
+
+
+def index(x: Tensor, dim: int, positions: tuple[int, ...]) -> Tensor:
+    """What is at these positions of a dimension, in this order."""
+    return x.index_select(dim, torch.tensor(positions, device=x.device))
 
 
 def rescale(x: Tensor, factor: float) -> Tensor:
@@ -165,6 +176,10 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "resize": resize,
     "rescale": rescale,
     "roll": torch.roll,
+    "expand": expand,
+    "index": index,
+    "amax": torch.amax,
+    "amin": torch.amin,
     "avg_pool": avg_pool,
     "uneven_avg_pool": uneven_avg_pool,
     "global_avg_pool": global_avg_pool,

@@ -101,6 +101,19 @@ class PoolingRules(Rules):
         node.target = torch.reshape
         return ""
 
+    def _sum(self, node: Node, target: Any) -> str:
+        """The mean, with another scale."""
+        bound = self._bind(node, target, "mean")
+        operand = bound.get("input")
+        before, after = self._shape(operand), node.shape or ()
+        mean = self._before(node, "float", (), "mean", after, batch_dims=node.batch_dims)
+        inner = self.graph.node(mean.name)
+        inner.args, inner.kwargs = (operand,), {k: v for k, v in bound.items() if k != "input"}
+        if self._mean(inner, torch.mean):
+            self.graph.nodes.remove(inner)
+            return "a sum over the batch, or of everything, has no integer kernel"
+        return self._settle(node, "rescale", (mean,), factor=math.prod(before) / math.prod(after))
+
     def _pooled_rows(self, node: Node, operand: Ref, kept: list[int], dims: list[int]) -> Ref:
         """The mean over ``dims`` as a global pool: ``dims`` moved behind the others, all as one channel and one row."""
         sizes = self._shape(operand)

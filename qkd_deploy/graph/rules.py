@@ -25,6 +25,9 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "stack": ("tensors", "dim"),
     "roll": ("input", "shifts", "dims"),
     "select": ("input", "dim", "index"),
+    "index_select": ("input", "dim", "index"),
+    "repeat_interleave": ("input", "repeats", "dim"),
+    "glu": ("input", "dim"),
     "clip": ("input", "min", "max"),
 }
 """Names of positional arguments, for functions that tell no signature."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.rules import Rules
 
@@ -41,7 +42,9 @@ class SlicingRules(Rules):
         if Ellipsis in items:
             at = items.index(Ellipsis)
             items[at : at + 1] = [whole] * (rank - len(items) + 1)
-        ranges, dropped = [], []
+        ranges: list[tuple[int, ...]] = []
+        dropped: list[int] = []
+        listed: dict[int, tuple[int, ...]] = {}
         for dim, (size, item) in enumerate(zip(self.recorder.shapes[operand.name] or (), items, strict=False)):
             if item == whole:
                 continue
@@ -49,11 +52,61 @@ class SlicingRules(Rules):
                 ranges.append((dim, item % size, item % size + 1))
                 dropped.append(dim)
                 continue
-            if not isinstance(item, slice) or list(references(item)) or item.step not in (None, 1):
+            if (positions := self._positions(item, size)) is not None:
+                listed[dim] = positions
+                continue
+            if not isinstance(item, slice) or list(references(item)):
                 return _NOT_ALONE
-            start, stop, _ = item.indices(size)
-            ranges.append((dim, start, stop))
+            ranges.append(_bounds(dim, *item.indices(size)))
+        if listed:
+            ((dim, positions),) = listed.items() if len(listed) == 1 and not ranges else ((-1, ()),)
+            return self._index(node, operand, dim, positions) if dim >= 0 else _NOT_ALONE
         return self._take_and_drop(node, operand, ranges, dropped) if dropped else self._take(node, operand, ranges)
+
+    def _positions(self, item: Any, size: int) -> tuple[int, ...] | None:
+        """The positions that a list or a constant tensor of integers names; None for everything else."""
+        if isinstance(item, Ref):
+            node = self.graph.node(item.name)
+            if node.kind != "constant" or self.recorder.floating.get(item.name) or self._rank(item) != 1:
+                return None
+            values = operations.apply(self.model, node, (), {}, training=False)
+            item = values.tolist() if values.dtype != torch.bool else None
+        if not isinstance(item, (list, tuple)) or any(type(i) is not int for i in item):
+            return None
+        return tuple(i % size for i in item)
+
+    def _index(self, node: Node, operand: Ref, dim: int, positions: tuple[int, ...]) -> str:
+        dim %= self._rank(operand)
+        if not self._is_float(operand) or dim in self.batch_dims.get(operand.name, (0,)):
+            return _NOT_ALONE
+        return self._settle(node, "index", (operand,), dim=dim, positions=positions)
+
+    def _index_select(self, node: Node, target: Any) -> str:
+        bound = self._bind(node, target, "index_select")
+        dim = bound["dim"] % self._rank(node.args[0])
+        positions = self._positions(bound["index"], self._shape(node.args[0])[dim])
+        return _NOT_ALONE if positions is None else self._index(node, node.args[0], dim, positions)
+
+    def _flip(self, node: Node, target: Any) -> str:
+        """Slices with a step of -1 are no slices of PyTorch's, so the positions are listed, dimension by dimension."""
+        given = (*node.args[1:], *node.kwargs.values())
+        dims = list(given[0]) if isinstance(given[0], (list, tuple)) else list(given)
+        operand: Ref = node.args[0]
+        batch_dims, shape = self.batch_dims.get(operand.name, (0,)), self._shape(operand)
+        if not self._is_float(operand) or any(d % len(shape) in batch_dims for d in dims):
+            return _NOT_ALONE
+        for i, dim in enumerate(dims[:-1]):
+            reverse = {"dim": dim % len(shape), "positions": tuple(reversed(range(shape[dim])))}
+            operand = self._before(node, "index", (operand,), f"flipped_{i}", shape, kwargs=reverse)
+        return self._index(node, operand, dims[-1], tuple(reversed(range(shape[dims[-1]]))))
+
+    def _repeat_interleave(self, node: Node, target: Any) -> str:
+        bound = self._bind(node, target, "repeat_interleave")
+        repeats, dim = bound["repeats"], bound.get("dim")
+        if not isinstance(repeats, int) or not isinstance(dim, int):
+            return "repeating by computed numbers, or the flattened tensor, stays in float"
+        size = self._shape(node.args[0])[dim]
+        return self._index(node, node.args[0], dim, tuple(i // repeats for i in range(size * repeats)))
 
     def _select(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "select")
@@ -68,13 +121,31 @@ class SlicingRules(Rules):
         index %= self._shape(operand)[dim]
         return self._take_and_drop(node, operand, [(dim, index, index + 1)], [dim])
 
-    def _take_and_drop(self, node: Node, operand: Ref, ranges: list[tuple[int, int, int]], dropped: list[int]) -> str:
+    def _amax(self, node: Node, target: Any) -> str:
+        return self._extreme(node, "amax", node.args, node.kwargs)
+
+    def _amin(self, node: Node, target: Any) -> str:
+        return self._extreme(node, "amin", node.args, node.kwargs)
+
+    def _extreme(self, node: Node, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The largest or smallest elements along dimensions, which are those of the codes."""
+        bound = {**dict(zip(("input", "dim", "keepdim"), args, strict=False)), **kwargs}
+        operand, dims, keep = bound.get("input"), bound.get("dim"), bound.get("keepdim", False)
+        dims = (dims,) if isinstance(dims, int) else dims
+        if not isinstance(operand, Ref) or not dims or any(references((dims, keep))) or not self._is_float(operand):
+            return "the largest or smallest element of everything stays in float"
+        rank = self._rank(operand)
+        if any(dim % rank in self.batch_dims.get(operand.name, (0,)) for dim in dims):
+            return "the largest or smallest elements along the batch stay in float"
+        return self._settle(node, kind, (operand,), dim=tuple(dim % rank for dim in dims), keepdim=bool(keep))
+
+    def _take_and_drop(self, node: Node, operand: Ref, ranges: list[tuple[int, ...]], dropped: list[int]) -> str:
         """A slice, and a reshape without the dimensions of one that it leaves."""
-        if any(dim in self.batch_dims.get(operand.name, (0,)) for dim, _, _ in ranges):
+        if any(bounds[0] in self.batch_dims.get(operand.name, (0,)) for bounds in ranges):
             return _NOT_ALONE
         sizes = list(self._shape(operand))
-        for dim, start, stop in ranges:
-            sizes[dim] = stop - start
+        for dim, *bounds in ranges:
+            sizes[dim] = len(range(*bounds))
         part = self._before(
             node, "slice", (operand,), "part", tuple(sizes), kwargs={"ranges": tuple(ranges)},
             batch_dims=self.batch_dims.get(operand.name, ()),
@@ -89,6 +160,8 @@ class SlicingRules(Rules):
         if name == "unbind" and isinstance(index, int):
             operand, *rest = source.args
             return self._one_of(node, operand, source.kwargs.get("dim", rest[0] if rest else 0), index)
+        if name in ("max", "min") and index == 0:
+            return self._extreme(node, f"a{name}", source.args, source.kwargs)
         if name not in ("chunk", "split", "tensor_split") or not isinstance(index, int):
             return _NOT_ALONE
         operand, *rest = source.args
@@ -101,10 +174,15 @@ class SlicingRules(Rules):
         at = index % len(sizes)
         return self._take(node, operand, [(dim, sum(sizes[:at]), sum(sizes[: at + 1]))])
 
-    def _take(self, node: Node, operand: Any, ranges: list[tuple[int, int, int]]) -> str:
-        """Keep ``start <= index < stop`` of every ``(dim, start, stop)``."""
+    def _take(self, node: Node, operand: Any, ranges: list[tuple[int, ...]]) -> str:
+        """Keep ``start <= index < stop`` of every ``(dim, start, stop)``, or of these each step-th."""
         rank = self._rank(operand)
-        kept = tuple((dim % rank, start, stop) for dim, start, stop in ranges)
-        if any(dim in self.batch_dims.get(operand.name, (0,)) for dim, _, _ in kept):
+        kept = tuple((dim % rank, *bounds) for dim, *bounds in ranges)
+        if any(bounds[0] in self.batch_dims.get(operand.name, (0,)) for bounds in kept):
             return _NOT_ALONE
         return self._settle(node, "slice", (operand,), ranges=kept)
+
+
+def _bounds(dim: int, start: int, stop: int, step: int) -> tuple[int, ...]:
+    """A range as ``take`` has it, which names no step of 1."""
+    return (dim, start, stop) if step == 1 else (dim, start, stop, step)

@@ -61,6 +61,14 @@ class SpatialRules(Rules):
         moved = (batch, channels // r**2, height, r, width, r)
         return self._shuffle(node, split, (0, 1, 4, 2, 5, 3), moved)
 
+    def _pixel_unshuffle(self, node: Node, target: Any) -> str:
+        if self._rank(node.args[0]) != 4:
+            return "a pixel shuffle of anything but images stays in float"
+        r = int(_only_argument(node, target, "downscale_factor"))
+        batch, channels, height, width = self._shape(node.args[0])
+        split = (batch, channels, height // r, r, width // r, r)
+        return self._shuffle(node, split, (0, 1, 3, 5, 2, 4), (batch, channels, r, r, height // r, width // r))
+
     def _channel_shuffle(self, node: Node, target: Any) -> str:
         groups = int(_only_argument(node, target, "groups"))
         batch, channels, *image = self._shape(node.args[0])

@@ -19,7 +19,7 @@ from qkd_deploy.verification.headroom import CodeRange
 from qkd_deploy.verification.single_node import MOVES
 from qkd_deploy.verification.values import attributes_of
 
-_PASSES_CODES = MOVES | {"MaxPool"}
+_PASSES_CODES = MOVES | {"MaxPool", "ReduceMax", "ReduceMin"}
 _KEEPS_SIGN = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Max"}) | _PASSES_CODES
 _NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
 

@@ -28,6 +28,7 @@ _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _FLOAT_RESULT = frozenset({"DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _INTEGER = re.compile(r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool")
 _ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "Resize"})
+_BETWEEN_KERNELS = MOVES | {"QuantizeLinear", "DequantizeLinear", "Cast", "Shape"}
 _NORM_PARTS = frozenset({"Cast", "ReduceSum", "Sqrt"})
 _EXACT_NORM = "it is computed in float32 from exact sums of integers, the same on every CPU"
 
@@ -56,7 +57,7 @@ def list_kernels(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: M
         if _INTEGER.match(node.op_type) or (node.op_type in _ON_CODES and not touches_float):
             source = structure.find(node, optimized)
             kernels.append(Kernel(node.op_type, _module(source, node, metadata), True))
-        elif node.op_type not in MOVES | {"QuantizeLinear", "DequantizeLinear", "Cast"} and touches_float:
+        elif node.op_type not in _BETWEEN_KERNELS and touches_float:
             source = structure.find(node, optimized)
             norm = structure.layer_norm_of(source)
             if norm and norm not in norms:

@@ -6,6 +6,8 @@ whose last bits are the runtime's own, so that comparisons behind them need a to
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -26,7 +28,7 @@ class SingleNodes:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._opsets = list(model.opset_import)
-        self._sessions: dict[tuple[bytes, tuple[str, ...]], onnxruntime.InferenceSession] = {}
+        self._sessions: dict[tuple[bytes, tuple[Any, ...]], onnxruntime.InferenceSession] = {}
 
     def run(self, node: onnx.NodeProto, operands: list[np.ndarray | None]) -> list[np.ndarray]:
         """Outputs of ``node``; ``operands`` in the order of its inputs, None where one is left out.
@@ -35,7 +37,7 @@ class SingleNodes:
             UserError: ONNX Runtime does not know the operator or refuses the operands.
         """
         feeds = {f"operand_{i}": value for i, value in enumerate(operands) if value is not None}
-        key = (node.SerializeToString(deterministic=True), tuple(f"{k}:{v.dtype}" for k, v in feeds.items()))
+        key = node.SerializeToString(deterministic=True), tuple((k, v.dtype.str, *_shape(v)) for k, v in feeds.items())
         try:
             if key not in self._sessions:
                 self._sessions[key] = self._session(node, feeds)
@@ -53,7 +55,7 @@ class SingleNodes:
         del alone.input[:]
         alone.input.extend(f"operand_{i}" if name else "" for i, name in enumerate(node.input))
         inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), _shape(value))
             for name, value in feeds.items()
         ]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
@@ -64,3 +66,8 @@ class SingleNodes:
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _shape(value: np.ndarray) -> list[int | None]:
+    """What a session is told: the rank, and of lists of sizes their length, which shape inference asks for."""
+    return list(value.shape) if value.dtype == np.int64 and value.ndim == 1 else [None] * value.ndim
