@@ -86,7 +86,7 @@ def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) 
     elif OPERATORS[node.kind].operand_bits == "codes" and node.kind != "requantize":
         bits = "codes" if node.name in quantized else "float"
     elif any(name not in quantized for name in _operands(node)) or node.quantizer is None:
-        reason = "" if node.kind == "requantize" else "its operands are floats in this placement"
+        reason = "" if node.kind == "requantize" else "it stands between floats in this placement"
     return Entry(node.name, operation, bits, "float" if reason else kernel, reason)
 
 

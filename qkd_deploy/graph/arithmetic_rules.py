@@ -137,9 +137,9 @@ class ArithmeticRules(Rules):
     def _unexpanded(self, value: Any) -> Any:
         """A constant instead of its copies for every image; sums and products broadcast it."""
         if isinstance(value, Ref) and (node := self.graph.node(value.name)).kind == "expand":
-            copied = [size != -1 for size in node.kwargs["sizes"]]
             source: Ref = node.args[0]
-            only_batch = all(dim in node.batch_dims for dim, is_copy in enumerate(copied) if is_copy)
+            copied = [dim for dim, size in enumerate(node.kwargs["sizes"]) if size not in (-1, 1)]
+            only_batch = all(dim in node.batch_dims for dim in copied)
             return source if only_batch and source.name in self.graph.constants() else value
         return value
 

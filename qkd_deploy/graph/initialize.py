@@ -46,6 +46,11 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
         if node.quantizer is None:
             return value
         quantizer = prepared.activation(node.quantizer)
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"{node.name} has values that are not finite; check the weights and the batch, or keep the module that "
+                "makes them as one step in float (leaf_modules)"
+            )
         if not quantizer.fixed:
             quantizer.set_scale(quantizer.start(value, method) * next(factors))
         return quantizer(value)

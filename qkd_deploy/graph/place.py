@@ -148,6 +148,7 @@ class _Placer:
         self.model, self.graph, self.settings, self.layer_bits = model, graph, settings, layer_bits
         self.activations: dict[str, TensorSpec] = {}
         self.signs = Signs(model, graph, smallest, raw_pixels=settings.input_quantization is not None)
+        self.constants = graph.constants()
         self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose grid its codes are on
         self.rescaled: dict[str, tuple[str, float]] = {}
 
@@ -195,7 +196,13 @@ class _Placer:
             return max(hard)
         given = node.kind in ("input", "constant")
         makes_integers = OPERATORS[node.kind].own_grid and not given and not self._is_linear(node)
-        return WIDE_BITS if makes_integers else None
+        return WIDE_BITS if makes_integers and not self._is_guard(node) else None
+
+    def _is_guard(self, node: Node) -> bool:
+        """Whether it adds a constant for operations in float, as in ``rsqrt(x + 1e-6)``: codes would lose it."""
+        readers = self.graph.consumers()[node.name]
+        by_floats = all(OPERATORS[reader.kind].operand_bits == "float" for reader in readers)
+        return node.kind == "add" and node.inputs[1] in self.constants and bool(readers) and by_floats
 
     def _is_linear(self, node: Node) -> bool:
         """Whether it gives floats from integers: a last linear layer needs no quantizer on its output.

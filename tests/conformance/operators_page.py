@@ -27,26 +27,34 @@ BITS = {
 BECOMES = {
     "adaptive_avg_pool": "a global average pool, or an average pool where windows have one size",
     "adaptive_max_pool": "a max-pool where windows have one size",
+    "attribute": "a transposition of matrices",
     "attention": "products, a factor and a softmax",
     "batch_norm": "part of the layer before it, or a depthwise convolution",
     "channel_shuffle": "reshapes and a transposition",
-    "copy": "nothing, or a reshape",
+    "copy": "nothing, a reshape, an expansion, or an index where whole tensors repeat",
     "div": "a factor, for a constant divisor",
     "dropout": "nothing",
+    "einsum": "transpositions and one product of matrices",
+    "flip": "an index",
     "functional_layer": "a layer, where its weight is a parameter",
-    "getitem": "a slice",
+    "getitem": "a slice, or an index",
+    "glu": "two slices, a sigmoid and a product",
     "hard_swish": "a product with a hard sigmoid",
     "identity": "nothing",
-    "mean": "a global average pool, over height and width",
+    "index_select": "an index",
+    "mean": "a global average pool, over any dimensions but the batch",
     "narrow": "a slice",
     "neg": "a factor",
     "pixel_shuffle": "reshapes and a transposition",
+    "pixel_unshuffle": "reshapes and a transposition",
+    "repeat_interleave": "an index",
     "reshape_like": "a reshape",
     "rsub": "an addition",
     "select": "a slice",
     "silu": "a product with a sigmoid",
     "stack": "a concatenation",
     "sub": "an addition",
+    "sum": "a mean with another scale",
 }
 """What ``normalize`` makes of spellings that are no kind of the contract table themselves."""
 
@@ -66,6 +74,7 @@ _SYMBOLS = {
     operator.pow: "**",
     operator.neg: "-x",
     operator.getitem: "x[...]",
+    getattr: "x.mT",
 }
 _NAMESPACES = (("nn", nn), ("F", F), ("torch", torch))
 

@@ -30,7 +30,9 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "quotient": (lambda: Small(lambda n, x: x / (x.mean((2, 3), keepdim=True) + 1)), "integer Div"),
     "clamp without zero": (lambda: Small(lambda n, x: x.clamp(0.5, 1)), "range without zero"),
-    "softmax": (lambda: Small(lambda n, x: x.softmax(1)), "over the last dimension"),
+    "softmax": (lambda: Small(lambda n, x: x.softmax(1, dtype=torch.float32)), "in another type"),
+    "a choice": (lambda: Small(lambda n, x: torch.where(x > 0.5, x, x * 0.1)), "contract table"),
+    "a guard": (lambda: Small(lambda n, x: x * torch.rsqrt(x.square().mean(1, keepdim=True) + 0.5)), "between floats"),
     "norm of features": (
         lambda: Small(lambda n, x: n.norm1(x.mean((2, 3)))[..., None, None], norm1=nn.BatchNorm1d(8)),
         "no convolution",
@@ -140,7 +142,7 @@ class Functional(nn.Module):
 
 
 INEXACT = {
-    "softmax": lambda: Small(lambda n, x: n.conv(x).softmax(1), conv=nn.Conv2d(8, 8, 1)),
+    "softmax": lambda: Small(lambda n, x: n.conv(x).softmax(1, dtype=torch.float32), conv=nn.Conv2d(8, 8, 1)),
     "ConvTranspose": lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)),
     "F.conv2d": lambda: Small(lambda n, x: n.inner(x), inner=Functional(8, 8, 1, 1)),
     "F.linear": lambda: Small(lambda n, x: n.inner(x), inner=Functional(8, 8)),

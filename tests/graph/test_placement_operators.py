@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import assert_same_codes, finish, noise
+from deployment import assert_same_codes, noise
 from placement import IMAGES, Small, check
 from torch import Tensor, nn
 
-from qkd_deploy import initialize, prepare
+from qkd_deploy import prepare
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.verification.kernels import list_kernels
@@ -45,12 +45,21 @@ def kinds(model: nn.Module, **options: Any) -> set[str]:
         (lambda net, x: F.gelu(x - 1, approximate="tanh"), {"table"}),
         (lambda net, x: net.elu(x - 1), {"table"}),
         (lambda net, x: torch.relu(F.mish(x - 1)), {"table", "clip"}),
+        (lambda net, x: torch.cat([F.glu(x - 1, 1), net.glu(x)], 1), {"sigmoid", "mul", "slice"}),
+        (lambda net, x: x * (x - 1).softmax(1), {"softmax", "transpose"}),
         (lambda net, x: ((x - 1) ** 2).exp().abs().sqrt(), {"table"}),
     ],
 )
 def test_activation_functions(middle: Middle, expected: set[str]) -> None:
     assert expected <= kinds(
-        Small(middle, act=nn.PReLU(), channels=nn.PReLU(8), elu=nn.ELU(0.7), swish=nn.Hardswish(inplace=True))
+        Small(
+            middle,
+            act=nn.PReLU(),
+            channels=nn.PReLU(8),
+            elu=nn.ELU(0.7),
+            swish=nn.Hardswish(inplace=True),
+            glu=nn.GLU(1),
+        )
     )
 
 
@@ -74,6 +83,12 @@ def test_activation_functions(middle: Middle, expected: set[str]) -> None:
         (lambda net, x: (x.unflatten(1, (1, 8))[..., :6] * net.gain).flatten(1, 2), {"mul"}),
         (lambda net, x: (x - net.shift) / net.spread, {"add", "mul"}),
         (lambda net, x: x * net.gain + net.offset, {"add", "mul"}),
+        (lambda net, x: x * torch.sigmoid(x.sum((2, 3), keepdim=True)), {"global_avg_pool", "rescale", "mul"}),
+        (lambda net, x: x.sum(2, keepdim=True) + torch.sum(x, 3, keepdim=True), {"global_avg_pool", "rescale"}),
+        (lambda net, x: torch.einsum("bchw,bdhw->bcdh", x, x).flatten(2).view_as(x), {"matmul", "transpose"}),
+        (lambda net, x: torch.einsum("b h i c, b h j c -> b h i j", x, x).softmax(-1), {"matmul", "softmax"}),
+        (lambda net, x: torch.einsum("bhij,bhjc->bihc", [x, x]), {"matmul", "transpose"}),
+        (lambda net, x: x @ x.mT, {"matmul", "transpose"}),
     ],
 )
 def test_arithmetic(middle: Middle, expected: set[str]) -> None:
@@ -100,6 +115,18 @@ def test_arithmetic(middle: Middle, expected: set[str]) -> None:
         (lambda net, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2), {"pad", "max_pool"}),
         (lambda net, x: net.padded(F.pad(x, (0, 1, 0, 1))), {"pad"}),
         (lambda net, x: x.roll((2, -3), (2, 3)), {"roll"}),
+        (
+            lambda net, x: x * torch.sigmoid(x.max(1, keepdim=True)[0] - (-x).amin((2, 3), keepdim=True)),
+            {"amax", "amin"},
+        ),
+        (lambda net, x: x * torch.sigmoid(torch.max(x, dim=2).values.unsqueeze(2)), {"amax", "mul"}),
+        (lambda net, x: x.swapaxes(1, 2).swapdims(1, 2) + x.movedim(1, -1).moveaxis(-1, 1), {"transpose"}),
+        (lambda net, x: F.pixel_unshuffle(x, 2)[:, ::4], {"transpose", "slice"}),
+        (lambda net, x: torch.cat([x[..., ::2, 1::2], x[..., 1:7:3, ::2].repeat(1, 1, 2, 1)], 2), {"slice", "index"}),
+        (lambda net, x: x.flip(3) + torch.flip(x, (1, -2)), {"index"}),
+        (lambda net, x: x[:, [3, 1, 2, 0, 7, 5, 6, -4]] + x.index_select(1, net.order), {"index"}),
+        (lambda net, x: x[..., net.order] + x.repeat_interleave(2, 1)[:, :8], {"index", "slice"}),
+        (lambda net, x: x[:, :2].repeat(1, 4, 2, 1), {"index"}),
         (lambda net, x: torch.roll(x, 5, 1), {"roll"}),
         (lambda net, x: x + x.mean(1, keepdim=True), {"global_avg_pool", "add"}),
         (lambda net, x: x * x.permute(0, 2, 3, 1).mean((1, 2)).unflatten(1, (8, 1, 1)), {"global_avg_pool", "mul"}),
@@ -116,7 +143,9 @@ def test_arithmetic(middle: Middle, expected: set[str]) -> None:
     ],
 )
 def test_data_movement(middle: Middle, expected: set[str]) -> None:
-    assert expected <= kinds(Small(middle, padded=nn.Conv2d(8, 8, 3, stride=2), zeros=nn.ZeroPad2d((0, 1, 0, 1))))
+    net = Small(middle, padded=nn.Conv2d(8, 8, 3, stride=2), zeros=nn.ZeroPad2d((0, 1, 0, 1)))
+    net.register_buffer("order", torch.tensor([3, 1, 2, 0, 7, 5, 6, 4]))
+    assert expected <= kinds(net)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +175,51 @@ def test_a_factor_that_only_comes_near_to_the_size_is_refused() -> None:
     check(Small(lambda net, x: F.interpolate(x, scale_factor=2.1, recompute_scale_factor=True)))
 
 
-def test_a_constant_repeated_for_every_image_is_the_users_own_call_where_only_floats_read_it() -> None:
+@pytest.mark.parametrize(
+    ("middle", "shape", "expected"),
+    [
+        (lambda net, x: x + net.linear(net.token.expand(x.shape[0], -1, -1, -1)), (1, 1, 8, 8), {"expand"}),
+        (lambda net, x: x + net.linear(net.token.repeat(x.size(0), 8, 1, 1)), (1, 1, 8, 8), {"expand"}),
+        (lambda net, x: x + net.linear(net.token.expand(x.shape[0], 8, 8, -1)), (8,), {"expand"}),
+        (
+            lambda net, x: torch.cat([x[:, :2], net.token.expand(x.shape[0], -1, -1, -1), x[:, 2:4], x[:, 4:7]], 1),
+            (1, 1, 8, 8),
+            {"pad", "add", "concat", "slice"},
+        ),
+        (
+            lambda net, x: torch.cat([net.token.expand(x.shape[0], 1, 8, -1), x[:, 1:]], 1),
+            (8,),
+            {"expand", "concat"},
+        ),
+        (
+            lambda net, x: torch.cat([net.token.expand(x.shape[0], 1, -1), x.flatten(2)[:, 1:]], 1).view_as(x),
+            (64,),
+            {"pad", "add"},
+        ),
+        (lambda net, x: x * net.token + x.mean((2, 3), keepdim=True).expand(-1, -1, 8, 8), (8,), {"expand", "add"}),
+        (lambda net, x: x * net.token + x.mean((2, 3), keepdim=True).expand_as(x), (8,), {"expand", "add"}),
+    ],
+)
+def test_what_is_there_once_is_repeated_on_codes(middle: Middle, shape: tuple[int, ...], expected: set[str]) -> None:
+    net = Small(middle, linear=nn.Linear(8, 8))
+    net.token = nn.Parameter(noise(*shape, seed=1))
+    if "linear" not in middle.__code__.co_names:
+        del net.linear
+    deployed = check(net)
+    assert expected <= {node.kind for node in deployed.frozen.graph.nodes}
+    assert_same_codes(deployed, (noise(2, 3, 8, 8, seed=9),))  # a batch that nothing has seen
+
+
+def test_a_sum_of_constants_may_be_repeated_for_every_image() -> None:
     net = Small(lambda net, x: x * (net.token.expand(x.shape[0], -1, -1, -1) + net.token))
     net.token = nn.Parameter(noise(1, 8, 8, 8, seed=1))
-    prepared = prepare(net.eval(), "w4a4", (IMAGES,))
-    initialize(prepared, IMAGES)
-    assert prepared(IMAGES[:1]).shape == (1, 5)
-    with pytest.raises(UserError, match="computes sizes at run time"):
-        finish(prepared)
+    check(net, integer=False)
+
+
+def test_what_only_constants_make_is_not_said_to_stay_in_float() -> None:
+    net = Small(lambda net, x: x * torch.rsqrt(net.variance + 1e-5))  # as in frozen batch norms
+    net.register_buffer("variance", noise(8, 1, 1, seed=1).abs() + 0.1)
+    check(net)
 
 
 def test_values_that_are_hardly_negative_get_most_codes_for_positive_ones() -> None:
