@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.graph_builder import OPSET, GraphBuilder
+from qkd_deploy.export.group_norm import emit_group_norm, is_group_norm
 from qkd_deploy.graph import operations
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, substitute
@@ -48,6 +49,8 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
     Raises:
         UserError: PyTorch cannot translate the operation, or it returns several tensors.
     """
+    if is_group_norm(frozen.network, node):
+        return emit_group_norm(builder, frozen.network, node, values)
     operands = list(dict.fromkeys(node.inputs))
     island = _Island(frozen.network, node, operands).eval()
     shapes = [frozen.graph.node(name) for name in operands]
@@ -70,7 +73,7 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
         name = f"{node.name}/{part.op_type}_{len(builder.nodes)}"
         inputs = [replaced[value] for value in part.inputs]
         if part.op_type in _INEXACT_WHEN_FUSED:
-            inputs[0] = _barrier(builder, inputs[0], f"{name}.input")
+            inputs[0] = barrier(builder, inputs[0], f"{name}.input")
         builder.nodes.append(ir.Node(part.domain, part.op_type, inputs, attributes, outputs=outputs, name=name))
         replaced.update(zip(part.outputs, outputs, strict=True))
     result = replaced[graph.outputs[0]]
@@ -78,8 +81,8 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
     return result
 
 
-def _barrier(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Value:
-    """The value behind a clip that changes nothing, which keeps ONNX Runtime from fusing its reader with quantizers."""
+def barrier(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Value:
+    """The value behind a clip that changes nothing, which keeps ONNX Runtime from fusing across it."""
     lowest = builder.scalar("lowest", float(np.finfo(np.float32).min), np.float32)
     return builder.add("Clip", [value, lowest], name, node=name)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
+from qkd_deploy.export.float_islands import barrier
 from qkd_deploy.export.layers import dequantize_weight
 from qkd_deploy.export.quantized_graph import QuantizedGraph
 from qkd_deploy.graph.codes import POOL_CODE, pool_weight_scale
@@ -16,12 +19,20 @@ class Pooling(QuantizedGraph):
 
     def _max_pool(self, node: Node) -> ir.Value:
         dilations, ceil_mode = list(node.kwargs["dilation"]), int(node.kwargs["ceil_mode"])
-        return self._simple(node, "MaxPool", **_windows(node), dilations=dilations, ceil_mode=ceil_mode)
+        return self._pool(node, "MaxPool", dilations=dilations, ceil_mode=ceil_mode)
+
+    def _pool(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
+        """A pool; zeros around floats stay what they are: the runtime would make them padding, which never counts."""
+        source, value = self.frozen.graph.node(node.inputs[0]), self.values[node.inputs[0]]
+        if source.kind == "pad" and source.name not in self.grids:
+            value = barrier(self.builder, value, f"{node.name}.input")
+        attributes = {**_windows(node), **attributes}
+        return self.builder.add(operator, [value], f"{node.name}.float", node=node.name, attributes=attributes)
 
     def _avg_pool(self, node: Node) -> ir.Value:
         """A depthwise convolution with equal weights: exact, and several times faster than the runtime's pool."""
         if node.quantizer is None:
-            return self._simple(node, "AveragePool", **_windows(node), count_include_pad=1)
+            return self._pool(node, "AveragePool", count_include_pad=1)
         kernel, b, name = node.kwargs["kernel_size"], self.builder, node.name
         channels = (node.shape or ())[1]
         codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
@@ -32,7 +43,7 @@ class Pooling(QuantizedGraph):
 
     def _uneven_avg_pool(self, node: Node) -> ir.Value:
         ceil_mode = int(node.kwargs["ceil_mode"])
-        return self._simple(node, "AveragePool", **_windows(node), ceil_mode=ceil_mode, count_include_pad=0)
+        return self._pool(node, "AveragePool", ceil_mode=ceil_mode, count_include_pad=0)
 
 
 def _windows(node: Node) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import feeds_of
+from deployment import feeds_of, noise
 from placement import IMAGES, Small, check
 from torch import Tensor, nn
 
@@ -156,3 +156,27 @@ def test_the_runtime_does_not_quantize_islands_on_its_own(case: str) -> None:
     runtime = CodesModel(deployed.model).run(feeds_of(deployed.model, (IMAGES,)))[1]
     for tensor, codes in deployed.frozen.codes(IMAGES).items():
         assert (codes != runtime[deployed.values[tensor]]).mean() < 1e-3, tensor
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda n, x: F.max_pool2d(F.pad(n.conv(x) - 3, (1, 1, 1, 1)), 3, 2),
+        lambda n, x: F.avg_pool2d(F.pad(n.conv(x) - 3, (1, 1, 1, 1)), 3, 2),
+        lambda n, x: F.avg_pool2d(F.pad(n.conv(x) - 3, (1, 1, 1, 1)), 3, 2, 1, count_include_pad=False),
+        lambda n, x: F.avg_pool2d(F.pad(n.conv(x) - 3, (1, 0, 0, 1)), 2, 2, ceil_mode=True),
+        lambda n, x: n.norm1(n.conv(x) + 100),
+        lambda n, x: F.group_norm(n.conv(x) + 100, 2, eps=1e-3),
+    ],
+)
+def test_floats_are_those_of_pytorch(middle: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    """What the runtime makes of operations in float is the same up to roundings."""
+    torch.manual_seed(3)
+    net = Small(middle, conv=nn.Conv2d(8, 8, 1), norm1=nn.GroupNorm(4, 8))
+    if "norm1" not in middle.__code__.co_names:
+        del net.norm1
+    deployed = check(net, bits="w8a32", integer=False)
+    images = noise(2, 3, 8, 8, seed=4)
+    outputs, _ = CodesModel(deployed.model, 1, {}).run(feeds_of(deployed.model, (images,)))
+    (output,) = outputs.values()
+    torch.testing.assert_close(torch.from_numpy(output), deployed.frozen(images), atol=1e-4, rtol=1e-4)
