@@ -1,7 +1,8 @@
 # make demo    train on the embedded digits, export W4A4, verify: runs/demo/model.pt and runs/demo/model.onnx
 # make test    all tests
 # make lint    style;  make types    static types
-# make conformance    many architectures at three widths, timm's too: docs/operators.md, docs/results/conformance.json
+# make conformance    many architectures at three widths, those of timm, torchvision and transformers too:
+#                     docs/operators.md, docs/results/conformance.json
 #
 # Everything is installed into .venv, with the versions of constraints.txt, when one of the targets first needs it.
 
@@ -46,6 +47,7 @@ conformance: .venv/.installed-dev .conformance/.installed
 # Beside the environment: torchvision seldom fits its PyTorch (tests/support/timm_models.py copes with that).
 .conformance/.installed: constraints.txt | .venv/.installed-dev
 	$(BIN)/python -m pip install --no-deps --target .conformance -c constraints.txt timm torchvision
+	$(BIN)/python -m pip install --target .conformance -c constraints.txt transformers
 	touch $@
 
 # pip is the last thing that venv writes, so an interrupted set-up is completed by the next run.

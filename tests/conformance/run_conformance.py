@@ -1,4 +1,4 @@
-"""The full form of the conformance suite: every architecture at every width, and timm's small networks.
+"""The full form of the conformance suite: every architecture at every width, and small ones of public libraries.
 
     python tests/conformance/run_conformance.py --json docs/results/conformance.json --page docs/operators.md
 
@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
 
+import hub_models  # noqa: E402
 import timm_models  # noqa: E402
 import torch  # noqa: E402
 from architectures import ARCHITECTURES  # noqa: E402
@@ -45,14 +46,14 @@ class Case:
 
 
 def cases(pattern: str, notes: Console) -> Iterator[Case]:
-    """Those whose names match: the suite's own, then timm's."""
+    """Those whose names match: the suite's own, then those of timm, torchvision and transformers."""
     for name, known in ARCHITECTURES.items():
         for bits in WIDTHS:
             if fnmatch(name, pattern):
                 yield Case(name, bits, known.build, known.shape, known.floats)
     reason = timm_models.missing()
     if reason:
-        notes.print(f"timm's networks are skipped: {escape(reason)}")
+        notes.print(f"networks of libraries are skipped: {escape(reason)}")
         return
     for name in timm_models.MODELS:
         for bits in WIDTHS:
@@ -60,6 +61,10 @@ def cases(pattern: str, notes: Console) -> Iterator[Case]:
                 yield Case(
                     f"timm: {name}", bits, lambda n=name: timm_models.build(n), timm_models.input_shape(name), None
                 )
+    for name, build, shape in hub_models.cases():
+        for bits in WIDTHS:
+            if fnmatch(name, pattern):
+                yield Case(name, bits, build, shape, None)
 
 
 def measured(case: Case, rounds: int) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""Small networks of torchvision and of Hugging Face's transformers, for the full conformance suite.
+
+Neither is a dependency; ``make conformance`` installs both beside timm (see ``timm_models``, which says how torchvision
+comes to be imported). Weights are random, so that nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import timm_models
+from torch import nn
+
+_PIXELS = 64
+
+TORCHVISION: dict[str, dict[str, Any]] = {
+    "alexnet": {"pixels": 224},
+    "convnext_tiny": {},
+    "densenet121": {},
+    "efficientnet_v2_s": {},
+    "mnasnet0_5": {},
+    "mobilenet_v2": {},
+    "mobilenet_v3_small": {},
+    "regnet_x_400mf": {},
+    "regnet_y_400mf": {},
+    "resnet18": {},
+    "resnext50_32x4d": {},
+    "shufflenet_v2_x0_5": {},
+    "squeezenet1_1": {},
+    "swin_t": {},
+    "vgg11_bn": {"pixels": 224},
+    "vit_b_16": {"image_size": _PIXELS},
+    "lraspp_mobilenet_v3_large": {"weights_backbone": None},
+    "deeplabv3_mobilenet_v3_large": {"weights_backbone": None},
+    "fcn_resnet50": {"weights_backbone": None},
+}
+"""Classifiers and segmentation of torchvision, with further arguments; ``pixels`` is the size of the images."""
+
+_SMALL_VIT = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "image_size": _PIXELS,
+    "patch_size": 8,
+}
+_CLASSES = {"num_labels": 10}
+_FOUR_STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
+_HEADS = {"num_attention_heads": [1, 2, 3, 4]}
+
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "ViTForImageClassification": _SMALL_VIT | _CLASSES,
+    "DeiTForImageClassification": _SMALL_VIT | _CLASSES,
+    "BeitForImageClassification": _SMALL_VIT | _CLASSES,
+    "Dinov2ForImageClassification": _SMALL_VIT | _CLASSES,
+    "Dinov2WithRegistersForImageClassification": _SMALL_VIT | _CLASSES,
+    "DINOv3ViTModel": _SMALL_VIT,
+    "IJepaForImageClassification": _SMALL_VIT | _CLASSES,
+    "CLIPVisionModel": _SMALL_VIT,
+    "SiglipVisionModel": _SMALL_VIT,
+    "YolosForObjectDetection": _SMALL_VIT | {"image_size": [_PIXELS] * 2, "num_detection_tokens": 10},
+    "ConvNextForImageClassification": _FOUR_STAGES | _CLASSES,
+    "ConvNextV2ForImageClassification": _FOUR_STAGES | _CLASSES,
+    "ResNetForImageClassification": _FOUR_STAGES | _CLASSES | {"embedding_size": 16},
+    "RegNetForImageClassification": _FOUR_STAGES | _CLASSES | {"embedding_size": 16, "groups_width": 8},
+    "BitForImageClassification": _FOUR_STAGES | _CLASSES | {"embedding_size": 16, "num_groups": 2},
+    "MobileNetV1ForImageClassification": _CLASSES | {"depth_multiplier": 0.25},
+    "MobileNetV2ForImageClassification": _CLASSES | {"depth_multiplier": 0.35},
+    "MobileViTForImageClassification": _CLASSES | {"hidden_sizes": [32, 48, 64], "image_size": 256},
+    "SegformerForImageClassification": _FOUR_STAGES | _HEADS | _CLASSES,
+    "SegformerForSemanticSegmentation": _FOUR_STAGES | _HEADS | _CLASSES | {"decoder_hidden_size": 32},
+    "PoolFormerForImageClassification": _FOUR_STAGES | _CLASSES,
+    "PvtForImageClassification": _FOUR_STAGES | _HEADS | _CLASSES | {"image_size": _PIXELS},
+    "PvtV2ForImageClassification": _FOUR_STAGES | _HEADS | _CLASSES | {"image_size": _PIXELS},
+    "FocalNetForImageClassification": _CLASSES | {"image_size": _PIXELS, "embed_dim": 32, "depths": [1, 1, 1, 1]},
+    "HieraForImageClassification": _CLASSES
+    | {"image_size": [_PIXELS] * 2, "embed_dim": 32, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]},
+    "HGNetV2ForImageClassification": _CLASSES,
+    "TextNetForImageClassification": _CLASSES,
+    "ASTForAudioClassification": _SMALL_VIT | _CLASSES | {"max_length": 64, "num_mel_bins": 32, "shape": (64, 32)},
+}
+"""Classes of transformers', with the fields of their configurations; ``shape`` is that of an input."""
+
+Case = tuple[str, Callable[[], nn.Module], tuple[int, ...]]
+
+
+def cases() -> list[Case]:
+    """Name, factory and shape of an input (without the batch) of every network that can be had here."""
+    found: list[Case] = []
+    if not timm_models.missing():
+        models = importlib.import_module("torchvision").models
+        for name, options in TORCHVISION.items():
+            found.append((f"torchvision: {name}", _torchvision(models, name), _image(options.get("pixels", _PIXELS))))
+        try:
+            transformers = importlib.import_module("transformers")
+        except ImportError:
+            return found
+        for name, options in TRANSFORMERS.items():
+            shape = options.get("shape") or _image(256 if options.get("image_size") == 256 else _PIXELS)
+            found.append((f"transformers: {name}", _transformers(transformers, name), shape))
+    return found
+
+
+def _image(pixels: int) -> tuple[int, ...]:
+    return 3, pixels, pixels
+
+
+def _torchvision(models: Any, name: str) -> Callable[[], nn.Module]:
+    place = models if hasattr(models, name) else models.segmentation
+    options = {key: value for key, value in TORCHVISION[name].items() if key != "pixels"}
+    return lambda: getattr(place, name)(weights=None, num_classes=10, **options)  # type: ignore[no-any-return]
+
+
+def _transformers(transformers: Any, name: str) -> Callable[[], nn.Module]:
+    options = {key: value for key, value in TRANSFORMERS[name].items() if key != "shape"}
+    network = getattr(transformers, name)
+    return lambda: network(network.config_class(**options))  # type: ignore[no-any-return]
