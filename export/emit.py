@@ -158,8 +158,6 @@ class _Emitter(Functions, Movement, Pooling, Tokens):
         return value
 
     def _island(self, node: Node) -> ir.Value:
-        if len(list(references((node.args, node.kwargs)))) != len([n for n in node.inputs if n in self.values]):
-            raise UserError(f"{node.name} computes sizes at run time outside a reshape, which cannot be exported")
         return emit_island(self.builder, self.frozen, node, self.values)
 
     def _layer(self, node: Node) -> ir.Value:

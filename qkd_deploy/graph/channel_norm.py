@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qkd_deploy.bits import BitWidths
-from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 BITS = BitWidths(8, 8)
@@ -44,15 +44,34 @@ def is_channel_identity(module: nn.Module) -> bool:
     return isinstance(module, _Ones)
 
 
-def as_layer(model: nn.Module, node: Node) -> bool:
-    """Turn a batch norm node of images or sequences into a layer node; returns whether it was one."""
+def as_layer(model: nn.Module, graph: Graph, node: Node) -> None:
+    """Turn a batch norm node into a layer node; features become sequences of one element for it."""
     rank = len(node.shape or ())
-    if node.kind != "batch_norm" or rank not in (3, 4):
-        return False
+    if node.kind != "batch_norm" or rank not in (2, 3, 4):
+        return
+    if rank == 2:
+        _as_sequence(graph, node)
     path = str(node.target)
     norm = model.get_submodule(path)
     assert isinstance(norm, BatchNorm)
     if _CHILD not in norm._modules:
         norm.add_module(_CHILD, (ChannelIdentity if rank == 4 else SequenceIdentity)(norm.num_features))
     node.kind, node.target, node.batch_norm, node.reason = "layer", f"{path}.{_CHILD}", path, ""
-    return True
+
+
+def _as_sequence(graph: Graph, node: Node) -> None:
+    """Put a reshape in front of a norm of features, and one behind it."""
+    shape, at = node.shape or (), graph.nodes.index(node)
+    column, row = (
+        Node(
+            f"{node.name}_{suffix}", "reshape", args, label=f"{node.label}.{suffix}", module=node.module,
+            target=function, shape=sizes, batch_dims=node.batch_dims,
+        )
+        for suffix, args, function, sizes in (
+            ("column", (node.args[0], -1), torch.unsqueeze, (*shape, 1)),
+            ("row", (Ref(node.name), -1), torch.squeeze, shape),
+        )
+    )  # fmt: skip
+    graph.nodes[at : at + 1] = [column, node, row]
+    graph.replace(node.name, row.name)
+    node.args, node.shape = (Ref(column.name),), (*shape, 1)

@@ -27,8 +27,8 @@ def fuse(model: nn.Module, graph: Graph, *, norms_as_layers: bool) -> Graph:
     """
     _fuse_batch_norms(model, graph)
     if norms_as_layers:
-        for node in graph.nodes:
-            as_layer(model, node)
+        for node in list(graph.nodes):
+            as_layer(model, graph, node)
     while _hoist_one_clip(graph):
         pass
     _fuse_clips(graph)

@@ -72,6 +72,8 @@ class MatrixRules(ArithmeticRules):
         query, key, value = bound["query"], bound["key"], bound["value"]
         if bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"):
             return "attention with a mask stays in float"
+        if self._shape(key)[-2] < 2:
+            return "attention to a single token stays in float"
         if isinstance(bound.get("dropout_p", 0.0), Ref) or bound.get("dropout_p", 0.0):
             raise UserError(f"{node.label} drops values in eval mode, too; call it with dropout_p=0.0 there")
         factor = self._shape(query)[-1] ** -0.5 if bound.get("scale") is None else bound["scale"]

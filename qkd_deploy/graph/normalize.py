@@ -42,7 +42,23 @@ class Normalizer(
             if node.kind not in ("input", "constant"):
                 self._classify(node)
         self._prune()
+        self._require_fixed_sizes()
         return self.graph
+
+    def _require_fixed_sizes(self) -> None:
+        """Refuse operations in float that are told the batch size: the exporter translates them one by one, without it.
+
+        Raises:
+            UserError: such an operation; names it.
+        """
+        sizes = {node.name for node in self.graph.nodes if node.kind == "python"}
+        for node in self.graph.nodes:
+            if node.kind == "float" and sizes & set(node.inputs):
+                kind = type(self.model.get_submodule(node.module)).__name__
+                raise UserError(
+                    f"{node.label} stays in float and is given the batch size, so that it cannot be exported; let it "
+                    f"make one sample and broadcast, or keep its module as one step with leaf_modules=({kind},)"
+                )
 
     def _prune(self) -> None:
         """Drop what no output needs; inputs stay, because callers pass them."""

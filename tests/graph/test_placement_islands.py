@@ -33,9 +33,9 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "softmax": (lambda: Small(lambda n, x: x.softmax(1, dtype=torch.float32)), "in another type"),
     "a choice": (lambda: Small(lambda n, x: torch.where(x > 0.5, x, x * 0.1)), "contract table"),
     "a guard": (lambda: Small(lambda n, x: x * torch.rsqrt(x.square().mean(1, keepdim=True) + 0.5)), "between floats"),
-    "norm of features": (
-        lambda: Small(lambda n, x: n.norm1(x.mean((2, 3)))[..., None, None], norm1=nn.BatchNorm1d(8)),
-        "no convolution",
+    "norm of volumes": (
+        lambda: Small(lambda n, x: n.norm1(x[..., None])[..., 0], norm1=nn.BatchNorm3d(8)),
+        "contract table",
     ),
     "padding with a number": (lambda: Small(lambda n, x: F.pad(x, (1, 1), value=0.5)), "other values"),
 }

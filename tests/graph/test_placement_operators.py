@@ -252,6 +252,19 @@ def test_a_lone_batch_norm_is_a_depthwise_convolution() -> None:
     assert int(deployed.frozen.layer(node).codes.abs().min()) == 32
 
 
+def test_a_batch_norm_of_features_is_one_of_sequences() -> None:
+    net = Small(lambda net, x: x * torch.sigmoid(net.bn(x.mean((2, 3)))).unflatten(1, (8, 1, 1)), bn=nn.BatchNorm1d(8))
+    deployed = check(net)
+    assert deployed.frozen.graph.node("bn").kind == "layer"
+    assert {"bn.column", "bn.row"} <= {node.name for node in deployed.frozen.graph.nodes}
+
+
+def test_attention_to_a_single_token_stays_in_float() -> None:
+    net = Small(lambda net, x: x * F.scaled_dot_product_attention(x, x[:, :, :1], x[:, :, :1]))
+    account = check(net, integer=False).prepared.account
+    assert [entry.reason for entry in account.floats] == ["attention to a single token stays in float"]
+
+
 class Attention(nn.Module):
     """Class token, position embedding, and one block of attention over four tokens."""
 

@@ -16,7 +16,6 @@ from torch import nn
 _PIXELS = 64
 
 TORCHVISION: dict[str, dict[str, Any]] = {
-    "alexnet": {"pixels": 224},
     "convnext_tiny": {},
     "densenet121": {},
     "efficientnet_v2_s": {},
@@ -28,15 +27,13 @@ TORCHVISION: dict[str, dict[str, Any]] = {
     "resnet18": {},
     "resnext50_32x4d": {},
     "shufflenet_v2_x0_5": {},
-    "squeezenet1_1": {},
     "swin_t": {},
-    "vgg11_bn": {"pixels": 224},
     "vit_b_16": {"image_size": _PIXELS},
     "lraspp_mobilenet_v3_large": {"weights_backbone": None},
     "deeplabv3_mobilenet_v3_large": {"weights_backbone": None},
     "fcn_resnet50": {"weights_backbone": None},
 }
-"""Classifiers and segmentation of torchvision, with further arguments; ``pixels`` is the size of the images."""
+"""Classifiers and segmentation of torchvision, with further arguments."""
 
 _SMALL_VIT = {
     "hidden_size": 64,
@@ -91,8 +88,8 @@ def cases() -> list[Case]:
     found: list[Case] = []
     if not timm_models.missing():
         models = importlib.import_module("torchvision").models
-        for name, options in TORCHVISION.items():
-            found.append((f"torchvision: {name}", _torchvision(models, name), _image(options.get("pixels", _PIXELS))))
+        for name in TORCHVISION:
+            found.append((f"torchvision: {name}", _torchvision(models, name), _image(_PIXELS)))
         try:
             transformers = importlib.import_module("transformers")
         except ImportError:
@@ -109,8 +106,7 @@ def _image(pixels: int) -> tuple[int, ...]:
 
 def _torchvision(models: Any, name: str) -> Callable[[], nn.Module]:
     place = models if hasattr(models, name) else models.segmentation
-    options = {key: value for key, value in TORCHVISION[name].items() if key != "pixels"}
-    return lambda: getattr(place, name)(weights=None, num_classes=10, **options)  # type: ignore[no-any-return]
+    return lambda: getattr(place, name)(weights=None, num_classes=10, **TORCHVISION[name])  # type: ignore[no-any-return]
 
 
 def _transformers(transformers: Any, name: str) -> Callable[[], nn.Module]:
