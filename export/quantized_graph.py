@@ -26,7 +26,6 @@ class QuantizedGraph:
         self.values: dict[str, ir.Value] = {}  # tensor name -> its float (dequantized) value
         self.grids: dict[str, tuple[Node, Grid]] = {}  # tensor name -> whose grid its codes are on
         self.tensors: list[TensorRecord] = []
-        self._requantized: dict[str, ir.Value] = {}  # tensor name -> its codes, where its value moved as floats
 
     def _simple(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
         operands = [self.values[name] for name in node.inputs]
@@ -77,9 +76,23 @@ class QuantizedGraph:
         producer = value.producer()
         if producer is not None and producer.op_type == "DequantizeLinear":
             return producer.inputs[0]
-        if name not in self._requantized:
-            holder, grid = self.grids[name]  # dequantized before it moved: the same codes again
-            operands = [value, *self._grid_constants(holder, grid)]
-            codes = self.builder.add("QuantizeLinear", operands, f"{name}.codes_again", node=name)
-            self._requantized[name] = codes
-        return self._requantized[name]
+        return self._codes_again(name, value)
+
+    def _codes_again(self, name: str, value: ir.Value) -> ir.Value:
+        """The codes of a value that was dequantized before it moved.
+
+        All its readers then read these: ONNX Runtime runs what reads floats in float, where somebody else reads codes.
+        """
+        b, readers, (holder, grid) = self.builder, list(value.uses()), self.grids[name]
+        codes = b.add("QuantizeLinear", [value, *self._grid_constants(holder, grid)], f"{name}.codes_again", node=name)
+        constants = self._grid_constants(holder, grid)
+        again = b.add("DequantizeLinear", [codes, *constants], f"{name}.dequantized_again", node=name)
+        for reader in readers:
+            reader.node.replace_input_with(reader.idx, again)
+        for other in [key for key, known in self.values.items() if known is value]:
+            self.values[other] = again
+        producer, made = value.producer(), b.nodes[-2:]
+        assert producer is not None
+        at = b.nodes.index(producer) + 1
+        b.nodes[at:] = [*made, *b.nodes[at:-2]]
+        return codes
