@@ -3,9 +3,9 @@
     python benchmarks/exactness_environments.py FOLDER
     python benchmarks/exactness.py --environments FOLDER --json docs/results/exactness.json --table docs/exactness.md
 
-Every built-in network is trained for a few steps, frozen and exported at each width; each environment (see
-``exactness_environments.py``) then runs the files and counts codes and outputs that are not the frozen model's. Exit
-code 0: all equal where the weights have their default range; 1: not so.
+Every built-in network, and a gallery of further operators, is trained for a few steps, frozen and exported at each
+width; each environment (see ``exactness_environments.py``) then runs the files and counts codes and outputs that are
+not the frozen model's. Exit code 0: all equal where the weights have their default range; 1: not so.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from typing import Any
 
 import torch
 from exactness_environments import ENVIRONMENTS, Environment, Missing, command
-from exactness_models import File, build_files
+from exactness_models import File, build_files, network_names
 from exactness_table import all_equal, insert, markdown
 from provenance import provenance
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
-from qkd_deploy.models.registry import model_names
 
 WORKER = Path(__file__).with_name("exactness_worker.py")
 _FULL_RANGE = "w8a8"  # the width at which weights of full range are tried
@@ -89,7 +88,7 @@ def build(options: argparse.Namespace, folder: Path) -> tuple[list[File], list[d
         try:
             files += build_files(name, variants, options.images, folder)
         except UserError as error:
-            if name not in model_names():
+            if name not in network_names():
                 raise
             files = [file for file in files if file.model != name]
             failed.append({"model": name, "error": str(error)})
@@ -134,7 +133,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, help="folder that exactness_environments.py has prepared")
     parser.add_argument("--only", help="names of environments, separated by commas (all)")
-    parser.add_argument("--models", default=",".join(model_names()), help="names, separated by commas (all)")
+    parser.add_argument("--models", default=",".join(network_names()), help="names, separated by commas (all)")
     parser.add_argument("--bits", default="w8a8,w4a4,w2a2", help="widths, separated by commas")
     parser.add_argument("--images", type=int, default=2, help="inputs of every file")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for all files in one environment")

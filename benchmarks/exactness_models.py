@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import exactness_gallery
 import numpy as np
 import onnx
 import torch
@@ -55,6 +56,11 @@ class File:
     loose: int
 
 
+def network_names() -> list[str]:
+    """All networks of the table."""
+    return [*MODELS, exactness_gallery.NAME]
+
+
 def build_files(name: str, variants: list[tuple[str, str]], images: int, folder: Path) -> Iterator[File]:
     """Train one network a little in float, then at each (bits, weight range), and write its files.
 
@@ -81,12 +87,15 @@ def build_files(name: str, variants: list[tuple[str, str]], images: int, folder:
 
 def _network(name: str) -> tuple[nn.Module, int]:
     """A network with batch norms whose gammas and betas are not those of a fresh one, and its image size."""
-    if name not in MODELS:
-        raise UserError(f"unknown model {name!r}; choose some of {', '.join(MODELS)}")
+    if name not in network_names():
+        raise UserError(f"unknown model {name!r}; choose some of {', '.join(network_names())}")
     torch.manual_seed(0)
     size = _SMALL if name in _FOR_CIFAR else _LARGE
-    sized = "image_size" in inspect.signature(MODELS[name]).parameters
-    network = create_model(name, _CLASSES, args={"image_size": size} if sized else None)
+    if name == exactness_gallery.NAME:
+        network: nn.Module = exactness_gallery.Gallery(_CLASSES, size)
+    else:
+        sized = "image_size" in inspect.signature(MODELS[name]).parameters
+        network = create_model(name, _CLASSES, args={"image_size": size} if sized else None)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average over all batches
