@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.weights_fit import Fit, common_prefix
+from qkd_deploy.training.weights_fit import Fit, common_prefix, own_wrapper
 
 # Where training programs put a state_dict in what they save, and averaged weights only where there are no others.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "params", "weights")
@@ -102,7 +102,8 @@ def load_into(
     """Copy ``weights`` into ``network``; names and shapes must agree and values be finite.
 
     A prefix that wrappers put before the network's names (``module.``, ``_orig_mod.``, ``backbone.``, ...) is taken
-    off, whatever it is, and what lies outside of it is ignored. Values are converted to the network's types.
+    off, whatever it is, and what lies outside of it is ignored; one that all of the network's own names have is put on.
+    Values are converted to the network's types.
 
     Args:
         network: is changed in place.
@@ -121,9 +122,10 @@ def load_into(
     """
     wanted = network.state_dict()
     prefix = common_prefix(weights, wanted, network_name, source)
+    wrapper = "" if prefix else own_wrapper(weights, wanted)
     fit = Fit(
         wanted,
-        {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)},
+        {wrapper + name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)},
         outside=[name for name in weights if not name.startswith(prefix)],
         skip=tuple(skip or ()),
     )
@@ -134,7 +136,7 @@ def load_into(
     values = {name: value for name, value in values.items() if not fit.skips(name)}
     require_finite(values, source)
     network.load_state_dict(values, strict=False)
-    return fit.report(source, prefix, values)
+    return fit.report(source, prefix, wrapper, values)
 
 
 def require_finite(weights: Mapping[str, Tensor], source: Path | str) -> None:

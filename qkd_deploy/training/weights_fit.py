@@ -32,6 +32,16 @@ def common_prefix(weights: Iterable[str], wanted: Iterable[str], network_name: s
     return best[0] if len(best) == 1 else ""
 
 
+def own_wrapper(weights: Iterable[str], wanted: Iterable[str]) -> str:
+    """What stands before all of the network's names and not in the file, as a wrapper's ``network.``; often nothing."""
+    known, names = set(weights), list(wanted)
+    ends = accumulate((part + "." for part in names[0].split(".")[:-1]), initial="") if names else iter(())
+    for prefix in ends:
+        if all(name.startswith(prefix) for name in names) and any(name.removeprefix(prefix) in known for name in names):
+            return prefix
+    return ""
+
+
 @dataclass(frozen=True)
 class Fit:
     """The entries of a network beside those of a file.
@@ -79,7 +89,7 @@ class Fit:
             return f"name the model it belongs to, or let {_some(list(differing))} start at random with init_skip"
         return "name the model it belongs to"
 
-    def report(self, source: Path | str, prefix: str, values: Mapping[str, Tensor]) -> str:
+    def report(self, source: Path | str, prefix: str, wrapper: str, values: Mapping[str, Tensor]) -> str:
         """One line about what was done."""
         types = {str(self.found[name].dtype).removeprefix("torch.") for name in values}
         types -= {str(value.dtype).removeprefix("torch.") for value in values.values()}
@@ -88,6 +98,7 @@ class Fit:
         notes = [
             f"{len(values)} tensors from {source}",
             f"without the prefix {prefix!r}" if prefix else "",
+            f"with the prefix {wrapper!r}" if wrapper else "",
             f"converted from {', '.join(sorted(types))}" if types else "",
             f"{len(ignored)} ignored ({_some(ignored)})" if ignored else "",
             f"{len(kept)} left at random ({_some(kept)})" if kept else "",

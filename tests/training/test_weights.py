@@ -109,6 +109,20 @@ def test_any_prefix_is_taken_off(prefix: str) -> None:
     assert (f"without the prefix {prefix!r}" in account) == bool(prefix)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_prefix_of_a_wrapper_is_put_on(depth: int) -> None:
+    target: nn.Module = network()
+    for _ in range(depth):
+        target = nn.ModuleDict({"inner": target})
+    wrapper = "inner." * depth
+    account = load(other_values(), target)
+    assert f"with the prefix {wrapper!r}" in account
+    values = target.state_dict()
+    assert all(torch.equal(values[wrapper + name], value) for name, value in other_values().items())
+    message = refusal({"body.0.weight": torch.ones(2, 1, 3, 3)}, nn.ModuleDict({"inner": network()}))
+    assert "missing" in message and "inner.body.0.bias" in message
+
+
 def test_other_networks_in_the_file_are_ignored_and_named() -> None:
     account = load({**prefixed("student."), "projector.weight": torch.zeros(2), "teacher.body.0.weight": torch.ones(3)})
     assert account == (
