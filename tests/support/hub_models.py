@@ -18,7 +18,6 @@ _PIXELS = 64
 TORCHVISION: dict[str, dict[str, Any]] = {
     "convnext_tiny": {},
     "densenet121": {},
-    "efficientnet_v2_s": {},
     "mnasnet0_5": {},
     "mobilenet_v2": {},
     "mobilenet_v3_small": {},
@@ -74,7 +73,6 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "FocalNetForImageClassification": _CLASSES | {"image_size": _PIXELS, "embed_dim": 32, "depths": [1, 1, 1, 1]},
     "HieraForImageClassification": _CLASSES
     | {"image_size": [_PIXELS] * 2, "embed_dim": 32, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]},
-    "HGNetV2ForImageClassification": _CLASSES,
     "TextNetForImageClassification": _CLASSES,
     "ASTForAudioClassification": _SMALL_VIT | _CLASSES | {"max_length": 64, "num_mel_bins": 32, "shape": (64, 32)},
 }
