@@ -55,9 +55,12 @@ class Normalizer(
         for node in self.graph.nodes:
             if node.kind == "float" and sizes & set(node.inputs):
                 kind = type(self.model.get_submodule(node.module)).__name__
+                leaf = f"pass leaf_modules=({kind},) to keep that module as one step in float"
+                name, line = node.label.rpartition(".")[2], self.recorder.lines.get(node.name)
                 raise UserError(
-                    f"{node.label} stays in float and is given the batch size, so that it cannot be exported; let it "
-                    f"make one sample and broadcast, or keep its module as one step with leaf_modules=({kind},)"
+                    f"{node.module or 'the network'} ({kind}) gives the batch size to {name} at {line}, which stays in "
+                    "float and could then not be exported; let it make one sample and broadcast, or "
+                    + (leaf if node.module else "move it into a module of its own and pass that class in leaf_modules")
                 )
 
     def _prune(self) -> None:
@@ -105,8 +108,25 @@ class Normalizer(
             reason = handler(node, target)
             if reason:
                 node.kind, node.reason = "float", reason
+        elif node.shape is not None:
+            self._make_once(node)
         if in_place:
             self._read_result(node)
+
+    def _make_once(self, node: Node) -> None:
+        """What sizes alone make, equal for all images, is a constant that is repeated: ``torch.zeros(batch, 8)``."""
+        sizes = self.recorder.python
+        if len(node.batch_dims) != 1 or not self._is_float(Ref(node.name)) or node.method or not callable(node.target):
+            return
+        if not node.inputs or any(name not in sizes for name in node.inputs):
+            return
+        args, kwargs = substitute((node.args, node.kwargs), lambda ref: sizes[ref.name])
+        made, dim = node.target(*args, **kwargs), node.batch_dims[0]
+        number = [name for name in node.inputs if name not in self.recorder.fixed and sizes[name] == made.shape[dim]]
+        one = made.narrow(dim, 0, 1)
+        if number and torch.equal(one.expand_as(made), made):
+            repeated = tuple(Ref(number[0]) if d == dim else -1 for d in range(made.dim()))
+            self._settle(node, "expand", (self._constant(node, one, "one"),), sizes=repeated)
 
     def _is_neutral(self, node: Node, target: Any) -> bool:
         """Whether it is ``x * 1``, ``x + 0`` and the like."""

@@ -24,6 +24,7 @@ class ShapeRecorder:
         unchanged: whether a call returned its first operand as it was: type, shape and values.
         smallest: smallest element of every floating input.
         batch_dims: dimensions of every tensor that follow the batch.
+        lines: of the user's code, where values are made.
     """
 
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
@@ -34,11 +35,13 @@ class ShapeRecorder:
     unchanged: dict[str, bool] = field(default_factory=dict)
     smallest: dict[str, float] = field(default_factory=dict)
     batch_dims: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
 
     def note(self, node: fx.Node, values: tuple[Any, ...], unchanged: bool) -> None:
         """Write down what a node's values look like; ``values`` are ``Concrete.seen``."""
         one, two = values[:2]
         name = node.name
+        self.lines[name] = node.meta.get("line", "")
         if not isinstance(one, Tensor):
             self.shapes[name] = None
             if not has_tensor(one):

@@ -198,6 +198,12 @@ def test_a_factor_that_only_comes_near_to_the_size_is_refused() -> None:
         ),
         (lambda net, x: x * net.token + x.mean((2, 3), keepdim=True).expand(-1, -1, 8, 8), (8,), {"expand", "add"}),
         (lambda net, x: x * net.token + x.mean((2, 3), keepdim=True).expand_as(x), (8,), {"expand", "add"}),
+        (lambda net, x: x * net.token + torch.full((x.shape[0], 8, 1, 1), 0.3), (8,), {"add"}),
+        (
+            lambda net, x: torch.cat([torch.ones(x.shape[0], 1, 4, 8), x[:, :1, 4:] * net.token], 2) * x,
+            (8,),
+            {"pad", "add", "mul"},
+        ),
     ],
 )
 def test_what_is_there_once_is_repeated_on_codes(middle: Middle, shape: tuple[int, ...], expected: set[str]) -> None:

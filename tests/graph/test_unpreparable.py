@@ -83,6 +83,10 @@ def many(n: Any, x: Any) -> Any:
     return x if x.shape[0] > 64 else x * 2
 
 
+def sized(n: Any, x: Any) -> Any:
+    return x + x.new_zeros(x.shape[0], 8, 1, 1)
+
+
 def each(n: Any, x: Any) -> Any:
     return torch.stack([row - row.mean() for row in x])
 
@@ -144,6 +148,11 @@ CODE: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
     "tolist": (to_list, "tolist.*reads the values", "compute with tensors"),
     "numpy": (to_numpy, "x.numpy.*reads the values", "compute with tensors"),
     "a decision by the batch size": (many, r"x\.shape\[0\] > 64.*batch size", LEAF),
+    "a tensor of the batch size": (
+        sized,
+        "gives the batch size to new_zeros",
+        r"broadcast, or pass leaf_modules=\(Inner,\)",
+    ),
     "a loop over the batch": (each, "for row in x.*batch size", "write it for any batch"),
     "the batch size as a number": (integer_batch, r"int\(x\.shape\[0\].*batch size", "-1 in view"),
     "an assignment to a part": (assign, r"x\[:, 0\] = 0.*assigns to a part", "torch.cat"),
