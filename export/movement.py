@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.quantized_graph import QuantizedGraph
-from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.module_keys import module_key
 
 
@@ -90,7 +90,11 @@ class Movement(QuantizedGraph):
         return self._dequantize(node, self.grids[operand][1], value) if operand in self.grids else value
 
     def _index(self, node: Node) -> ir.Value:
-        positions = self.builder.constant(f"{node.name}.positions", np.array(node.kwargs["positions"], np.int64))
+        given = node.kwargs["positions"]
+        if isinstance(given, Ref):
+            positions = self.values[given.name]
+        else:
+            positions = self.builder.constant(f"{node.name}.positions", np.array(given, np.int64))
         return self._on_codes(node, "Gather", [positions], False, {"axis": node.kwargs["dim"]})
 
     def _extreme(self, node: Node, operator: str) -> ir.Value:

@@ -164,7 +164,7 @@ class ArithmeticRules(Rules):
             follows = dim in node.batch_dims
             if dim >= more and (dim - more in batch_dims if follows else old == new):
                 sizes.append(-1)
-            elif old != 1 or (follows and node.target == "expand_as"):
+            elif old != 1 or (follows and (node.target == "expand_as" or dim >= len(given))):
                 return self._repeat(node, source, given)
             else:
                 sizes.append(given[dim] if follows else new)
@@ -173,7 +173,8 @@ class ArithmeticRules(Rules):
     def _repeat(self, node: Node, source: Ref, times: Any) -> str:
         """Whole tensors one behind the other, along one dimension after the other."""
         shape, batch_dims = self._shape(source), self.batch_dims.get(source.name, ())
-        if node.target != "repeat" or len(times) != len(shape) or any(times[d] != 1 for d in batch_dims):
+        plain = node.target == "repeat" and len(times) == len(shape) and all(isinstance(count, int) for count in times)
+        if not plain or any(times[d] != 1 for d in batch_dims):
             return "tensors that are repeated along the batch, or get more dimensions, stay in float"
         repeated = [dim for dim, count in enumerate(times) if count != 1]
         for i, dim in enumerate(repeated):

@@ -72,9 +72,9 @@ def expand(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return x.expand(sizes)
 
 
-def index(x: Tensor, dim: int, positions: tuple[int, ...]) -> Tensor:
-    """What is at these positions of a dimension, in this order."""
-    return x.index_select(dim, torch.tensor(positions, device=x.device))
+def index(x: Tensor, dim: int, positions: tuple[int, ...] | Tensor) -> Tensor:
+    """What is at these positions of a dimension, in this order; a buffer of the network may count backwards."""
+    return x.index_select(dim, torch.as_tensor(positions, device=x.device) % x.shape[dim])
 
 
 def rescale(x: Tensor, factor: float) -> Tensor:

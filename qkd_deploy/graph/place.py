@@ -220,7 +220,7 @@ class _Placer:
         needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
         for reader in self.graph.consumers()[node.name]:
             wanted = OPERATORS[reader.kind].operand_bits
-            if reader.kind in FLOAT_CONSTANTS and node.kind == "constant":
+            if node.kind == "constant" and (reader.kind in FLOAT_CONSTANTS or not node.dtype.is_floating_point):
                 needs.append(None)
             elif wanted == "layer":
                 needs.append(self.layer_bits[reader.name].activation)

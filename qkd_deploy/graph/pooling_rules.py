@@ -105,6 +105,8 @@ class PoolingRules(Rules):
         """The mean, with another scale."""
         bound = self._bind(node, target, "mean")
         operand = bound.get("input")
+        if not self._is_float(operand):
+            return "a sum of integers stays in float"
         before, after = self._shape(operand), node.shape or ()
         mean = self._before(node, "float", (), "mean", after, batch_dims=node.batch_dims)
         inner = self.graph.node(mean.name)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.rules import Rules
 
@@ -44,7 +43,7 @@ class SlicingRules(Rules):
             items[at : at + 1] = [whole] * (rank - len(items) + 1)
         ranges: list[tuple[int, ...]] = []
         dropped: list[int] = []
-        listed: dict[int, tuple[int, ...]] = {}
+        listed: dict[int, tuple[int, ...] | Ref] = {}
         for dim, (size, item) in enumerate(zip(self.recorder.shapes[operand.name] or (), items, strict=False)):
             if item == whole:
                 continue
@@ -63,19 +62,16 @@ class SlicingRules(Rules):
             return self._index(node, operand, dim, positions) if dim >= 0 else _NOT_ALONE
         return self._take_and_drop(node, operand, ranges, dropped) if dropped else self._take(node, operand, ranges)
 
-    def _positions(self, item: Any, size: int) -> tuple[int, ...] | None:
-        """The positions that a list or a constant tensor of integers names; None for everything else."""
+    def _positions(self, item: Any, size: int) -> tuple[int, ...] | Ref | None:
+        """The positions that a list or a buffer of integers names; None for everything else."""
         if isinstance(item, Ref):
-            node = self.graph.node(item.name)
-            if node.kind != "constant" or self.recorder.floating.get(item.name) or self._rank(item) != 1:
-                return None
-            values = operations.apply(self.model, node, (), {}, training=False)
-            item = values.tolist() if values.dtype != torch.bool else None
+            whole = self.recorder.dtypes.get(item.name) in (torch.int32, torch.int64)
+            return item if whole and self.graph.node(item.name).kind == "constant" and self._rank(item) == 1 else None
         if not isinstance(item, (list, tuple)) or any(type(i) is not int for i in item):
             return None
         return tuple(i % size for i in item)
 
-    def _index(self, node: Node, operand: Ref, dim: int, positions: tuple[int, ...]) -> str:
+    def _index(self, node: Node, operand: Ref, dim: int, positions: tuple[int, ...] | Ref) -> str:
         dim %= self._rank(operand)
         if not self._is_float(operand) or dim in self.batch_dims.get(operand.name, (0,)):
             return _NOT_ALONE

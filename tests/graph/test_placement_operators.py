@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import assert_same_codes, noise
+from deployment import assert_same_codes, finish, noise
 from placement import IMAGES, Small, check
 from torch import Tensor, nn
 
-from qkd_deploy import prepare
+from qkd_deploy import initialize, prepare
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.verification.kernels import list_kernels
@@ -214,6 +214,36 @@ def test_what_is_there_once_is_repeated_on_codes(middle: Middle, shape: tuple[in
     deployed = check(net)
     assert expected <= {node.kind for node in deployed.frozen.graph.nodes}
     assert_same_codes(deployed, (noise(2, 3, 8, 8, seed=9),))  # a batch that nothing has seen
+
+
+def test_positions_in_a_buffer_are_those_of_the_weights_that_are_loaded() -> None:
+    def network(order: list[int]) -> nn.Module:
+        torch.manual_seed(0)
+        net = Small(lambda net, x: x[:, net.order] * 2)
+        net.register_buffer("order", torch.tensor(order))
+        return net.eval()
+
+    one, other = (
+        prepare(network(order), "w4a4", (IMAGES,)) for order in ([3, 1, 2, 0, 7, 5, 6, 4], [7, -1, 0, 1, 2, 3, 4, 5])
+    )
+    initialize(other, IMAGES)
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one(IMAGES), other(IMAGES))
+    assert_same_codes(finish(one.eval()), (IMAGES,))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda net, x: x[:, :1] + net.token.repeat(x.shape[0], 2, 1, 1)[:, :8],
+        lambda net, x: x + net.token.repeat(x.shape[0] * 2, 1, 1, 1)[: x.shape[0]],
+    ],
+)
+def test_what_repeats_along_the_batch_is_refused_in_one_sentence(middle: Middle) -> None:
+    net = Small(middle)
+    net.token = nn.Parameter(noise(1, 8, 8, 8, seed=1))
+    with pytest.raises(UserError, match="batch"):
+        prepare(net.eval(), "w4a4", (IMAGES,))
 
 
 def test_a_sum_of_constants_may_be_repeated_for_every_image() -> None:
