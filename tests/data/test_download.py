@@ -181,7 +181,11 @@ def test_dangerous_members_are_refused_and_nothing_is_unpacked(member: Any, serv
     assert not Path("/tmp/qkd-deploy-evil").exists()
 
 
-@pytest.mark.parametrize("content", [b"no archive at all", CONTENT[:-2000], packed(("x", b""))[:30]])
+@pytest.mark.parametrize(  # with names: a gzipped file holds the time, and parallel workers must collect the same tests
+    "content",
+    [b"no archive at all", CONTENT[:-2000], packed(("x", b""))[:30]],
+    ids=["no archive", "cut at the end", "cut in the middle"],
+)
 def test_damaged_archives_are_explained(content: bytes, server: Server, tmp_path: Path) -> None:
     server.content = content
     with pytest.raises(UserError, match=r"cannot unpack|refused"):
