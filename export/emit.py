@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.export.float_islands import emit_island
 from qkd_deploy.export.functions import Functions
 from qkd_deploy.export.layers import emit_layer

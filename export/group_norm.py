@@ -1,7 +1,7 @@
 """GroupNorm in float.
 
-ONNX Runtime computes the operator ``GroupNormalization`` as ``mean(x^2) - mean(x)^2``, which loses digits where the mean
-is large beside the deviation. ``InstanceNormalization`` over the groups subtracts the mean first, as PyTorch does.
+ONNX Runtime computes ``GroupNormalization`` with the variance ``mean(x^2) - mean(x)^2``, which loses digits where the
+mean is large beside the deviation. ``InstanceNormalization`` over the groups subtracts the mean first, as PyTorch does.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ _ARGUMENTS = ("input", "num_groups", "weight", "bias", "eps")
 
 def is_group_norm(network: nn.Module, node: Node) -> bool:
     """Whether a float node is a GroupNorm over images whose sizes do not follow the batch."""
-    module = isinstance(node.target, str) and not node.method
-    called = isinstance(network.get_submodule(str(node.target)), nn.GroupNorm) if module else node.target is F.group_norm
+    called = node.target is F.group_norm
+    if isinstance(node.target, str) and not node.method:
+        called = isinstance(network.get_submodule(node.target), nn.GroupNorm)
     return called and node.batch_dims == (0,)
 
 
