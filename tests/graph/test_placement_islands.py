@@ -28,6 +28,10 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Small(lambda n, x: F.interpolate(x, scale_factor=2, mode="bilinear")),
         "only nearest upsampling",
     ),
+    "smooth upsampling to a size": (
+        lambda: Small(lambda n, x: F.interpolate(F.max_pool2d(x, 2), size=x.shape[-2:], mode="bilinear")),
+        "only nearest upsampling",
+    ),
     "quotient": (lambda: Small(lambda n, x: x / (x.mean((2, 3), keepdim=True) + 1)), "integer Div"),
     "clamp without zero": (lambda: Small(lambda n, x: x.clamp(0.5, 1)), "range without zero"),
     "softmax": (lambda: Small(lambda n, x: x.softmax(1, dtype=torch.float32)), "in another type"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import assert_same_codes, finish, noise
+from deployment import assert_same_codes, finish, noise, settle
 from placement import IMAGES, Small, check
 from torch import Tensor, nn
 
@@ -293,6 +293,19 @@ def test_a_batch_norm_of_features_is_one_of_sequences() -> None:
     deployed = check(net)
     assert deployed.frozen.graph.node("bn").kind == "layer"
     assert {"bn.column", "bn.row"} <= {node.name for node in deployed.frozen.graph.nodes}
+
+
+def test_codes_of_what_moved_as_floats_may_have_several_readers() -> None:
+    net = Small(
+        lambda net, x: F.pad(net.one(y := net.rows(x)[:, :, 1:]) + net.two(y) + torch.tanh(y.mT).mT, (0, 0, 1, 0)),
+        one=nn.Linear(8, 8),
+        two=nn.Linear(8, 8),
+        rows=nn.LayerNorm(8),
+    )
+    settled = settle(net)
+    prepared = prepare(settled.eval(), "w8a8", (IMAGES,))
+    initialize(prepared, IMAGES)
+    assert not assert_same_codes(finish(prepared.eval()), (IMAGES,))
 
 
 def test_attention_to_a_single_token_stays_in_float() -> None:
