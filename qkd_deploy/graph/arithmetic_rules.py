@@ -15,6 +15,8 @@ from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.rules import Rules
 
+_ALONG_THE_BATCH = "tensors that are repeated along the batch, or get more dimensions, stay in float"
+
 
 class ArithmeticRules(Rules):
     """Handlers of sums and products, element by element, and of copies."""
@@ -116,7 +118,11 @@ class ArithmeticRules(Rules):
         for operand, suffix in ((one, "left"), (two, "right")):
             if is_number(operand):
                 operand = self._constant(node, torch.tensor(float(operand)), suffix)
-            operands.append(self._unexpanded(operand))
+            operands.append(operand)
+        constants = self.graph.constants()
+        single = [self._unexpanded(operand) for operand in operands]
+        if any(operand.name not in constants for operand in single if isinstance(operand, Ref)):
+            operands = single
         word = {"add": "an addition", "mul": "a product"}[kind]
         if not all(self._is_float(operand) for operand in operands):
             return f"{word} of integer tensors stays in float"
@@ -158,10 +164,19 @@ class ArithmeticRules(Rules):
         """One size for every dimension of the result, -1 where it is the source's own."""
         shape, batch_dims = node.shape or (), self.batch_dims.get(source.name, ())
         given = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        if any(isinstance(self.recorder.python.get(ref.name), tuple) for ref in references(given)):
+            return "an expansion to the whole size of another tensor stays in float"
         more = len(shape) - self._rank(source)
         sizes: list[Any] = []
         for dim, (old, new) in enumerate(zip((1,) * more + self._shape(source), shape, strict=True)):
             follows = dim in node.batch_dims
+            if (
+                node.target == "repeat"
+                and dim >= more
+                and dim - more in batch_dims
+                and tuple(given[dim : dim + 1]) != (1,)
+            ):
+                return _ALONG_THE_BATCH
             if dim >= more and (dim - more in batch_dims if follows else old == new):
                 sizes.append(-1)
             elif old != 1 or (follows and (node.target == "expand_as" or dim >= len(given))):
@@ -175,7 +190,7 @@ class ArithmeticRules(Rules):
         shape, batch_dims = self._shape(source), self.batch_dims.get(source.name, ())
         plain = node.target == "repeat" and len(times) == len(shape) and all(isinstance(count, int) for count in times)
         if not plain or any(times[d] != 1 for d in batch_dims):
-            return "tensors that are repeated along the batch, or get more dimensions, stay in float"
+            return _ALONG_THE_BATCH
         repeated = [dim for dim, count in enumerate(times) if count != 1]
         for i, dim in enumerate(repeated):
             options = {"dim": dim, "positions": tuple(range(shape[dim])) * times[dim]}

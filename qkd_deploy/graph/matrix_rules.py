@@ -43,6 +43,9 @@ class MatrixRules(ArithmeticRules):
         plain = all(len(set(part)) == len(part) for part in (left, right, result)) and letters == {*left, *right}
         if not plain or (len(rows), len(columns), len(summed)) != (1, 1, 1) or not letters >= {*result}:
             return _NO_PRODUCT
+        common = [(c, left.index(c), right.index(c)) for c in (*shared, *summed)]
+        if any(self._shape(operands[0])[i] != self._shape(operands[1])[j] for _, i, j in common):
+            return _NO_PRODUCT  # a single element is repeated
         sizes = {**dict(zip(left, self._shape(operands[0]), strict=True)),
                  **dict(zip(right, self._shape(operands[1]), strict=True))}  # fmt: skip
         batches = {c for c, i in ((c, i) for i, c in enumerate(result)) if i in node.batch_dims}

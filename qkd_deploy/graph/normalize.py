@@ -124,6 +124,8 @@ class Normalizer(
         made, dim = node.target(*args, **kwargs), node.batch_dims[0]
         number = [name for name in node.inputs if name not in self.recorder.fixed and sizes[name] == made.shape[dim]]
         one = made.narrow(dim, 0, 1)
+        if len(node.inputs) != 1:  # only as the size: its values may depend on the batch otherwise
+            return
         if number and torch.equal(one.expand_as(made), made):
             repeated = tuple(Ref(number[0]) if d == dim else -1 for d in range(made.dim()))
             self._settle(node, "expand", (self._constant(node, one, "one"),), sizes=repeated)

@@ -67,13 +67,13 @@ class SlicingRules(Rules):
         if isinstance(item, Ref):
             whole = self.recorder.dtypes.get(item.name) in (torch.int32, torch.int64)
             return item if whole and self.graph.node(item.name).kind == "constant" and self._rank(item) == 1 else None
-        if not isinstance(item, (list, tuple)) or any(type(i) is not int for i in item):
+        if not isinstance(item, (list, tuple)) or not item or any(type(i) is not int for i in item):
             return None
         return tuple(i % size for i in item)
 
     def _index(self, node: Node, operand: Ref, dim: int, positions: tuple[int, ...] | Ref) -> str:
         dim %= self._rank(operand)
-        if not self._is_float(operand) or dim in self.batch_dims.get(operand.name, (0,)):
+        if not self._is_float(operand) or dim in self.batch_dims.get(operand.name, (0,)) or positions == ():
             return _NOT_ALONE
         return self._settle(node, "index", (operand,), dim=dim, positions=positions)
 
@@ -89,7 +89,7 @@ class SlicingRules(Rules):
         dims = list(given[0]) if isinstance(given[0], (list, tuple)) else list(given)
         operand: Ref = node.args[0]
         batch_dims, shape = self.batch_dims.get(operand.name, (0,)), self._shape(operand)
-        if not self._is_float(operand) or any(d % len(shape) in batch_dims for d in dims):
+        if not dims or not self._is_float(operand) or any(d % len(shape) in batch_dims for d in dims):
             return _NOT_ALONE
         for i, dim in enumerate(dims[:-1]):
             reverse = {"dim": dim % len(shape), "positions": tuple(reversed(range(shape[dim])))}

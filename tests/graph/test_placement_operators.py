@@ -237,6 +237,8 @@ def test_positions_in_a_buffer_are_those_of_the_weights_that_are_loaded() -> Non
     [
         lambda net, x: x[:, :1] + net.token.repeat(x.shape[0], 2, 1, 1)[:, :8],
         lambda net, x: x + net.token.repeat(x.shape[0] * 2, 1, 1, 1)[: x.shape[0]],
+        lambda net, x: x * net.token * torch.full((x.shape[0], 8, 1, 1), 3.0 / x.shape[0]),
+        lambda net, x: x + net.token.expand(x.shape),
     ],
 )
 def test_what_repeats_along_the_batch_is_refused_in_one_sentence(middle: Middle) -> None:
@@ -249,7 +251,7 @@ def test_what_repeats_along_the_batch_is_refused_in_one_sentence(middle: Middle)
 def test_a_sum_of_constants_may_be_repeated_for_every_image() -> None:
     net = Small(lambda net, x: x * (net.token.expand(x.shape[0], -1, -1, -1) + net.token))
     net.token = nn.Parameter(noise(1, 8, 8, 8, seed=1))
-    check(net, integer=False)
+    check(net)
 
 
 def test_what_only_constants_make_is_not_said_to_stay_in_float() -> None:
