@@ -43,11 +43,8 @@ class Movement(QuantizedGraph):
         return self.builder.add("Reshape", operands, f"{node.name}.float", node=node.name)
 
     def _slice(self, node: Node) -> ir.Value:
-        ranges = [tuple(bounds) for bounds in node.kwargs["ranges"]]
-        axes, starts, stops = np.array([bounds[:3] for bounds in ranges], np.int64).reshape(-1, 3).T
-        bounds = {"starts": starts, "stops": stops, "axes": axes}
-        if any(len(one) > 3 for one in ranges):
-            bounds["steps"] = np.array([(*one, 1)[3] for one in ranges], np.int64)
+        axes, starts, stops, steps = np.array(node.kwargs["ranges"], np.int64).reshape(-1, 4).T
+        bounds = {"starts": starts, "stops": stops, "axes": axes} | ({"steps": steps} if (steps != 1).any() else {})
         limits = [self.builder.constant(f"{node.name}.{key}", values) for key, values in bounds.items()]
         return self.builder.add("Slice", [self.values[node.inputs[0]], *limits], f"{node.name}.float", node=node.name)
 

@@ -83,9 +83,8 @@ class QuantizedGraph:
 
         All its readers then read these: ONNX Runtime runs what reads floats in float, where somebody else reads codes.
         """
-        b, readers, (holder, grid) = self.builder, list(value.uses()), self.grids[name]
-        codes = b.add("QuantizeLinear", [value, *self._grid_constants(holder, grid)], f"{name}.codes_again", node=name)
-        constants = self._grid_constants(holder, grid)
+        b, readers, constants = self.builder, list(value.uses()), self._grid_constants(*self.grids[name])
+        codes = b.add("QuantizeLinear", [value, *constants], f"{name}.codes_again", node=name)
         again = b.add("DequantizeLinear", [codes, *constants], f"{name}.dequantized_again", node=name)
         for reader in readers:
             reader.node.replace_input_with(reader.idx, again)

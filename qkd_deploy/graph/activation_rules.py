@@ -76,7 +76,7 @@ class ActivationRules(Rules):
         values, gates = (
             self._before(
                 node, "slice", (operand,), suffix, shape,
-                kwargs={"ranges": ((dim % rank, start, start + half),)}, batch_dims=node.batch_dims,
+                kwargs={"ranges": ((dim % rank, start, start + half, 1),)}, batch_dims=node.batch_dims,
             )
             for suffix, start in (("values", 0), ("gates", half))
         )  # fmt: skip

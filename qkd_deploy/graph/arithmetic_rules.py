@@ -7,19 +7,18 @@ constant tensors are quantized like activations, on a grid of their own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from qkd_deploy.graph import operations
-from qkd_deploy.graph.ir import Node, Ref, references
+from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.rules import Rules
-
-_ALONG_THE_BATCH = "tensors that are repeated along the batch, or get more dimensions, stay in float"
 
 
 class ArithmeticRules(Rules):
-    """Handlers of sums and products, element by element, and of copies."""
+    """Handlers of sums and products, element by element."""
 
     def _add(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "two")
@@ -54,6 +53,7 @@ class ArithmeticRules(Rules):
 
     def _subtract(self, node: Node, one: Any, two: Any) -> str:
         """``one - two`` as a sum: numbers and fixed constants change their sign, tensors are multiplied by -1."""
+        one, two = self._once((one, two))
         if is_number(two):
             return self._two(node, "add", one, -float(two))
         buffer = self._fixed_tensor(two)
@@ -61,7 +61,7 @@ class ArithmeticRules(Rules):
             return self._two(node, "add", one, self._constant(node, -buffer, "negative"))
         if not self._is_float(two):
             return "a subtraction of integer tensors stays in float"
-        return self._two(node, "add", one, self._times(node, self._unexpanded(two), -1.0, "negative"))
+        return self._two(node, "add", one, self._times(node, two, -1.0, "negative"))
 
     def _neg(self, node: Node, target: Any) -> str:
         return self._multiply_by(node, node.args[0], -1.0)
@@ -119,10 +119,7 @@ class ArithmeticRules(Rules):
             if is_number(operand):
                 operand = self._constant(node, torch.tensor(float(operand)), suffix)
             operands.append(operand)
-        constants = self.graph.constants()
-        single = [self._unexpanded(operand) for operand in operands]
-        if any(operand.name not in constants for operand in single if isinstance(operand, Ref)):
-            operands = single
+        operands = self._once(operands)
         word = {"add": "an addition", "mul": "a product"}[kind]
         if not all(self._is_float(operand) for operand in operands):
             return f"{word} of integer tensors stays in float"
@@ -140,66 +137,19 @@ class ArithmeticRules(Rules):
         number = self._constant(node, torch.tensor(factor), f"{suffix}_factor")
         return self._before(node, "mul", (operand, number), suffix, shape)
 
+    def _once(self, operands: Sequence[Any]) -> list[Any]:
+        """Constants instead of their copies for every image, where another operand brings the images."""
+        constants, single = self.graph.constants(), [self._unexpanded(operand) for operand in operands]
+        brought = any(isinstance(operand, Ref) and operand.name not in constants for operand in single)
+        return single if brought else list(operands)
+
     def _unexpanded(self, value: Any) -> Any:
-        """A constant instead of its copies for every image; sums and products broadcast it."""
         if isinstance(value, Ref) and (node := self.graph.node(value.name)).kind == "expand":
             source: Ref = node.args[0]
             copied = [dim for dim, size in enumerate(node.kwargs["sizes"]) if size not in (-1, 1)]
             only_batch = all(dim in node.batch_dims for dim in copied)
             return source if only_batch and source.name in self.graph.constants() else value
         return value
-
-    def _copy(self, node: Node, target: Any) -> str:
-        """Copies that change nothing, and those that repeat what there is once, such as a token for every image."""
-        source = node.args[0]
-        unchanged = self.recorder.unchanged.get(node.name) and not any(references((node.args[1:], node.kwargs)))
-        if unchanged and target != "repeat":
-            node.kind, node.reason = "reshape", ""
-            return ""
-        if target in ("expand", "expand_as", "repeat") and self._is_float(source):
-            return self._expand(node, source)
-        return "a copy that changes the tensor stays in float"
-
-    def _expand(self, node: Node, source: Ref) -> str:
-        """One size for every dimension of the result, -1 where it is the source's own."""
-        shape, batch_dims = node.shape or (), self.batch_dims.get(source.name, ())
-        given = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
-        if any(isinstance(self.recorder.python.get(ref.name), tuple) for ref in references(given)):
-            return "an expansion to the whole size of another tensor stays in float"
-        more = len(shape) - self._rank(source)
-        sizes: list[Any] = []
-        for dim, (old, new) in enumerate(zip((1,) * more + self._shape(source), shape, strict=True)):
-            follows = dim in node.batch_dims
-            if (
-                node.target == "repeat"
-                and dim >= more
-                and dim - more in batch_dims
-                and tuple(given[dim : dim + 1]) != (1,)
-            ):
-                return _ALONG_THE_BATCH
-            if dim >= more and (dim - more in batch_dims if follows else old == new):
-                sizes.append(-1)
-            elif old != 1 or (follows and (node.target == "expand_as" or dim >= len(given))):
-                return self._repeat(node, source, given)
-            else:
-                sizes.append(given[dim] if follows else new)
-        return self._settle(node, "expand", (source,), sizes=tuple(sizes))
-
-    def _repeat(self, node: Node, source: Ref, times: Any) -> str:
-        """Whole tensors one behind the other, along one dimension after the other."""
-        shape, batch_dims = self._shape(source), self.batch_dims.get(source.name, ())
-        plain = node.target == "repeat" and len(times) == len(shape) and all(isinstance(count, int) for count in times)
-        if not plain or any(times[d] != 1 for d in batch_dims):
-            return _ALONG_THE_BATCH
-        repeated = [dim for dim, count in enumerate(times) if count != 1]
-        for i, dim in enumerate(repeated):
-            options = {"dim": dim, "positions": tuple(range(shape[dim])) * times[dim]}
-            if dim == repeated[-1]:
-                return self._settle(node, "index", (source,), **options)
-            shape = (*shape[:dim], shape[dim] * times[dim], *shape[dim + 1 :])
-            batch = {"batch_dims": batch_dims}
-            source = self._before(node, "index", (source,), f"repeated_{i}", shape, kwargs=options, **batch)
-        return "a copy that changes the tensor stays in float"
 
 
 def is_number(value: Any) -> bool:

@@ -23,11 +23,8 @@ class ConcatenationRules(ArithmeticRules):
         dim = bound.get("dim", 0) % len(node.shape or ())
         if not all(self._is_float(part) for part in tensors):
             return "a concatenation with integer tensors stays in float"
+        parts = [self._of_rank(node, part, i) for i, part in enumerate(self._once(tensors))]
         constants = self.graph.constants()
-        parts = list(tensors)
-        if any(self._unexpanded(part).name not in constants for part in tensors):
-            parts = [self._of_rank(node, self._unexpanded(part), i) for i, part in enumerate(tensors)]
-            constants = self.graph.constants()
         moving = [part.name not in constants for part in parts]
         if all(moving) or not any(moving):
             return self._settle(node, "concat", (list(parts),), dim=dim)

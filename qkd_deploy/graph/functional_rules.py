@@ -82,8 +82,8 @@ class FunctionalRules(Rules):
         node = self.graph.node(value.name) if isinstance(value, Ref) else None
         rows = slice(None)
         if node is not None and node.kind == "slice" and len(node.kwargs["ranges"]) == 1:
-            dim, start, stop = node.kwargs["ranges"][0]
-            node, rows = self.graph.node(node.inputs[0]) if dim == 0 else None, slice(start, stop)
+            dim, *bounds = node.kwargs["ranges"][0]
+            node, rows = self.graph.node(node.inputs[0]) if dim == 0 else None, slice(*bounds)
         if node is None or node.kind != "constant":
             return None
         path, _, name = str(node.target).rpartition(".")

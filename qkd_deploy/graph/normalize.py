@@ -17,17 +17,17 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph import contract
 from qkd_deploy.graph.activation_rules import ActivationRules
 from qkd_deploy.graph.concatenation_rules import ConcatenationRules
+from qkd_deploy.graph.copying_rules import CopyingRules
 from qkd_deploy.graph.functional_rules import FunctionalRules
 from qkd_deploy.graph.in_place import out_of_place, switch_off
 from qkd_deploy.graph.ir import Graph, Node, Ref, references, substitute
 from qkd_deploy.graph.matrix_rules import MatrixRules
 from qkd_deploy.graph.pooling_rules import PoolingRules
-from qkd_deploy.graph.slicing_rules import SlicingRules
 from qkd_deploy.graph.spatial_rules import SpatialRules
 
 
 class Normalizer(
-    ActivationRules, ConcatenationRules, FunctionalRules, MatrixRules, PoolingRules, SlicingRules, SpatialRules
+    ActivationRules, ConcatenationRules, CopyingRules, FunctionalRules, MatrixRules, PoolingRules, SpatialRules
 ):
     """Rewrites the nodes of one raw graph."""
 
@@ -115,20 +115,18 @@ class Normalizer(
 
     def _make_once(self, node: Node) -> None:
         """What sizes alone make, equal for all images, is a constant that is repeated: ``torch.zeros(batch, 8)``."""
-        sizes = self.recorder.python
-        if len(node.batch_dims) != 1 or not self._is_float(Ref(node.name)) or node.method or not callable(node.target):
+        if node.method or not callable(node.target) or not self._is_float(Ref(node.name)):
             return
-        if not node.inputs or any(name not in sizes for name in node.inputs):
+        # read once, the number of images can only be the size: read again, the values may depend on it
+        if len(node.batch_dims) != 1 or len(node.inputs) != 1 or node.inputs[0] not in self.recorder.python:
             return
-        args, kwargs = substitute((node.args, node.kwargs), lambda ref: sizes[ref.name])
+        images = self.recorder.python[node.inputs[0]]
+        args, kwargs = substitute((node.args, node.kwargs), lambda ref: images)
         made, dim = node.target(*args, **kwargs), node.batch_dims[0]
-        number = [name for name in node.inputs if name not in self.recorder.fixed and sizes[name] == made.shape[dim]]
         one = made.narrow(dim, 0, 1)
-        if len(node.inputs) != 1:  # only as the size: its values may depend on the batch otherwise
-            return
-        if number and torch.equal(one.expand_as(made), made):
-            repeated = tuple(Ref(number[0]) if d == dim else -1 for d in range(made.dim()))
-            self._settle(node, "expand", (self._constant(node, one, "one"),), sizes=repeated)
+        if made.shape[dim] == images and torch.equal(one.expand_as(made), made):
+            sizes = tuple(Ref(node.inputs[0]) if d == dim else -1 for d in range(made.dim()))
+            self._settle(node, "expand", (self._constant(node, one, "one"),), sizes=sizes)
 
     def _is_neutral(self, node: Node, target: Any) -> bool:
         """Whether it is ``x * 1``, ``x + 0`` and the like."""

@@ -46,8 +46,12 @@ def max_pool(x: Tensor, **options: Any) -> Tensor:
     return pooled
 
 
-def take(x: Tensor, ranges: tuple[tuple[int, ...], ...]) -> Tensor:
-    """The part of a tensor within every ``(dim, start, stop)``; a fourth number is the step, 1 without."""
+Range = tuple[int, int, int, int]
+"""Dimension, start, stop and step of a slice."""
+
+
+def take(x: Tensor, ranges: tuple[Range, ...]) -> Tensor:
+    """The part of a tensor within all ``ranges``."""
     index = [slice(None)] * x.dim()
     for dim, *bounds in ranges:
         index[dim] = slice(*bounds)

@@ -26,6 +26,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "roll": ("input", "shifts", "dims"),
     "select": ("input", "dim", "index"),
     "index_select": ("input", "dim", "index"),
+    "extreme": ("input", "dim", "keepdim"),
     "repeat_interleave": ("input", "repeats", "dim"),
     "glu": ("input", "dim"),
     "clip": ("input", "min", "max"),
@@ -77,7 +78,8 @@ class Rules:
 
     def _is_float(self, value: Any) -> bool:
         """Whether an operand is a float tensor, computed or constant."""
-        return isinstance(value, Ref) and self.recorder.floating.get(value.name, False)
+        dtype = self.recorder.dtypes.get(value.name) if isinstance(value, Ref) else None
+        return dtype is not None and dtype.is_floating_point
 
     def _shape(self, value: Any) -> tuple[int, ...]:
         """Shape of a tensor operand; () for everything else."""
@@ -105,7 +107,7 @@ class Rules:
             name, kind, args, label=f"{node.label}.{suffix}", module=node.module, shape=shape, batch_dims=dims, **fields
         )
         self.graph.nodes.insert(self.graph.nodes.index(node), made)
-        self.recorder.shapes[name], self.recorder.floating[name] = shape, True
+        self.recorder.shapes[name], self.recorder.dtypes[name] = shape, torch.float32
         self.batch_dims[name] = dims
         return Ref(name)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from qkd_deploy.graph.ir import Node, Ref, references
+from qkd_deploy.graph.operations import Range
 from qkd_deploy.graph.rules import Rules
 
 _NOT_ALONE = "indexing with more than slices of non-batch dimensions stays in float"
@@ -22,7 +23,7 @@ class SlicingRules(Rules):
             return _NOT_ALONE
         if start < 0:
             start += self._shape(node.args[0])[bound["dim"]]
-        return self._take(node, node.args[0], [(bound["dim"], start, start + length)])
+        return self._take(node, node.args[0], [(bound["dim"], start, start + length, 1)])
 
     def _getitem(self, node: Node, target: Any) -> str:
         operand, index = node.args
@@ -41,14 +42,14 @@ class SlicingRules(Rules):
         if Ellipsis in items:
             at = items.index(Ellipsis)
             items[at : at + 1] = [whole] * (rank - len(items) + 1)
-        ranges: list[tuple[int, ...]] = []
+        ranges: list[Range] = []
         dropped: list[int] = []
         listed: dict[int, tuple[int, ...] | Ref] = {}
         for dim, (size, item) in enumerate(zip(self.recorder.shapes[operand.name] or (), items, strict=False)):
             if item == whole:
                 continue
             if isinstance(item, int) and not isinstance(item, bool):
-                ranges.append((dim, item % size, item % size + 1))
+                ranges.append((dim, item % size, item % size + 1, 1))
                 dropped.append(dim)
                 continue
             if (positions := self._positions(item, size)) is not None:
@@ -56,10 +57,9 @@ class SlicingRules(Rules):
                 continue
             if not isinstance(item, slice) or list(references(item)):
                 return _NOT_ALONE
-            ranges.append(_bounds(dim, *item.indices(size)))
+            ranges.append((dim, *item.indices(size)))
         if listed:
-            ((dim, positions),) = listed.items() if len(listed) == 1 and not ranges else ((-1, ()),)
-            return self._index(node, operand, dim, positions) if dim >= 0 else _NOT_ALONE
+            return self._index(node, operand, *listed.items()) if len(listed) == 1 and not ranges else _NOT_ALONE
         return self._take_and_drop(node, operand, ranges, dropped) if dropped else self._take(node, operand, ranges)
 
     def _positions(self, item: Any, size: int) -> tuple[int, ...] | Ref | None:
@@ -71,38 +71,39 @@ class SlicingRules(Rules):
             return None
         return tuple(i % size for i in item)
 
-    def _index(self, node: Node, operand: Ref, dim: int, positions: tuple[int, ...] | Ref) -> str:
-        dim %= self._rank(operand)
-        if not self._is_float(operand) or dim in self.batch_dims.get(operand.name, (0,)) or positions == ():
+    def _index(self, node: Node, operand: Ref, *listed: tuple[int, tuple[int, ...] | Ref]) -> str:
+        """The elements at the positions listed for a dimension, or for one dimension after the other."""
+        rank, batch_dims = self._rank(operand), self.batch_dims.get(operand.name, (0,))
+        followed = [(dim % rank, positions) for dim, positions in listed]
+        if not self._is_float(operand) or any(dim in batch_dims or positions == () for dim, positions in followed):
             return _NOT_ALONE
-        return self._settle(node, "index", (operand,), dim=dim, positions=positions)
+        *first, (last, chosen) = followed
+        shape = list(self._shape(operand))
+        for dim, positions in first:
+            assert isinstance(positions, tuple)
+            shape[dim] = len(positions)
+            options = {"dim": dim, "positions": positions}
+            operand = self._before(
+                node, "index", (operand,), f"along_{dim}", tuple(shape), kwargs=options, batch_dims=batch_dims
+            )
+        return self._settle(node, "index", (operand,), dim=last, positions=chosen)
 
     def _index_select(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "index_select")
         dim = bound["dim"] % self._rank(node.args[0])
         positions = self._positions(bound["index"], self._shape(node.args[0])[dim])
-        return _NOT_ALONE if positions is None else self._index(node, node.args[0], dim, positions)
+        return _NOT_ALONE if positions is None else self._index(node, node.args[0], (dim, positions))
 
     def _flip(self, node: Node, target: Any) -> str:
-        """Slices with a step of -1 are no slices of PyTorch's, so the positions are listed, dimension by dimension."""
+        """Slices with a step of -1 are no slices of PyTorch's, so the positions are listed."""
         given = (*node.args[1:], *node.kwargs.values())
         dims = list(given[0]) if isinstance(given[0], (list, tuple)) else list(given)
-        operand: Ref = node.args[0]
-        batch_dims, shape = self.batch_dims.get(operand.name, (0,)), self._shape(operand)
-        if not dims or not self._is_float(operand) or any(d % len(shape) in batch_dims for d in dims):
-            return _NOT_ALONE
-        for i, dim in enumerate(dims[:-1]):
-            reverse = {"dim": dim % len(shape), "positions": tuple(reversed(range(shape[dim])))}
-            operand = self._before(node, "index", (operand,), f"flipped_{i}", shape, kwargs=reverse)
-        return self._index(node, operand, dims[-1], tuple(reversed(range(shape[dims[-1]]))))
-
-    def _repeat_interleave(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "repeat_interleave")
-        repeats, dim = bound["repeats"], bound.get("dim")
-        if not isinstance(repeats, int) or not isinstance(dim, int):
-            return "repeating by computed numbers, or the flattened tensor, stays in float"
-        size = self._shape(node.args[0])[dim]
-        return self._index(node, node.args[0], dim, tuple(i // repeats for i in range(size * repeats)))
+        shape = self._shape(node.args[0])
+        return (
+            self._index(node, node.args[0], *((d, tuple(reversed(range(shape[d])))) for d in dims))
+            if dims
+            else _NOT_ALONE
+        )
 
     def _select(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "select")
@@ -115,17 +116,16 @@ class SlicingRules(Rules):
         """The part at one index of a dimension, which goes."""
         dim %= self._rank(operand)
         index %= self._shape(operand)[dim]
-        return self._take_and_drop(node, operand, [(dim, index, index + 1)], [dim])
+        return self._take_and_drop(node, operand, [(dim, index, index + 1, 1)], [dim])
 
     def _amax(self, node: Node, target: Any) -> str:
-        return self._extreme(node, "amax", node.args, node.kwargs)
+        return self._extreme(node, "amax", self._bind(node, target, "extreme"))
 
     def _amin(self, node: Node, target: Any) -> str:
-        return self._extreme(node, "amin", node.args, node.kwargs)
+        return self._extreme(node, "amin", self._bind(node, target, "extreme"))
 
-    def _extreme(self, node: Node, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def _extreme(self, node: Node, kind: str, bound: dict[str, Any]) -> str:
         """The largest or smallest elements along dimensions, which are those of the codes."""
-        bound = {**dict(zip(("input", "dim", "keepdim"), args, strict=False)), **kwargs}
         operand, dims, keep = bound.get("input"), bound.get("dim"), bound.get("keepdim", False)
         dims = (dims,) if isinstance(dims, int) else dims
         if not isinstance(operand, Ref) or not dims or any(references((dims, keep))) or not self._is_float(operand):
@@ -135,9 +135,9 @@ class SlicingRules(Rules):
             return "the largest or smallest elements along the batch stay in float"
         return self._settle(node, kind, (operand,), dim=tuple(dim % rank for dim in dims), keepdim=bool(keep))
 
-    def _take_and_drop(self, node: Node, operand: Ref, ranges: list[tuple[int, ...]], dropped: list[int]) -> str:
+    def _take_and_drop(self, node: Node, operand: Ref, ranges: list[Range], dropped: list[int]) -> str:
         """A slice, and a reshape without the dimensions of one that it leaves."""
-        if any(bounds[0] in self.batch_dims.get(operand.name, (0,)) for bounds in ranges):
+        if any(dim in self.batch_dims.get(operand.name, (0,)) for dim, *_ in ranges):
             return _NOT_ALONE
         sizes = list(self._shape(operand))
         for dim, *bounds in ranges:
@@ -157,7 +157,7 @@ class SlicingRules(Rules):
             operand, *rest = source.args
             return self._one_of(node, operand, source.kwargs.get("dim", rest[0] if rest else 0), index)
         if name in ("max", "min") and index == 0:
-            return self._extreme(node, f"a{name}", source.args, source.kwargs)
+            return self._extreme(node, f"a{name}", self._bind(source, source.target, "extreme"))
         if name not in ("chunk", "split", "tensor_split") or not isinstance(index, int):
             return _NOT_ALONE
         operand, *rest = source.args
@@ -168,17 +168,12 @@ class SlicingRules(Rules):
         parts = getattr(torch.empty(shape, device="meta"), name)(*rest, **source.kwargs)
         sizes = [part.shape[dim] for part in parts]
         at = index % len(sizes)
-        return self._take(node, operand, [(dim, sum(sizes[:at]), sum(sizes[: at + 1]))])
+        return self._take(node, operand, [(dim, sum(sizes[:at]), sum(sizes[: at + 1]), 1)])
 
-    def _take(self, node: Node, operand: Any, ranges: list[tuple[int, ...]]) -> str:
-        """Keep ``start <= index < stop`` of every ``(dim, start, stop)``, or of these each step-th."""
+    def _take(self, node: Node, operand: Any, ranges: list[Range]) -> str:
+        """Keep every step-th index, ``start <= index < stop``, for every ``(dim, start, stop, step)``."""
         rank = self._rank(operand)
-        kept = tuple((dim % rank, *bounds) for dim, *bounds in ranges)
-        if any(bounds[0] in self.batch_dims.get(operand.name, (0,)) for bounds in kept):
+        kept = tuple((dim % rank, start, stop, step) for dim, start, stop, step in ranges)
+        if any(dim in self.batch_dims.get(operand.name, (0,)) for dim, *_ in kept):
             return _NOT_ALONE
         return self._settle(node, "slice", (operand,), ranges=kept)
-
-
-def _bounds(dim: int, start: int, stop: int, step: int) -> tuple[int, ...]:
-    """A range as ``take`` has it, which names no step of 1."""
-    return (dim, start, stop) if step == 1 else (dim, start, stop, step)

@@ -17,8 +17,7 @@ class ShapeRecorder:
 
     Attributes:
         shapes: shape of every tensor; None for other values.
-        floating: whether a tensor holds floats.
-        dtypes: the type of its elements.
+        dtypes: type of the elements of every tensor.
         python: values without any tensor in them (sizes, numbers) that the graph computes.
         fixed: those of them that do not depend on the batch size.
         unchanged: whether a call returned its first operand as it was: type, shape and values.
@@ -28,7 +27,6 @@ class ShapeRecorder:
     """
 
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
-    floating: dict[str, bool] = field(default_factory=dict)
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     python: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +48,7 @@ class ShapeRecorder:
                     self.fixed[name] = one
             return
         self.shapes[name] = tuple(one.shape)
-        self.floating[name], self.dtypes[name] = one.is_floating_point(), one.dtype
+        self.dtypes[name] = one.dtype
         self.batch_dims[name] = tuple(i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b)
         if node.op == "placeholder" and one.numel() and one.is_floating_point():
             self.smallest[name] = float(one.min())

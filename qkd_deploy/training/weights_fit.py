@@ -22,8 +22,7 @@ def common_prefix(weights: Iterable[str], wanted: Iterable[str], network_name: s
     names = {name for name in wanted if not name.endswith(_COUNTER)}
     counts: Counter[str] = Counter()
     for name in weights:
-        ends = accumulate((part + "." for part in name.split(".")[:-1]), initial="")
-        counts.update(prefix for prefix in ends if name.removeprefix(prefix) in names)
+        counts.update(prefix for prefix in _prefixes(name) if name.removeprefix(prefix) in names)
     most = max(counts.values(), default=0)
     best = [prefix for prefix, count in counts.items() if count == most]
     if len(best) > 1 and most == len(names) and "" not in best:
@@ -35,8 +34,7 @@ def common_prefix(weights: Iterable[str], wanted: Iterable[str], network_name: s
 def own_wrapper(weights: Iterable[str], wanted: Iterable[str]) -> str:
     """What stands before all of the network's names and not in the file, as a wrapper's ``network.``; often nothing."""
     known, names = set(weights), list(wanted)
-    ends = accumulate((part + "." for part in names[0].split(".")[:-1]), initial="") if names else iter(())
-    for prefix in ends:
+    for prefix in _prefixes(names[0]) if names else ():
         if all(name.startswith(prefix) for name in names) and any(name.removeprefix(prefix) in known for name in names):
             return prefix
     return ""
@@ -131,6 +129,11 @@ class Fit:
             for name, (wanted, found) in self._common().items()
             if wanted.is_floating_point() and not found.is_floating_point()
         ]
+
+
+def _prefixes(name: str) -> Iterable[str]:
+    """What an entry's name may begin with: nothing, its first module, ..."""
+    return accumulate((part + "." for part in name.split(".")[:-1]), initial="")
 
 
 def _matches(name: str, pattern: str) -> bool:

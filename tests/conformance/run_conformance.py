@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +48,23 @@ class Case:
 
 def cases(pattern: str, notes: Console) -> Iterator[Case]:
     """Those whose names match: the suite's own, then those of timm, torchvision and transformers."""
+    for network, build, shape, floats in _networks(notes):
+        if fnmatch(network, pattern):
+            yield from (Case(network, bits, build, shape, floats) for bits in WIDTHS)
+
+
+def _networks(notes: Console) -> Iterator[tuple[str, Callable[[], nn.Module], tuple[int, ...], frozenset[str] | None]]:
+    """Name, factory, shape of an input, and what may stay in float."""
     for name, known in ARCHITECTURES.items():
-        for bits in WIDTHS:
-            if fnmatch(name, pattern):
-                yield Case(name, bits, known.build, known.shape, known.floats)
+        yield name, known.build, known.shape, known.floats
     reason = timm_models.missing()
     if reason:
         notes.print(f"networks of libraries are skipped: {escape(reason)}")
         return
     for name in timm_models.MODELS:
-        for bits in WIDTHS:
-            if fnmatch(f"timm: {name}", pattern):
-                yield Case(
-                    f"timm: {name}", bits, lambda n=name: timm_models.build(n), timm_models.input_shape(name), None
-                )
+        yield f"timm: {name}", partial(timm_models.build, name), timm_models.input_shape(name), None
     for name, build, shape in hub_models.cases():
-        for bits in WIDTHS:
-            if fnmatch(name, pattern):
-                yield Case(name, bits, build, shape, None)
+        yield name, build, shape, None
 
 
 def measured(case: Case, rounds: int) -> dict[str, Any]:

@@ -248,6 +248,56 @@ def test_what_repeats_along_the_batch_is_refused_in_one_sentence(middle: Middle)
         prepare(net.eval(), "w4a4", (IMAGES,))
 
 
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda net, x: x * torch.cat([net.part.expand(x.shape[0], -1, -1, -1)] * 2, 1).view(x.shape[0], -1, 8, 8),
+        lambda net, x: x * (net.token.expand(x.shape[0], -1, -1, -1) + net.token.exp()).view(x.shape[0], -1, 8, 8),
+        lambda net, x: x * (net.token.exp() - net.token.expand(x.shape[0], -1, -1, -1)).view(x.shape[0], -1, 8, 8),
+        lambda net, x: torch.einsum("bhij,bhjk->bhik", x, x[:, :, :1]),
+        lambda net, x: torch.cat([x, x.flip([])], 1)[:, 8:],
+        lambda net, x: x.repeat([1, 1, 2, 1])[:, :, 4:12],
+        lambda net, x: F.conv2d(x, net.kernel[::2]),
+    ],
+)
+def test_every_batch_gets_what_the_network_computes(middle: Middle) -> None:
+    torch.manual_seed(0)
+    net = Small(middle)
+    net.token, net.part = nn.Parameter(noise(1, 8, 8, 8, seed=1)), nn.Parameter(noise(1, 4, 8, 8, seed=2))
+    net.kernel = nn.Parameter(noise(16, 8, 1, 1, seed=3))
+    prepared = prepare(settle(net).eval(), "w8a8", (IMAGES,))
+    initialize(prepared, IMAGES)
+    deployed = finish(prepared.eval())
+    for images in (IMAGES, IMAGES[:1]):
+        expected, got = net(images), prepared(images)
+        assert got.shape == expected.shape
+        assert float((got - expected).norm() / expected.norm()) < 0.05
+        assert_same_codes(deployed, (images,))
+
+
+@pytest.mark.parametrize("nothing", [lambda x: x[:, []], lambda x: x.repeat(1, 0, 1, 1)])
+def test_nothing_may_be_chosen(nothing: Callable[[Any], Any]) -> None:
+    net = Small(lambda net, x: torch.cat([x, nothing(x)], 1))
+    prepared = prepare(net.eval(), "w8a8", (IMAGES,))
+    initialize(prepared, IMAGES)
+    assert float((prepared(IMAGES) - net(IMAGES)).abs().max()) < 0.05
+
+
+def test_a_batch_of_images_may_be_repeated() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.conv(x)).repeat(2, 1, 1, 1))  # type: ignore[no-any-return]
+
+    prepared = prepare(Twice().eval(), "w8a8", (IMAGES,))
+    initialize(prepared, IMAGES)
+    assert prepared(IMAGES[:1]).shape == (2, 4, 8, 8)
+    assert "along the batch" in str(prepared.account)
+
+
 def test_a_sum_of_constants_may_be_repeated_for_every_image() -> None:
     net = Small(lambda net, x: x * (net.token.expand(x.shape[0], -1, -1, -1) + net.token))
     net.token = nn.Parameter(noise(1, 8, 8, 8, seed=1))
