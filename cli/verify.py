@@ -74,14 +74,10 @@ def command(
 
     data = None
     if dataset is not None:
+        classes = len(read_metadata(load_model(file)).classes or ())
+        args = dict(dataset_args)
         data = load_dataset(
-            dataset,
-            data_dir,
-            image_size=image_size,
-            workers=workers,
-            strict=strict,
-            classes=len(read_metadata(load_model(file)).classes or ()),
-            args=dict(dataset_args),
+            dataset, data_dir, image_size=image_size, workers=workers, strict=strict, classes=classes, args=args
         )
     report = verify_deployed(
         file,

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import builtins
 import operator
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from types import FrameType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
-from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.graph import contract
 from qkd_deploy.graph.trace_attention import steps_of
-from qkd_deploy.graph.trace_errors import OWN, STATELESS, Failed
+from qkd_deploy.graph.trace_calls import (
+    at_example,
+    attribute,
+    is_arithmetic,
+    is_open,
+    proxies_in,
+    tensors_by_isinstance,
+    tensors_in,
+    user_line,
+)
+from qkd_deploy.graph.trace_errors import STATELESS, Failed
 from qkd_deploy.graph.trace_output import output_structure
 from qkd_deploy.graph.trace_plain import layer_of_call, plain_forward
 from qkd_deploy.graph.trace_shapes import ShapeRecorder, more_examples, require_open_batch
@@ -33,9 +37,6 @@ from qkd_deploy.graph.trace_values import (
     has_tensor,
     is_description,
 )
-
-_KNOWN = ("torch", "operator", "_operator")
-"""Where functions come from whose results may be taken apart; others are opaque by the user's ``fx.wrap``."""
 
 
 class ConcreteTracer(fx.Tracer):
@@ -77,7 +78,7 @@ class ConcreteTracer(fx.Tracer):
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
         """The graph of a network in its present mode; everything random that it draws is put back."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _tensors_by_isinstance(root):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), tensors_by_isinstance(root):
             graph = super().trace(root, concrete_args)
         for node in graph.nodes:
             if node.op == "get_attr" and node.name not in self.recorder.shapes:
@@ -145,7 +146,7 @@ class ConcreteTracer(fx.Tracer):
         """What stands for the forward of one of PyTorch's large modules."""
         self._running = True
         try:
-            return steps_of(m, *((_at(i, args), _at(i, kwargs)) for i in range(2)))
+            return steps_of(m, *((at_example(i, args), at_example(i, kwargs)) for i in range(2)))
         finally:
             self._running = False
 
@@ -179,14 +180,14 @@ class ConcreteTracer(fx.Tracer):
             self.expanded.add(layer[0])
             kind, target, args, kwargs, name = "call_module", layer[0], layer[1:], {}, None
         seen, unchanged = self._run(kind, target, args, kwargs)
-        if _is_open(kind, target) and not has_tensor(seen[0]) and agree(seen):
+        if is_open(kind, target) and not has_tensor(seen[0]) and agree(seen):
             return seen[0]
         result: Any = super().create_proxy(
             kind, target, args, kwargs, name, type_expr, lambda node: Concrete(node, self, seen)
         )
-        result.node.meta["line"] = _user_line()
+        result.node.meta["line"] = user_line()
         self.recorder.note(result.node, seen, unchanged)
-        return self._parts(result) if _is_open(kind, target) else result
+        return self._parts(result) if is_open(kind, target) else result
 
     # -- running steps -----------------------------------------------------------------------------------------------
 
@@ -199,9 +200,9 @@ class ConcreteTracer(fx.Tracer):
         if kind == "get_attr":
             value = self._call(kind, target, (), {})
             return (value, value), False
-        operands = _proxies((args, kwargs))
-        numbers = operands and not _tensors((args, kwargs)) and not any(operand.reads_tensors for operand in operands)
-        if numbers and _is_arithmetic(kind, target):
+        operands = proxies_in((args, kwargs))
+        numbers = operands and not tensors_in((args, kwargs)) and not any(operand.reads_tensors for operand in operands)
+        if numbers and is_arithmetic(kind, target):
             return tuple(self._number(i, kind, target, args, kwargs) for i in range(2 + len(BATCHES))), False
         source = args[0].seen[0] if args and isinstance(args[0], Concrete) else None
         version = source._version if isinstance(source, Tensor) else 0
@@ -212,7 +213,7 @@ class ConcreteTracer(fx.Tracer):
             if not is_description(kind, target, source):
                 raise by_values()
             return (one, two, *at_other_batches(one, two, self._batch)), False
-        for pair in zip(_tensors(one), _tensors(two), strict=False):
+        for pair in zip(tensors_in(one), tensors_in(two), strict=False):
             require_open_batch(*pair)
         return (one, two), (
             isinstance(source, Tensor)
@@ -224,7 +225,7 @@ class ConcreteTracer(fx.Tracer):
 
     def _step(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            return self._call(kind, target, _at(index, args), _at(index, kwargs))
+            return self._call(kind, target, at_example(index, args), at_example(index, kwargs))
         except Exception as error:  # the user's code or example may raise anything
             raise Failed(doubled=index == 1) from error
 
@@ -280,72 +281,3 @@ class ConcreteTracer(fx.Tracer):
         if isinstance(one, dict):
             return dict(zip(keys, parts, strict=True)) if type(one) is dict else whole
         return type(one)(*parts) if hasattr(one, "_fields") else type(one)(parts)
-
-
-def _is_open(kind: str, target: Any) -> bool:
-    """Whether a step's result may be taken apart: not that of a function that the user has made opaque."""
-    return kind != "call_function" or target is getattr or _home(target) in _KNOWN
-
-
-def _is_arithmetic(kind: str, target: Any) -> bool:
-    """Whether a step on numbers gives numbers."""
-    return kind == "call_method" or (kind == "call_function" and _home(target) != "torch")
-
-
-def _home(target: Any) -> str:
-    """The package of a function; PyTorch's own builtins name none."""
-    return (getattr(target, "__module__", None) or "torch").split(".")[0]
-
-
-def _user_line() -> str:
-    """The line of the user's code that is being traced."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and ("/torch/" in frame.f_code.co_filename or frame.f_code.co_filename.startswith(OWN)):
-        frame = frame.f_back
-    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def _at(index: int, value: Any) -> Any:
-    """Arguments with values in place of Proxies: for the examples (0) or for twice as many (1)."""
-
-    def at(a: Any) -> Any:
-        return a.seen[index] if isinstance(a, Concrete) else a
-
-    return map_aggregate(value, at)
-
-
-def _proxies(value: Any) -> list[Concrete]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Concrete)]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def attribute(root: Any, path: str) -> Any:
-    """What a path of names leads to."""
-    value = root
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
-
-
-@contextmanager
-def _tensors_by_isinstance(root: nn.Module) -> Iterator[None]:
-    """Let ``isinstance`` in the files of the user's modules take a Proxy for what it stands for."""
-    forwards = [
-        getattr(type(m), "forward", None) for m in root.modules() if not type(m).__module__.startswith("torch.")
-    ]
-    places = {id(f.__globals__): f.__globals__ for f in forwards if isinstance(f, FunctionType)}
-    open_places = [place for place in places.values() if "isinstance" not in place]
-    for place in open_places:
-        place["isinstance"] = _isinstance
-    try:
-        yield
-    finally:
-        for place in open_places:
-            del place["isinstance"]
-
-
-def _isinstance(value: Any, kind: Any) -> bool:
-    return builtins.isinstance(value.seen[0] if type(value) is Concrete else value, kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,7 @@ from qkd_deploy.training.schedule import Schedule
 from qkd_deploy.training.seeds import seed_for
 from qkd_deploy.training.stage import LoopOptions, Stage
 from qkd_deploy.training.sync_batch_norm import synchronise
+from qkd_deploy.training.train_result import TrainResult
 from qkd_deploy.training.weights import load_into, read_weights
 
 if TYPE_CHECKING:
@@ -50,30 +51,6 @@ if TYPE_CHECKING:
 
 _INITIALIZATION_IMAGES = 512
 _OBSERVED_IMAGES = 128
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run achieved.
-
-    Attributes:
-        folder: the files of the run.
-        checkpoint: the student, for ``export``.
-        student: the trained network, on the CPU, in evaluation mode.
-        accuracy: percent of ``images`` held-out images that the *frozen integer* student classifies correctly; where
-            they have no labels, on which it agrees with the teacher.
-        images: number of held-out images.
-        teacher_accuracy: percent, of the full-precision teacher after the run; None without a teacher or labels.
-        measure: what ``accuracy`` is: "accuracy", "agreement with the teacher", or the data set's own metric.
-    """
-
-    folder: Path
-    checkpoint: Path
-    student: PreparedModel
-    accuracy: float
-    images: int
-    teacher_accuracy: float | None
-    measure: str = "accuracy"
 
 
 class Run:

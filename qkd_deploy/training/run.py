@@ -8,9 +8,10 @@ import torch
 
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import launch
-from qkd_deploy.training.one_run import Run, TrainResult
+from qkd_deploy.training.one_run import Run
 from qkd_deploy.training.progress import NoProgress, RunProgress, progress_on_stderr
 from qkd_deploy.training.run_folder import RunFolder
+from qkd_deploy.training.train_result import TrainResult
 
 __all__ = ["TrainResult", "train"]
 

@@ -74,12 +74,8 @@ def verify_onnx(
     report = _empty_report(Path(path))
     report.metric = source.metric_name
     if data is not None:
-        report.dataset = {
-            "name": data.known_as,
-            "fingerprint": data.fingerprint,
-            "split": split,
-            "images": source.images,
-        }
+        about = {"name": data.known_as, "fingerprint": data.fingerprint}
+        report.dataset = {**about, "split": split, "images": source.images}
     report.identity, identity = identity_level(subject, expected)
     report.levels.append(identity)
     steps: dict[str, Callable[[], Level]] = {

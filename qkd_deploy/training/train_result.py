@@ -1,0 +1,34 @@
+"""What a training run hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qkd_deploy.graph.prepare import PreparedModel
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run achieved.
+
+    Attributes:
+        folder: the files of the run.
+        checkpoint: the student, for ``export``.
+        student: the trained network, on the CPU, in evaluation mode.
+        accuracy: percent of ``images`` held-out images that the *frozen integer* student classifies correctly; where
+            they have no labels, on which it agrees with the teacher.
+        images: number of held-out images.
+        teacher_accuracy: percent, of the full-precision teacher after the run; None without a teacher or labels.
+        measure: what ``accuracy`` is: "accuracy", "agreement with the teacher", or the data set's own metric.
+    """
+
+    folder: Path
+    checkpoint: Path
+    student: PreparedModel
+    accuracy: float
+    images: int
+    teacher_accuracy: float | None
+    measure: str = "accuracy"
