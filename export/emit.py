@@ -21,6 +21,7 @@ from qkd_deploy.export.layers import emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.movement import Movement
 from qkd_deploy.export.pooling import Pooling
+from qkd_deploy.export.products import Products
 from qkd_deploy.export.tokens import Tokens
 from qkd_deploy.graph.codes import Codes
 from qkd_deploy.graph.contract import OPERATORS
@@ -54,20 +55,25 @@ def emit(frozen: FrozenModel, *, weights: str = "int8", input_type: str = "float
     return _Emitter(frozen, weights, input_type).run()
 
 
-class _Emitter(Functions, Movement, Pooling, Tokens):
+class _Emitter(Functions, Movement, Pooling, Products, Tokens):
     def __init__(self, frozen: FrozenModel, weights: str, input_type: str) -> None:
         super().__init__(frozen)
         self.weights, self.input_type = weights, input_type
         self.fixed = frozen.graph.constants()
         self.constants: dict[str, Any] = {}  # their values: codes, or floats that only floats read
         self.layers: list[LayerRecord] = []
+        self.ready: dict[str, Callable[[Node], ir.Value]] = {  # those that bring their quantizers
+            "table": self._table,
+            "exponential": self._exponential,
+            "weighted_mean": self._weighted_mean,
+        }
         self.handlers: dict[str, Callable[[Node], ir.Value]] = {
             "input": self._input,
             "layer": self._layer,
             "add": lambda node: self._simple(node, "Add"),
             "concat": lambda node: self._simple(node, "Concat", axis=node.kwargs["dim"]),
             "mul": self._mul,
-            "matmul": lambda node: self._simple(node, "MatMul"),
+            "matmul": self._matmul,
             "sigmoid": lambda node: self._simple(node, "Sigmoid"),
             "tanh": self._tanh,
             "hard_sigmoid": self._hard_sigmoid,
@@ -110,8 +116,8 @@ class _Emitter(Functions, Movement, Pooling, Tokens):
         if node.name in self.fixed:
             return self._fixed(node)
         first = node.inputs[0] if node.inputs else ""
-        if node.kind == "table" and node.quantizer is not None:
-            return self._table(node)
+        if node.kind in self.ready and node.quantizer is not None:
+            return self.ready[node.kind](node)
         value = self.handlers[node.kind](node)
         if node.quantizer is not None:
             grid = self.frozen.grid(node.quantizer)

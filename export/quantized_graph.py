@@ -31,11 +31,12 @@ class QuantizedGraph:
         operands = [self.values[name] for name in node.inputs]
         return self.builder.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
 
-    def _quantize(self, node: Node, grid: Grid, value: ir.Value) -> ir.Value:
-        """Q -> [Clip] -> DQ behind a value; a uint8 input already is the codes."""
+    def _quantize(self, node: Node, grid: Grid, value: ir.Value, step: ir.Value | None = None) -> ir.Value:
+        """Q -> [Clip] -> DQ behind a value, with its own ``step`` in other units; a uint8 input already is the codes."""
         name, b = node.name, self.builder
         made = self.frozen.grid(before_key(node)) if node.kind in RELABELLED else None
         scale, zero_point = self._grid_constants(node, made or grid, "made_" if made else "")
+        scale = scale if step is None else step
         lo, hi = grid.lo + grid.zero_point, grid.hi + grid.zero_point
         if value.name == name and value.type == ir.TensorType(ir.DataType.UINT8):
             codes = value

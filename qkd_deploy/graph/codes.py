@@ -58,6 +58,20 @@ class Grid(nn.Module):
         return f"scale {self.scale.item():.6g}, zero point {self.zero_point}, codes {self.lo}..{self.hi}"
 
 
+SIGN = 128
+"""What is taken from stored codes to make signed bytes of them."""
+
+
+def meets_signed(left: Grid, right: Grid) -> bool:
+    """Whether codes of ``left`` times signed bytes of ``right`` stay within 16 bits, two products at a time.
+
+    So x86 CPUs without VNNI add them, while those with VNNI multiply by signed bytes half again as fast.
+    """
+    most = left.zero_point + left.hi
+    least, largest = (right.zero_point + end - SIGN for end in (right.lo, right.hi))
+    return 2 * most * least >= -(2**15) and 2 * most * largest < 2**15
+
+
 class TableGrid(Grid):
     """The grid of a function's result, with the codes of the function for each of its operand's codes."""
 

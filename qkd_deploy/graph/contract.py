@@ -53,6 +53,8 @@ OPERATORS: dict[str, Operator] = {
     "tanh": Operator("QLinearSigmoid", "wide", True, 2.0**-7),
     "hard_sigmoid": Operator("QLinearAdd", "wide", True, 2.0**-8),
     "softmax": Operator("QLinearSoftmax", "wide", True, 2.0**-8),
+    "exponential": Operator("", "wide", True, 2.0**-7),
+    "weighted_mean": Operator("MatMulInteger", "wide", True),
     "layer_norm": Operator("", "wide", True),
     "max_pool": Operator("MaxPool", "codes", False),
     "reshape": Operator("Reshape", "codes", False),
@@ -204,6 +206,8 @@ FLOAT_REASONS: dict[Any, str] = {
 }
 KIND_REASONS: dict[str, str] = {
     "layer_norm": "LayerNorm is computed in float32, from exact sums of integers: the same on every CPU",
+    "exponential": "exponentials are computed in float32, on a grid on which every CPU agrees",
+    "weighted_mean": "its sums are integers; they are divided by each other in float32: the same on every CPU",
 }
 """Why kinds of the contract compute in float although they are exact."""
 

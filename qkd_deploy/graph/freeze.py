@@ -29,6 +29,7 @@ from qkd_deploy.graph.unary import (
     RELABELLED,
     before_key,
     before_relabelling,
+    exponential_scale,
     leaky_scale,
     relabelled,
     sigmoid_scale,
@@ -143,6 +144,10 @@ def _agreed_sigmoid(prepared: PreparedModel, node: Node, operands: list[Grid], o
     return sigmoid_scale(_code_range(operands[0]), out, node.name)
 
 
+def _agreed_exponential(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+    return exponential_scale(_code_range(operands[0]), out, node.name)
+
+
 def _agreed_leaky(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
     return leaky_scale(slope_of(prepared.network, prepared.graph, node), _code_range(operands[0]), out, node.name)
 
@@ -151,6 +156,7 @@ _AGREED: dict[str, Callable[[PreparedModel, Node, list[Grid], CodeRange], float]
     **dict.fromkeys(("add", "requantize", "clip"), _agreed_sum),
     "mul": _agreed_product,
     "sigmoid": _agreed_sigmoid,
+    "exponential": _agreed_exponential,
     "leaky_relu": _agreed_leaky,
 }
 """Kinds whose output scales are moved by parts in a million until every CPU agrees."""

@@ -52,6 +52,18 @@ def _softmax(grid: Grid, x: Codes) -> Tensor:
     return softmax_codes(x.codes + x.grid.zero_point, float(x.grid.scale)).clamp_(grid.lo, grid.hi)
 
 
+def _exponential(grid: Grid, x: Codes) -> Tensor:
+    below = (x.codes - x.codes.amax(-1, keepdim=True)) * x.grid.scale
+    return torch.round(torch.exp(below.double()) / grid.scale.double()).clamp_(grid.lo, grid.hi).float()
+
+
+def _weighted_mean(grid: Grid, weights: Codes, values: Codes, undropped: Codes) -> Tensor:
+    """The step of the weights stands in both sums and cancels."""
+    sums = torch.matmul(weights.codes.double(), values.codes.double()).float()
+    means = sums / undropped.codes.double().sum(-1, keepdim=True).float()
+    return torch.round(means / (grid.scale / values.grid.scale)).clamp_(grid.lo, grid.hi)
+
+
 def _layer_norm(grid: Grid, x: Codes, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     source = x.grid
     center = row_center(source.zero_point + source.hi, x.codes.shape[-1])
@@ -97,6 +109,8 @@ KERNELS: dict[str, Callable[..., Tensor]] = {
     "leaky_relu": _leaky_relu,
     "sigmoid": _sigmoid,
     "softmax": _softmax,
+    "exponential": _exponential,
+    "weighted_mean": _weighted_mean,
     "layer_norm": _layer_norm,
     "table": _table,
     "concat": _concat,

@@ -96,6 +96,16 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
+def exponential(x: Tensor) -> Tensor:
+    """Exponentials relative to the largest element of each row: the numerators of a softmax."""
+    return torch.exp(x - x.amax(-1, keepdim=True))
+
+
+def weighted_mean(weights: Tensor, values: Tensor, undropped: Tensor) -> Tensor:
+    """Mean of the rows of ``values``; weights that dropout removed count in the sum that divides."""
+    return (weights @ values) / undropped.sum(-1, keepdim=True)
+
+
 def slope_of(network: nn.Module, graph: Graph, node: Node) -> float:
     """The slope of a ``leaky_relu`` as a number, when it is no longer trained."""
     slope = node.args[1]
@@ -175,6 +185,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "tanh": torch.tanh,
     "hard_sigmoid": F.hardsigmoid,
     "softmax": lambda x: torch.softmax(x, -1),
+    "exponential": exponential,
+    "weighted_mean": weighted_mean,
     "layer_norm": layer_norm,
     "pad": pad,
     "resize": resize,

@@ -27,6 +27,9 @@ PLACEMENTS = ("integer", "paper")
 RESIDUALS = ("wide", "shared")
 WEIGHT_RANGES = ("narrow", "full")
 WIDE_BITS = 8
+FACTOR_BITS = 7
+"""Of the right operand of a product of two activations: codes within +-64 are what a signed byte may hold beside
+unsigned ones wherever x86 CPUs without VNNI add pairs of products in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,9 @@ class _Placer:
             elif wanted == "layer":
                 needs.append(self.layer_bits[reader.name].activation)
             elif wanted == "wide":
-                needs.append(self.settings.bits.activation if self.settings.residual == "shared" else WIDE_BITS)
+                shared = self.settings.residual == "shared"
+                bits = self.settings.bits.activation if shared else WIDE_BITS
+                needs.append(min(bits, FACTOR_BITS) if self._is_factor(node.name, reader) else bits)
             elif wanted == "pool":
                 needs.append(WIDE_BITS)
             elif wanted == "codes":
@@ -234,25 +239,38 @@ class _Placer:
                 needs.append(None)
         return needs
 
+    def _is_factor(self, name: str, reader: Node) -> bool:
+        """Whether a product of two activations reads a tensor as its right operand, which becomes signed bytes."""
+        return reader.kind == "matmul" and reader.inputs[1] == name and self.settings.weight_range == "narrow"
+
+    def _becomes_factor(self, node: Node) -> bool:
+        """The same of a tensor or of what it is moved to."""
+        readers = self.graph.consumers()[node.name]
+        moved = (reader for reader in readers if OPERATORS[reader.kind].operand_bits == "codes")
+        return any(self._is_factor(node.name, reader) for reader in readers) or any(map(self._becomes_factor, moved))
+
     def _add_quantizer(self, node: Node, bits: int, *, saturating: bool = False) -> str:
-        if saturating:
-            spec = TensorSpec.saturating(bits)
-        elif node.kind == "input" and self.settings.input_quantization is not None:
+        if node.kind == "input" and self.settings.input_quantization is not None:
             spec = TensorSpec.activation(WIDE_BITS, signed=True)
+        elif bits <= FACTOR_BITS and self._becomes_factor(node):
+            spec = self.signs.spec(node.name, bits).centered()
         else:
-            spec = self.signs.spec(node.name, bits)
+            spec = TensorSpec.saturating(bits) if saturating else self.signs.spec(node.name, bits)
         node.quantizer = module_key(node.name)
         self.activations[node.quantizer] = spec
         return node.quantizer
 
     def _requantize_for_narrow_readers(self, node: Node) -> None:
-        """Second quantizers behind a tensor, one for every smaller width that a layer needs."""
+        """Second quantizers behind a tensor, one for every smaller width that a layer or a product needs."""
         grid = self.grid[node.name]
         assert grid is not None
+        made = self._spec(grid).bits
         narrow: dict[int, set[str]] = {}
         for reader in self.graph.consumers()[node.name]:
-            if reader.kind == "layer" and self.layer_bits[reader.name].activation < self._spec(grid).bits:
+            if reader.kind == "layer" and self.layer_bits[reader.name].activation < made:
                 narrow.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+            elif self._is_factor(node.name, reader) and made > FACTOR_BITS:
+                narrow.setdefault(FACTOR_BITS, set()).add(reader.name)
         for bits, readers in narrow.items():
             self._insert(node, "requantize", bits, readers)
 
@@ -267,9 +285,9 @@ class _Placer:
         # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
         saturating = wide is not None and wide.lo == 0 and self.settings.weight_range == "narrow"
         self.signs.copy(node.name, name)
-        self.grid[name] = self._add_quantizer(second, bits, saturating=saturating)
         self.graph.nodes.insert(self.graph.nodes.index(node) + 1, second)
         self.graph.replace(node.name, name, only=readers)
+        self.grid[name] = self._add_quantizer(second, bits, saturating=saturating)
 
     # -- paper placement ---------------------------------------------------------------------------------------------
 

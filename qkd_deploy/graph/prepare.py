@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.graph import channel_norm, operations
 from qkd_deploy.graph.account import Account, account_of
+from qkd_deploy.graph.attention_weights import weigh_by_exponentials
 from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.fuse import fuse
@@ -82,7 +83,10 @@ def prepare(
     recorder, graph = traced.recorder, traced.graph
     placeholders = list(graph.inputs)
     Normalizer(network, graph, recorder, recorder.batch_dims, traced.mode_leaves).run()
-    fuse(network, graph, norms_as_layers=placement == "integer" and not settings.bits.weights_only)
+    integer = placement == "integer" and not settings.bits.weights_only
+    fuse(network, graph, norms_as_layers=integer)
+    if integer:
+        weigh_by_exponentials(graph)
     smallest = {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
     placed = place(network, graph, settings, smallest)
     return PreparedModel(network, placed, settings).train(was_training)

@@ -19,7 +19,7 @@ from qkd_deploy.graph.unary_scale import Doubles, agreed_unary_scale
 
 RELABELLED = ("hard_sigmoid", "tanh")
 _SIGMOID_ERROR = 2e-6
-"""Bound on what approximations of the sigmoid in float32 are off by."""
+"""Bound on what approximations of the sigmoid, and of exponentials up to 1, in float32 are off by."""
 _FLOAT32_ERROR = 2.0**-22
 """The same for a few exact operations, relative to the largest value."""
 
@@ -32,6 +32,12 @@ def before_key(node: Node) -> str:
 def sigmoid_scale(source: CodeRange, out: CodeRange, name: str) -> float:
     """An output scale for ``sigmoid``; raises ``UserError`` where there is none."""
     return agreed_unary_scale(_sigmoid, source, out, _SIGMOID_ERROR, name)
+
+
+def exponential_scale(source: CodeRange, out: CodeRange, name: str) -> float:
+    """An output scale for exponentials of codes less the row's largest; raises ``UserError`` where there is none."""
+    below = CodeRange(source.scale, 255, source.lo - source.hi, 0)
+    return agreed_unary_scale(np.exp, below, out, _SIGMOID_ERROR, name)
 
 
 def leaky_scale(slope: float, source: CodeRange, out: CodeRange, name: str) -> float:

@@ -61,7 +61,9 @@ class _Ranges:
                 self._readers.setdefault(name, []).append(node.op_type)
         self._bounds: dict[str, tuple[int, int]] = {}  # of integer tensors
         self._codes: dict[str, CodeRange] = {}  # of what a dequantizer made, and of what was only moved since
+        self._steps: dict[str, np.ndarray] = {}  # of the values in ``codes``
         self._nonnegative: set[str] = set()
+        self._shares: set[str] = set()  # values between 0 and 1
 
     def products(self) -> Iterator[IntegerProduct]:
         for value in self._model.graph.input:
@@ -71,6 +73,8 @@ class _Ranges:
             self._follow(node)
             if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] in self._codes:
                 yield from self._product(node)
+            elif node.op_type == "MatMulInteger" and node.input[1] not in self._constants:
+                yield self._product_of_codes(node)
 
     # -- what is known about values ----------------------------------------------------------------------------------
 
@@ -80,13 +84,25 @@ class _Ranges:
             zero = self._zero_point(node)
             limits = np.iinfo(zero.dtype)
             positive = first in self._nonnegative and zero.ndim == 0
-            self._bounds[output] = int(zero) if positive else int(limits.min), int(limits.max)
+            most = int(limits.max)
+            if first in self._shares and (scale := self._array(node.input[1])) is not None and zero.ndim == 0:
+                most = min(most, int(zero) + int(np.rint(np.float32(1) / scale)))
+            self._bounds[output] = int(zero) if positive else int(limits.min), most
+            again = self._codes.get(first)  # codes that were dequantized to be moved
+            same = again is not None and self._steps.get(first) == self._array(node.input[1])
+            if again is not None and same and again.zero_point == zero:
+                self._bounds[output] = again.lo, again.hi
         elif node.op_type == "DequantizeLinear":
             self._dequantize(node)
         elif node.op_type == "Clip" and (bounds := self._bounds_of(first)) is not None:
             low, high = (self._array(name) for name in (*node.input[1:], "", "")[:2])
             lowest, highest = (bounds[0] if low is None else int(low)), (bounds[1] if high is None else int(high))
             self._bounds[output] = max(bounds[0], lowest), min(bounds[1], highest)
+        elif node.op_type == "Exp" and self._below_largest(first):
+            self._nonnegative.add(output)
+            self._shares.add(output)
+        elif node.op_type in ("Cast", "Sub") and (bounds := self._bounds_of(first)) is not None:
+            self._convert(node, bounds)
         elif node.op_type in _NEVER_NEGATIVE or (
             node.op_type in _KEEPS_SIGN and all(name in self._nonnegative for name in self._operands(node))
         ):
@@ -94,14 +110,36 @@ class _Ranges:
         if node.op_type in _PASSES_CODES:
             self._pass_on(node)
 
+    def _below_largest(self, name: str) -> bool:
+        """Whether a value is codes less the largest of their row."""
+        node = self._producers.get(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return False
+        largest = self._producers.get(node.input[2]) if len(node.input) > 2 else None
+        return largest is not None and largest.op_type == "ReduceMax" and largest.input[0] == node.input[0]
+
+    def _convert(self, node: onnx.NodeProto, bounds: tuple[int, int]) -> None:
+        """Codes on their way to signed bytes: other types that hold them, less a constant."""
+        less = self._array(node.input[1]) if node.op_type == "Sub" else np.zeros((), np.int64)
+        kind = np.int32 if node.op_type == "Sub" else helper.tensor_dtype_to_np_dtype(attributes_of(node)["to"])
+        if less is None or less.size != 1 or np.dtype(kind).kind not in "iu":
+            return
+        low, high = (bound - int(less) for bound in bounds)
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            self._bounds[node.output[0]] = low, high
+
     def _operands(self, node: onnx.NodeProto) -> list[str]:
         return list(node.input[:1]) if node.op_type in _PASSES_CODES and node.op_type != "Concat" else list(node.input)
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
         bounds, zero = self._bounds_of(node.input[0]), self._zero_point(node)
-        if bounds is None or zero.ndim:
+        computed = len(node.input) > 2 and node.input[2] and self._array(node.input[2]) is None
+        if bounds is None or zero.ndim or computed:
             return
-        self._codes[node.output[0]] = CodeRange(*bounds, int(zero))
+        step = self._array(node.input[1])
+        if step is None or step.ndim:
+            return
+        self._codes[node.output[0]], self._steps[node.output[0]] = CodeRange(*bounds, int(zero)), step
         if bounds[0] >= int(zero):
             self._nonnegative.add(node.output[0])
 
@@ -118,6 +156,8 @@ class _Ranges:
                 self._bounds[output] = min(low for low, _ in known), max(high for _, high in known)
             if len(codes) == 1 and (only := next(iter(codes))) is not None and node.op_type != "Pad":
                 self._codes[output] = only
+                if len(steps := {float(self._steps.get(name, np.float32(np.nan))) for name in operands}) == 1:
+                    self._steps[output] = np.float32(steps.pop())  # type: ignore[assignment]
 
     def _bounds_of(self, name: str) -> tuple[int, int] | None:
         if name not in self._bounds and name in self._constants:
@@ -144,6 +184,15 @@ class _Ranges:
             yield IntegerProduct(name, left, rows.shape[1], rows, bias)
         elif node.input[1] in self._codes:
             yield IntegerProduct(name, left, self._depth(node), right=self._codes[node.input[1]])
+
+    def _product_of_codes(self, node: onnx.NodeProto) -> IntegerProduct:
+        zeros = [self._array(name) for name in (*node.input[2:], "", "")[:2]]
+        left, right = (
+            CodeRange(*(self._bounds_of(name) or (-128, 255)), 0 if zero is None else int(zero))
+            for name, zero in zip(node.input[:2], zeros, strict=True)
+        )
+        name = node.name.rpartition("/")[0] or node.name
+        return IntegerProduct(name, left, self._depth(node), right=right)
 
     def _dequantized(self, name: str) -> np.ndarray | None:
         """Centered constant codes behind a value; None where it holds no constants."""

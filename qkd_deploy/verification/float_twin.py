@@ -38,6 +38,9 @@ class _Twin:
         self._rectified: dict[str, str] = {}
         self._grids: dict[str, CodeGrid] = {}  # of values that hold codes in the model
         self._looked_up: set[str] = set()  # results of tables
+        self._below_largest: set[str] = set()  # what exponentials are taken of
+        self._totals: set[str] = set()  # sums of exponentials
+        self._means: set[str] = set()  # quotients of sums, in steps of what they are means of
         self._handlers: dict[str, Callable[[onnx.NodeProto], None]] = {
             "QuantizeLinear": self._quantize,
             "DequantizeLinear": self._dequantize,
@@ -48,6 +51,10 @@ class _Twin:
             "Add": self._add,
             "Conv": self._conv,
             "Transpose": self._transpose,
+            "Sub": self._subtract,
+            "Exp": self._exponential,
+            "MatMulInteger": self._sums,
+            "Div": self._divide,
         }
 
     def build(self) -> onnx.ModelProto:
@@ -100,8 +107,12 @@ class _Twin:
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
         """Codes that are read on another grid than they were made on are a function of their own."""
-        made, read = self._grids.get(node.input[0]), self._grid(node)
-        if made is None or made == read:
+        if node.input[1] not in self._constants:
+            self._pass_on(node)
+            self._below_largest.add(node.output[0])
+            return
+        made, read = self._grids.setdefault(node.input[0], self._grid(node)), self._grid(node)
+        if made == read:
             self._pass_on(node)
         else:
             self._read(node, made, read)
@@ -137,7 +148,8 @@ class _Twin:
             self._keep(node)
 
     def _quantize(self, node: onnx.NodeProto) -> None:
-        self._grids[node.output[0]] = self._grid(node)
+        if node.input[0] not in self._means:
+            self._grids[node.output[0]] = self._grid(node)
         source = self._now(node.input[0])
         producer = self._producers.get(source)
         signed = producer is not None and producer.op_type in _SIGNED_RESULTS
@@ -176,6 +188,38 @@ class _Twin:
         """Those around a linear layer on tokens go, as the layer is a product of matrices again."""
         if node.name.rpartition("/")[0].endswith((CHANNELS_FIRST, CHANNELS_LAST)):
             self._pass_on(node)
+        else:
+            self._keep(node)
+
+    def _subtract(self, node: onnx.NodeProto) -> None:
+        """Codes on their way to signed bytes are the same values."""
+        grid, less = self._grids.get(node.input[0]), self._constants.get(node.input[1])
+        if grid is None or less is None or less.dtype != np.int32:
+            self._keep(node)
+            return
+        self._pass_on(node)
+        self._grids[node.output[0]] = CodeGrid(grid.scale, grid.zero_point - int(less))
+
+    def _exponential(self, node: onnx.NodeProto) -> None:
+        """The numerators of a softmax, which the twin computes whole."""
+        if node.input[0] in self._below_largest:
+            self._append(helper.make_node("Softmax", [self._now(node.input[0])], node.output, node.name, axis=-1))
+        else:
+            self._keep(node)
+
+    def _sums(self, node: onnx.NodeProto) -> None:
+        """Of weights and values; the weights of a softmax add up to 1."""
+        if node.input[1] in self._constants:
+            self._totals.add(self._now(node.output[0]))
+        else:
+            operands = [self._now(name) for name in node.input[:2]]
+            self._append(helper.make_node("MatMul", operands, node.output, node.name))
+
+    def _divide(self, node: onnx.NodeProto) -> None:
+        cast = self._producers.get(self._now(node.input[1]))
+        if cast is not None and cast.op_type == "Cast" and cast.input[0] in self._totals:
+            self._pass_on(node)
+            self._means.add(node.output[0])
         else:
             self._keep(node)
 

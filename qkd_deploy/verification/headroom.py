@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qkd_deploy.graph.frozen import FrozenModel
 
 INT32_BITS = 31
+_PRODUCTS = ("matmul", "weighted_mean")
 
 Interval = tuple[int, int]
 
@@ -93,11 +94,17 @@ def layer_headroom(name: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any] |
 
 def product_headroom(name: str, products: int, left: CodeRange, right: CodeRange) -> Headroom:
     """The worst case of a product of two activations, where every pair of codes is possible."""
-    ends = [(a - left.zero_point) * (b - right.zero_point) for a in (left.lo, left.hi) for b in (right.lo, right.hi)]
+    corners = [(a, b) for a in (left.lo, left.hi) for b in (right.lo, right.hi)]
+    ends = [(a - left.zero_point) * (b - right.zero_point) for a, b in corners]
     sums = products * min(ends), products * max(ends)
-    corrections = products * (left.zero_point * right.top + right.zero_point * left.top)
-    both = products * left.zero_point * right.zero_point
-    running = -corrections, products * left.top * right.top + both
+    stored = [a * b for a in (left.lo, left.top) for b in (right.lo, right.top)]
+    parts = [
+        stored,
+        [-left.zero_point * b for b in (right.lo, right.top)],
+        [-right.zero_point * a for a in (left.lo, left.top)],
+        [left.zero_point * right.zero_point],
+    ]
+    running = products * sum(min(0, *part) for part in parts), products * sum(max(0, *part) for part in parts)
     pairs = [tuple(np.array([end], np.int64) for end in interval) for interval in (sums, sums, running)]
     return _summarized(name, *pairs)  # type: ignore[arg-type]
 
@@ -115,6 +122,7 @@ def _summarized(name: str, sums: _Ends, totals: _Ends, running: _Ends) -> Headro
 
 def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
     """The worst case of every node of a frozen model that sums products of integers, by name, in execution order."""
+    from qkd_deploy.graph.codes import meets_signed
     from qkd_deploy.graph.contract import OPERATORS
 
     found: dict[str, Headroom] = {}
@@ -128,15 +136,24 @@ def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
         if first in grids and (sums := _integer_sums(frozen, node)) is not None:
             weight, bias = sums
             found[node.name] = layer_headroom(node.name, weight, bias, _stored(grids[first]))
-        elif node.kind == "matmul" and node.quantizer is not None and all(name in grids for name in node.inputs):
-            left, right = (_stored(grids[name]) for name in node.inputs)
+        elif node.kind in _PRODUCTS and node.quantizer is not None and all(name in grids for name in node.inputs):
+            left, right = (grids[name] for name in node.inputs[:2])
             products = (frozen.graph.node(first).shape or ())[-1]
-            found[node.name] = product_headroom(node.name, products, left, right)
+            factor = _signed(right) if meets_signed(left, right) else _stored(right)
+            found[node.name] = product_headroom(node.name, products, _stored(left), factor)
     return found
 
 
 def _stored(grid: Grid) -> CodeRange:
     return CodeRange(grid.lo + grid.zero_point, grid.hi + grid.zero_point, grid.zero_point)
+
+
+def _signed(grid: Grid) -> CodeRange:
+    """Of codes that become signed bytes."""
+    from qkd_deploy.graph.codes import SIGN
+
+    stored = _stored(grid)
+    return CodeRange(stored.lo - SIGN, stored.hi - SIGN, stored.zero_point - SIGN)
 
 
 def _integer_sums(frozen: FrozenModel, node: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None] | None:

@@ -31,6 +31,11 @@ _ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Mi
 _BETWEEN_KERNELS = MOVES | {"QuantizeLinear", "DequantizeLinear", "Cast", "Shape"}
 _NORM_PARTS = frozenset({"Cast", "ReduceSum", "Sqrt"})
 _EXACT_NORM = "it is computed in float32 from exact sums of integers, the same on every CPU"
+_EXACT_PARTS = {
+    "Exp": ("ConstantOfShape", "it is computed in float32, on a grid on which every CPU agrees"),
+    "Div": ("MatMulInteger", "it divides one sum of integers by another, the same on every CPU"),
+}
+"""Operators of attention that stay in float: what they stand beside, and why their codes are those of every CPU."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,9 @@ class _Structure:
 
     def reason(self, node: onnx.NodeProto) -> str:
         """Why ``node`` computes in float, as a clause about it."""
+        beside, reason = _EXACT_PARTS.get(node.op_type, ("", ""))
+        if reason and f"{node.name.rpartition('/')[0]}/{beside}" in self._by_name:
+            return reason
         if node.op_type not in FUSABLE:
             return f"ONNX Runtime has no integer kernel for {node.op_type}"
         weights = [name for name in node.input[1:2] if node.op_type in _PRODUCTS]

@@ -28,10 +28,12 @@ def quantized(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.n
 
 
 def fuses(node: onnx.NodeProto, operands: tuple[object, ...]) -> bool:
-    """Whether ``node`` and a QuantizeLinear behind it become one integer kernel."""
+    """Whether ``node`` and a QuantizeLinear behind it become one integer kernel, or give the same codes everywhere."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in _QUANTIZED:
         return False
     first, rest = operands[0], operands[1:]
+    if node.op_type == "Exp":
+        return isinstance(first, Quantized) and unary.by_rows(first)
     if not (isinstance(first, Quantized) and first.byte):
         return False
     if node.op_type in _PRODUCTS:
@@ -126,6 +128,11 @@ def _sigmoid(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.nd
     return np.asarray(unary.sigmoid_table(x.parameters, out)[x.codes])
 
 
+def _exponential(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    x = _only(operands)
+    return unary.exponentials(x, out)
+
+
 def _leaky_relu(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
     x = _only(operands)
     table = unary.leaky_relu_table(x.parameters, out, attributes_of(node).get("alpha", 0.01))
@@ -149,6 +156,7 @@ _QUANTIZED: dict[str, Callable[[onnx.NodeProto, Operands, Parameters], np.ndarra
     "GlobalAveragePool": _global_average_pool,
     "Sigmoid": _sigmoid,
     "LeakyRelu": _leaky_relu,
+    "Exp": _exponential,
     "Softmax": _softmax,
 }
 

@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.verification import arithmetic, operators, pooling
+from qkd_deploy.verification import accumulate, arithmetic, operators, pooling
 from qkd_deploy.verification.arithmetic import Parameters
 from qkd_deploy.verification.single_node import MOVES, SingleNodes
 from qkd_deploy.verification.values import Pending, Quantized, Value, attributes_of
@@ -201,10 +201,18 @@ def _scale_up(_: onnx.NodeProto, codes: np.ndarray, factors: list[np.ndarray | N
     return np.asarray(codes * factors[0])
 
 
-# Float operators whose result IEEE 754 fixes to the last bit.
-_ROUNDED_ONCE = frozenset({"Add", "Cast", "Clip", "Div", "Mul", "Neg", "Relu", "Sub"})
-# Clip bounds activation codes; Cast and Mul unpack INT4 and INT2 weights.
-_ON_CODES = {"Clip": _clip, "Cast": _cast, "Mul": _scale_up}
+def _sums(_: onnx.NodeProto, codes: np.ndarray, rest: list[np.ndarray | None]) -> np.ndarray:
+    right, *zeros = rest
+    assert right is not None
+    left_zero, right_zero = (0 if zero is None else int(zero) for zero in (*zeros, None, None)[:2])
+    left = codes.astype(np.int16) - left_zero
+    return accumulate.multiply(left, right.astype(np.int16) - right_zero).astype(np.int64).astype(np.int32)
+
+
+# Float operators whose result IEEE 754 fixes to the last bit, or that copy a constant.
+_ROUNDED_ONCE = frozenset({"Add", "Cast", "Clip", "ConstantOfShape", "Div", "Mul", "Neg", "Relu", "Sub"})
+# Clip bounds activation codes; Cast and Mul unpack INT4 and INT2 weights; products of codes are not quantized again.
+_ON_CODES = {"Clip": _clip, "Cast": _cast, "Mul": _scale_up, "MatMulInteger": _sums}
 
 
 def _quantize(operands: list[Value | None]) -> np.ndarray:

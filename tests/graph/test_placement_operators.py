@@ -165,7 +165,8 @@ def test_constants_may_have_readers_of_floats_and_of_codes(middle: Middle, integ
 
 
 def test_a_negative_scale_of_attention_is_a_product() -> None:
-    assert "mul" in kinds(Small(lambda net, x: F.scaled_dot_product_attention(x, x, x, scale=-0.5)))
+    net = Small(lambda net, x: F.scaled_dot_product_attention(x, x, x, scale=-0.5))
+    assert "mul" in {node.kind for node in check(net, integer=False).frozen.graph.nodes}
 
 
 def test_a_factor_that_only_comes_near_to_the_size_is_refused() -> None:
@@ -392,11 +393,14 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_attention(fused: bool) -> None:
-    deployed = check(Attention(fused))
-    nodes = [node.kind for node in deployed.frozen.graph.nodes]
-    assert (nodes.count("matmul"), nodes.count("softmax"), nodes.count("rescale")) == (2, 1, 1)
-    (weights,) = [node for node in deployed.frozen.graph.nodes if node.kind == "softmax"]
-    assert float(deployed.frozen.grid(str(weights.quantizer)).scale) == 1 / 256
+    deployed = check(Attention(fused), integer=False)
+    nodes = {node.kind: node for node in deployed.frozen.graph.nodes}
+    assert {"matmul", "rescale", "exponential", "weighted_mean"} <= {*nodes} and "softmax" not in nodes
+    weights = deployed.frozen.grid(str(nodes["exponential"].quantizer))
+    assert float(weights.scale) == pytest.approx(1 / 128, rel=1e-3)
+    assert (weights.zero_point, weights.lo, weights.hi) == (0, 0, 128)
+    assert len(deployed.prepared.account.floats) == 2
+    assert not assert_same_codes(deployed, (IMAGES,))
 
 
 @pytest.mark.parametrize("affine", [True, False])

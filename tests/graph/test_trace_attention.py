@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import Deployed, assert_same_codes, noise
+from deployment import assert_same_codes, noise
 from placement import check
 from torch import Tensor, nn
 
@@ -49,10 +49,6 @@ def turned(inner: Any, x: Tensor) -> Any:
     return y.transpose(0, 1)
 
 
-def float_names(deployed: Deployed) -> list[str]:
-    return [entry.name for entry in deployed.prepared.account.floats]
-
-
 ATTENTIONS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Any]]] = {
     "weights unused": (attention, lambda m, x: m(x, x, x)[0]),
     "no weights": (attention, lambda m, x: m(x, x, x, need_weights=False)[0]),
@@ -71,12 +67,19 @@ ATTENTIONS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Any
 
 
 @pytest.mark.parametrize("case", ATTENTIONS)
-def test_attention_is_all_integers(case: str) -> None:
+def test_attention_has_the_codes_of_the_runtime(case: str) -> None:
     make, middle = ATTENTIONS[case]
-    deployed = check(Net(make(), middle), (TOKENS,), idle_steps=1)
+    returned = case in ("mean weights", "weights")  # weights that are an output are a softmax, all in integers
+    deployed = check(Net(make(), middle), (TOKENS,), idle_steps=1, integer=returned)
     kinds = [node.kind for node in deployed.frozen.graph.nodes]
-    assert (kinds.count("softmax"), kinds.count("matmul")) == (1, 2)
+    weighing = ["softmax", "matmul"] if returned else ["exponential", "weighted_mean"]
+    assert [kind for kind in kinds if kind in ("softmax", "matmul", "exponential", "weighted_mean")] == [
+        "matmul",
+        *weighing,
+    ]
     assert kinds.count("dropout") == (case == "dropout")
+    assert len(deployed.prepared.account.floats) == (0 if returned else 2)
+    assert not assert_same_codes(deployed, (noise(16, 5, 16, seed=9),))
 
 
 def test_names_and_values_stay() -> None:
@@ -125,13 +128,15 @@ ENCODERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Any],
 
 
 @pytest.mark.parametrize("case", ENCODERS)
-def test_of_encoders_only_layer_norms_stay_in_float(case: str) -> None:
+def test_of_encoders_only_layer_norms_and_parts_of_attention_stay_in_float(case: str) -> None:
     make, middle, norms = ENCODERS[case]
     net = Net(lively(make()), middle)
     deployed = check(net, (TOKENS,), integer=False, idle_steps=1)
-    names = float_names(deployed)
-    assert len(names) == norms
-    assert all(isinstance(net.get_submodule(name), nn.LayerNorm) for name in names)
+    floats = [entry for entry in deployed.prepared.account.floats if entry.operation == "layer_norm"]
+    assert len(floats) == norms
+    assert all(isinstance(net.get_submodule(entry.name), nn.LayerNorm) for entry in floats)
+    others = {entry.operation for entry in deployed.prepared.account.floats} - {"layer_norm"}
+    assert others == {"exponential", "weighted_mean"}
     assert not assert_same_codes(deployed, (noise(16, 5, 16, seed=9),))
     assert list(deployed.prepared.network.state_dict()) == list(net.state_dict())
 

@@ -156,9 +156,12 @@ def float_operations(model: onnx.ModelProto) -> list[str]:
     graph = optimized_graph(model).graph
     ends = {value.name for value in (*graph.input, *graph.output)}
     integers = {t.name for t in graph.initializer}
+    converted = {name for node in graph.node if node.op_type == "Cast" for name in node.output}
     found = []
     for node in graph.node:
-        if node.op_type not in INTEGER_KERNELS:
+        # codes become signed bytes by way of int32
+        signed = node.op_type == "Sub" and node.name.endswith(".right/Sub") and node.input[0] in converted
+        if node.op_type not in INTEGER_KERNELS and not signed:
             found.append(f"{node.name} ({node.op_type})")
         # float tensors exist at the ends of the graph only
         elif node.op_type == "QuantizeLinear" and node.input[0] not in ends | integers:
