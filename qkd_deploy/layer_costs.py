@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.export.packing import container_bits
+from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
 
@@ -39,9 +40,7 @@ class LayerCosts:
 
 def weight_of(prepared: PreparedModel, node: Node) -> Tensor:
     """The full-precision weights of a layer."""
-    weight = prepared.network.get_submodule(str(node.target)).weight
-    assert isinstance(weight, Tensor)
-    return weight
+    return operations.layer_parameters(prepared.network, node)[0]
 
 
 def weight_layers(prepared: PreparedModel) -> dict[str, list[Node]]:

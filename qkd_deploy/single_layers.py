@@ -116,7 +116,8 @@ class SingleLayers:
         weight = weight_of(self._prepared, node)
         if chosen is not None and chosen[0] == node.target:
             x, weight = self._rounded_input(node, x, chosen[1]), self._rounded_weight(node, weight, chosen[1])
-        value = operations.layer_forward(layer, x, weight, layer.bias)
+        _, bias = operations.layer_parameters(self._prepared.network, node)
+        value = operations.layer_forward(layer, x, weight, bias)
         batch_norm = operations.batch_norm_of(self._prepared.network, node)
         return value if batch_norm is None else batch_norm(value)
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph import operations
@@ -87,8 +86,7 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
 
 def _require_finite(prepared: PreparedModel, node: Node) -> None:
     """Refuse weights that rounding would hide: an infinite one is clipped to the largest code."""
-    weight = prepared.network.get_submodule(str(node.target)).weight
-    assert isinstance(weight, Tensor)
+    weight, _ = operations.layer_parameters(prepared.network, node)
     if not bool(torch.isfinite(weight).all()):
         raise UserError(f"{node.name} has weights that are not finite; restore an earlier checkpoint")
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from qkd_deploy.graph.channel_norm import as_layer
+from qkd_deploy.graph.early_slices import slice_early
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 
 _MOVABLE = ("max_pool", "reshape", "transpose", "dropout")
@@ -32,6 +33,7 @@ def fuse(model: nn.Module, graph: Graph, *, norms_as_layers: bool) -> Graph:
     while _hoist_one_clip(graph):
         pass
     _fuse_clips(graph)
+    slice_early(model, graph)
     _name_tensors(graph)
     return graph
 

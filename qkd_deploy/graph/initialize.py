@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
 
@@ -32,8 +32,7 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
     """
     for node in prepared.layers():
         quantizer = prepared.weight(node)
-        weight = prepared.network.get_submodule(str(node.target)).weight
-        assert isinstance(weight, Tensor)
+        weight, _ = operations.layer_parameters(prepared.network, node)
         if not bool(torch.isfinite(weight).all()):
             raise UserError(f"{node.name} has weights that are not finite; start from other weights")
         if not quantizer.fixed:

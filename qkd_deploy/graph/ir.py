@@ -35,6 +35,8 @@ class Node:
         target: the module path (layers, float modules) or function that computes it; None where ``kind`` says all.
         method: whether ``target`` is a tensor method's name.
         batch_norm: path of the batch norm fused behind a layer.
+        gain: path of the parameter of a layer norm in front that multiplies the columns of a layer's weights.
+        offset: path of the parameter of that layer norm that a layer adds to its input, by way of its bias.
         clip: the float range of the activation function fused behind it; None where there is none.
         quantizer: key of the activation quantizer on its output; None leaves it as it is.
         source: key of the quantizer that made the grid of the first input, for layers with integer inputs.
@@ -53,6 +55,8 @@ class Node:
     target: str | Callable[..., Any] | None = None
     method: bool = False
     batch_norm: str | None = None
+    gain: str | None = None
+    offset: str | None = None
     clip: tuple[float, float] | None = None
     quantizer: str | None = None
     source: str | None = None

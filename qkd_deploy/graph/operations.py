@@ -28,16 +28,20 @@ def apply(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[st
 def _call(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The user's own module, parameter, method or function."""
     if node.kind == "constant":
-        value: Any = network
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        return value
+        return _at(network, str(node.target))
     if node.method:
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     if isinstance(node.target, str):
         return network.get_submodule(node.target)(*args, **kwargs)
     assert callable(node.target)
     return node.target(*args, **kwargs)
+
+
+def _at(network: nn.Module, path: str) -> Any:
+    value: Any = network
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def max_pool(x: Tensor, **options: Any) -> Tensor:
@@ -154,6 +158,18 @@ def layer_forward(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | No
     assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
     result: Tensor = layer._conv_forward(x, weight, bias)
     return result
+
+
+def layer_parameters(network: nn.Module, node: Node) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer in full precision, with the gain and the offset of a layer norm in front of it."""
+    layer: Any = network.get_submodule(str(node.target))
+    weight, bias = layer.weight, layer.bias
+    if node.offset is not None:
+        moved = F.linear(_at(network, node.offset), weight)
+        bias = moved if bias is None else bias + moved
+    if node.gain is not None:
+        weight = weight * _at(network, node.gain)
+    return weight, bias
 
 
 def is_on_tokens(network: nn.Module, node: Node) -> bool:

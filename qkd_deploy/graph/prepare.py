@@ -17,6 +17,7 @@ from qkd_deploy.graph.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.fuse import fuse
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.norm_affine import hand_on_affine
 from qkd_deploy.graph.normalize import Normalizer
 from qkd_deploy.graph.place import Placed, Settings, place
 from qkd_deploy.graph.trace import trace
@@ -87,6 +88,7 @@ def prepare(
     fuse(network, graph, norms_as_layers=integer)
     if integer:
         weigh_by_exponentials(graph)
+        hand_on_affine(network, graph)
     smallest = {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
     placed = place(network, graph, settings, smallest)
     return PreparedModel(network, placed, settings).train(was_training)
@@ -229,8 +231,8 @@ class PreparedModel(nn.Module):
 
     def _products(self, node: Node, x: Tensor) -> Tensor:
         """A layer with quantized weights, without its batch norm."""
-        layer = self._module(node)
-        return operations.layer_forward(layer, x, self.weight(node)(layer.weight), layer.bias)  # type: ignore[arg-type]
+        weight, bias = operations.layer_parameters(self.network, node)
+        return operations.layer_forward(self._module(node), x, self.weight(node)(weight), bias)
 
     def _module(self, node: Node) -> nn.Module:
         return self.network.get_submodule(str(node.target))
@@ -242,18 +244,18 @@ class PreparedModel(nn.Module):
             node: a layer of this model.
             source: scale and largest code of the input's grid; this model's own quantizer when left out.
         """
-        layer: Any = self._module(node)
+        weight, bias = operations.layer_parameters(self.network, node)
         quantizer = self.weight(node)
         scale, extent = source or (None, 0)
         if source is None and node.source is not None:
             scale, extent = self._source(node.source)
-        codes = quantizer.codes(layer.weight)
+        codes = quantizer.codes(weight)
         batch_norm = operations.batch_norm_of(self.network, node)
         return fold_layer(
             codes,
             quantizer.scale().detach(),
             quantizer.spec,
-            layer.bias,
+            bias,
             batch_norm,
             scale,
             extent,

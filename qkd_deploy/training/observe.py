@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
+from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.training.metrics import EpochRecord
@@ -140,7 +141,7 @@ class Observer:
 
     def _weights(self) -> Iterator[_Measured]:
         for name, node in self._layers().items():
-            weight: Any = self._prepared.network.get_submodule(str(node.target)).weight
+            weight, _ = operations.layer_parameters(self._prepared.network, node)
             yield _measure(name, "weight", self._prepared.weight(node), weight)
 
     def _activations(self, inputs: tuple[Tensor, ...]) -> list[_Measured]:

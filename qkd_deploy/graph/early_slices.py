@@ -1,0 +1,149 @@
+"""Slices move in front of what is computed for every row alike, so that no row is computed that nobody reads.
+
+A vision transformer's head reads one token. Behind the keys and values of its last block, all others are dead: their
+queries, attention, linear layers and norms cost a tenth of the network's time and change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
+
+_DROPOUTS = (F.dropout, torch.dropout)
+_ELEMENTWISE = ("add", "mul", "concat")
+_OF_ONE = ("sigmoid", "tanh", "hard_sigmoid", "table", "clip", "rescale", "leaky_relu", "dropout")
+_OF_ROWS = ("layer", "layer_norm", "softmax")
+
+
+def slice_early(model: nn.Module, graph: Graph) -> None:
+    """Move every slice of one dimension, unless it is the batch, as far forward as what it slices allows."""
+    while any(_merge(graph, node) or _advance(model, graph, node) for node in reversed(graph.nodes)):
+        pass
+
+
+def _merge(graph: Graph, node: Node) -> bool:
+    """Let an equal slice of the same tensor stand for this one."""
+    if node.kind != "slice":
+        return False
+    for other in graph.consumers()[node.inputs[0]]:
+        if other is not node and other.kind == "slice" and other.kwargs == node.kwargs:
+            first, second = sorted((node, other), key=graph.nodes.index)
+            _remove(graph, second, first.name)
+            return True
+    return False
+
+
+def _advance(model: nn.Module, graph: Graph, node: Node) -> bool:
+    """Slice the operands instead of the result, where this slice is all that anybody reads of it."""
+    if node.kind != "slice" or len(node.kwargs["ranges"]) != 1 or node.shape is None:
+        return False
+    source = graph.node(node.inputs[0])
+    ((dim, *bounds),) = node.kwargs["ranges"]
+    if source.name in graph.outputs() or len(graph.consumers()[source.name]) != 1 or dim in source.batch_dims:
+        return False
+    dims = _operand_dims(model, graph, source, dim)
+    if not dims:
+        return False
+    made = {name: _sliced(graph, source, name, (own, *bounds)) for name, own in dims.items()}
+    source.args, source.kwargs = substitute((source.args, source.kwargs), lambda ref: made.get(ref.name, ref))
+    source.shape = node.shape
+    if source.kind == "reshape":
+        sizes = tuple(-1 if i in source.batch_dims else size for i, size in enumerate(node.shape))
+        source.target, source.method, source.args, source.kwargs = torch.reshape, False, (source.args[0], sizes), {}
+    _remove(graph, node, source.name)
+    return True
+
+
+def _sliced(graph: Graph, reader: Node, name: str, bounds: tuple[int, ...]) -> Ref:
+    operand = graph.node(name)
+    shape = list(operand.shape or ())
+    shape[bounds[0]] = len(range(shape[bounds[0]])[slice(*bounds[1:])])
+    made = Node(
+        f"{name}_for_{reader.name}", "slice", (Ref(name),), {"ranges": (bounds,)}, f"{operand.label}.part",
+        operand.module, shape=tuple(shape), batch_dims=operand.batch_dims, dtype=operand.dtype,
+    )  # fmt: skip
+    graph.nodes.insert(graph.nodes.index(reader), made)
+    return Ref(made.name)
+
+
+def _remove(graph: Graph, node: Node, stand_in: str) -> None:
+    graph.nodes.remove(node)
+    graph.replace(node.name, stand_in)
+
+
+# -- which dimension of which operand ------------------------------------------------------------------------------------
+
+_Dims = dict[str, int]
+
+
+def _operand_dims(model: nn.Module, graph: Graph, node: Node, dim: int) -> _Dims:
+    """What to slice, by the names of operands, so that dimension ``dim`` of the result is sliced; {} where nothing is."""
+    operands = [graph.node(name) for name in node.inputs]
+    rank, first = len(node.shape or ()), operands[0] if operands else node
+    if node.kind in _ELEMENTWISE:
+        return {} if dim == node.kwargs.get("dim") else _broadcast(operands, rank, dim)
+    if node.kind in _OF_ONE and _acts_on_elements(model, node):
+        return {first.name: dim}
+    if node.kind in _OF_ROWS and dim != rank - 1 and _acts_on_rows(model, node):
+        return {first.name: dim}
+    special: dict[str, Callable[[], _Dims]] = {
+        "matmul": lambda: _product(operands, rank, dim),
+        "transpose": lambda: {first.name: node.kwargs["dims"][dim]},
+        "reshape": lambda: _reshaped(first, node, dim),
+    }
+    return special[node.kind]() if node.kind in special else {}
+
+
+def _acts_on_elements(model: nn.Module, node: Node) -> bool:
+    """Not so a dropout of whole channels."""
+    if node.kind != "dropout":
+        return True
+    if isinstance(node.target, str):
+        return type(model.get_submodule(node.target)) is nn.Dropout
+    return node.target in _DROPOUTS
+
+
+def _acts_on_rows(model: nn.Module, node: Node) -> bool:
+    """A linear layer does, unless a batch norm takes statistics over all rows."""
+    if node.kind != "layer":
+        return True
+    return isinstance(model.get_submodule(str(node.target)), nn.Linear) and node.batch_norm is None
+
+
+def _broadcast(operands: list[Node], rank: int, dim: int) -> _Dims:
+    """All operands that have the dimension, and not once for all."""
+    found = {}
+    for operand in operands:
+        shape = operand.shape or ()
+        own = dim - (rank - len(shape))
+        if own >= 0 and shape[own] != 1:
+            found[operand.name] = own
+    return found
+
+
+def _product(operands: list[Node], rank: int, dim: int) -> _Dims:
+    """Rows are the left operand's, columns the right one's; everything before belongs to both."""
+    if len(operands) != 2 or operands[0] is operands[1]:
+        return {}
+    ranks = [len(operand.shape or ()) for operand in operands]
+    if dim == rank - 2:
+        return {operands[0].name: ranks[0] - 2}
+    if dim == rank - 1:
+        return {operands[1].name: ranks[1] - 1}
+    return _broadcast(operands, rank, dim)
+
+
+def _reshaped(operand: Node, node: Node, dim: int) -> _Dims:
+    """The dimension of the operand that is this one, if a reshape leaves it alone."""
+    before, after = operand.shape or (), node.shape or ()
+    for own, size in enumerate(before):
+        same = size == after[dim] and math.prod(before[:own]) == math.prod(after[:dim])
+        if same and size > 1 and own not in operand.batch_dims and len(node.batch_dims) <= 1:
+            return {operand.name: own}
+    return {}
