@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qkd_deploy.export.quantized_graph import QuantizedGraph
-from qkd_deploy.graph.codes import SIGN, meets_signed
+from qkd_deploy.graph.codes import meets_signed
 from qkd_deploy.graph.ir import Node
 
 
@@ -34,12 +34,12 @@ class Products(QuantizedGraph):
     def _signed(self, node: Node, name: str) -> tuple[ir.Value, ir.Value]:
         """A tensor's codes as signed bytes, and their zero point."""
         b, (_, grid) = self.builder, self.grids[name]
-        zero_point = b.scalar(f"{node.name}.right.zero_point", grid.zero_point - SIGN, np.int8)
+        zero_point = b.scalar(f"{node.name}.right.zero_point", -grid.middle, np.int8)
         codes = self._codes(name)
         assert codes is not None
         if codes.const_value is not None:
-            stored = codes.const_value.numpy().astype(np.int16) - SIGN
-            return b.constant(f"{node.name}.right.codes", stored.astype(np.int8)), zero_point
+            signed = codes.const_value.numpy().astype(np.int16) - (grid.zero_point + grid.middle)
+            return b.constant(f"{node.name}.right.codes", signed.astype(np.int8)), zero_point
         name = f"{node.name}.right"
 
         def do(operator: str, operands: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
@@ -47,7 +47,7 @@ class Products(QuantizedGraph):
 
         # a BitwiseXor takes twice as long as these three together
         wide = do("Cast", [codes], "wide", to=ir.DataType.INT32)
-        less = do("Sub", [wide, b.scalar(f"{name}.sign", SIGN, np.int32)], "moved")
+        less = do("Sub", [wide, b.scalar(f"{name}.middle", grid.zero_point + grid.middle, np.int32)], "moved")
         return do("Cast", [less], "codes", to=ir.DataType.INT8), zero_point
 
     def _exponential(self, node: Node) -> ir.Value:

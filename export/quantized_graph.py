@@ -32,7 +32,7 @@ class QuantizedGraph:
         return self.builder.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
 
     def _quantize(self, node: Node, grid: Grid, value: ir.Value, step: ir.Value | None = None) -> ir.Value:
-        """Q -> [Clip] -> DQ behind a value, with its own ``step`` in other units; a uint8 input already is the codes."""
+        """Q -> [Clip] -> DQ behind a value, with a ``step`` for other units; a uint8 input already is the codes."""
         name, b = node.name, self.builder
         made = self.frozen.grid(before_key(node)) if node.kind in RELABELLED else None
         scale, zero_point = self._grid_constants(node, made or grid, "made_" if made else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from qkd_deploy.errors import UserError
@@ -99,10 +99,6 @@ class TensorSpec:
         """Codes of a tensor that is never negative, stored at the top of uint8, where saturation does the clipping."""
         levels = 2**bits
         return cls(bits, False, 256 - levels, 0, levels - 1)
-
-    def centered(self) -> TensorSpec:
-        """The same codes, stored around 128: as signed bytes, once 128 is taken from them, they are small."""
-        return replace(self, zero_point=128 - (self.lo + self.hi + 1) // 2)
 
     @classmethod
     def weight(cls, bits: int, weight_range: str = "narrow") -> TensorSpec:

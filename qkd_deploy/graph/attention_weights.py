@@ -1,8 +1,8 @@
 """Softmax in front of a matrix product: a mean whose weights are exponentials.
 
-``softmax(x) @ v`` is ``(e @ v) / sum(e)`` with ``e = exp(x - max(x))``. The largest weight of a row has code 128, however
-many share the row, while of 197 equal weights a softmax with step 1/256 leaves code 1. And quotients are taken of the few
-columns of ``v`` instead of every weight.
+``softmax(x) @ v`` is ``(e @ v) / sum(e)`` with ``e = exp(x - max(x))``. The largest weight of a row has code 128,
+however many share the row, while of 197 equal weights a softmax with step 1/256 leaves code 1. And quotients are taken
+of the few columns of ``v`` instead of every weight.
 """
 
 from __future__ import annotations

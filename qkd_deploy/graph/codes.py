@@ -41,6 +41,11 @@ class Grid(nn.Module):
         """Largest magnitude of a centered code."""
         return max(-self.lo, self.hi)
 
+    @property
+    def middle(self) -> int:
+        """The centered code that becomes zero where codes become signed bytes, so that those are small."""
+        return (self.lo + self.hi + 1) // 2
+
     def quantize(self, x: Tensor) -> Tensor:
         """Centered codes of float values."""
         return torch.round(x / self.scale).clamp_(self.lo, self.hi)
@@ -58,17 +63,13 @@ class Grid(nn.Module):
         return f"scale {self.scale.item():.6g}, zero point {self.zero_point}, codes {self.lo}..{self.hi}"
 
 
-SIGN = 128
-"""What is taken from stored codes to make signed bytes of them."""
-
-
 def meets_signed(left: Grid, right: Grid) -> bool:
-    """Whether codes of ``left`` times signed bytes of ``right`` stay within 16 bits, two products at a time.
+    """Whether stored codes of ``left`` times signed bytes of ``right`` stay within 16 bits, two products at a time.
 
     So x86 CPUs without VNNI add them, while those with VNNI multiply by signed bytes half again as fast.
     """
     most = left.zero_point + left.hi
-    least, largest = (right.zero_point + end - SIGN for end in (right.lo, right.hi))
+    least, largest = (end - right.middle for end in (right.lo, right.hi))
     return 2 * most * least >= -(2**15) and 2 * most * largest < 2**15
 
 

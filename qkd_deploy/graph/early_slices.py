@@ -77,13 +77,13 @@ def _remove(graph: Graph, node: Node, stand_in: str) -> None:
     graph.replace(node.name, stand_in)
 
 
-# -- which dimension of which operand ------------------------------------------------------------------------------------
+# -- which dimension of which operand ----------------------------------------------------------------------------------
 
 _Dims = dict[str, int]
 
 
 def _operand_dims(model: nn.Module, graph: Graph, node: Node, dim: int) -> _Dims:
-    """What to slice, by the names of operands, so that dimension ``dim`` of the result is sliced; {} where nothing is."""
+    """What to slice, by the names of operands, to slice dimension ``dim`` of the result; {} where that cannot be."""
     operands = [graph.node(name) for name in node.inputs]
     rank, first = len(node.shape or ()), operands[0] if operands else node
     if node.kind in _ELEMENTWISE:

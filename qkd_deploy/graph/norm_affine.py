@@ -1,8 +1,9 @@
 """Gains and offsets of layer norms move into the linear layers behind them.
 
-``W (g * x + o) + b`` is ``(W * g) x + (b + W o)``, as when a batch norm is folded. Channels behind a gain differ in size by
-what one step cannot serve, and weights bear it better (RepQ-ViT, https://arxiv.org/abs/2212.08254, moves it there, too);
-and two passes over every token are saved. The parameters stay where the user put them, and are trained there.
+``W (g * x + o) + b`` is ``(W * g) x + (b + W o)``, as when a batch norm is folded. Channels behind a gain differ in
+size by what one step cannot serve, and weights bear it better (RepQ-ViT, https://arxiv.org/abs/2212.08254, moves it
+there, too); and two passes over every token are saved. The parameters stay where the user put them, and are trained
+there.
 """
 
 from __future__ import annotations

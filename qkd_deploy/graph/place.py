@@ -243,17 +243,9 @@ class _Placer:
         """Whether a product of two activations reads a tensor as its right operand, which becomes signed bytes."""
         return reader.kind == "matmul" and reader.inputs[1] == name and self.settings.weight_range == "narrow"
 
-    def _becomes_factor(self, node: Node) -> bool:
-        """The same of a tensor or of what it is moved to."""
-        readers = self.graph.consumers()[node.name]
-        moved = (reader for reader in readers if OPERATORS[reader.kind].operand_bits == "codes")
-        return any(self._is_factor(node.name, reader) for reader in readers) or any(map(self._becomes_factor, moved))
-
     def _add_quantizer(self, node: Node, bits: int, *, saturating: bool = False) -> str:
         if node.kind == "input" and self.settings.input_quantization is not None:
             spec = TensorSpec.activation(WIDE_BITS, signed=True)
-        elif bits <= FACTOR_BITS and self._becomes_factor(node):
-            spec = self.signs.spec(node.name, bits).centered()
         else:
             spec = TensorSpec.saturating(bits) if saturating else self.signs.spec(node.name, bits)
         node.quantizer = module_key(node.name)

@@ -197,7 +197,7 @@ def _node_of(prepared: PreparedModel, path: str) -> str:
         raise UserError(f"the student makes no tensor in a module {path!r}{_hint(path, known)}")
     if any(moved and moved.rpartition(".")[0] == path for n in prepared.graph.nodes for moved in (n.gain, n.offset)):
         raise UserError(
-            f"the gain and offset of {path!r} have moved into the layers behind it, so that it makes another tensor than "
-            "the teacher's does; choose a module that is no layer norm in front of linear layers"
+            f"the gain and offset of {path!r} have moved into the layers behind it, so that it makes another tensor "
+            "than the teacher's does; choose a module that is no layer norm in front of linear layers"
         )
     return names[-1]

@@ -150,10 +150,7 @@ def _stored(grid: Grid) -> CodeRange:
 
 def _signed(grid: Grid) -> CodeRange:
     """Of codes that become signed bytes."""
-    from qkd_deploy.graph.codes import SIGN
-
-    stored = _stored(grid)
-    return CodeRange(stored.lo - SIGN, stored.hi - SIGN, stored.zero_point - SIGN)
+    return CodeRange(grid.lo - grid.middle, grid.hi - grid.middle, -grid.middle)
 
 
 def _integer_sums(frozen: FrozenModel, node: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None] | None:

@@ -145,8 +145,8 @@ def test_exponentials_keep_away_from_ties(step: float, span: int) -> None:
 @pytest.mark.parametrize(
     ("bits", "options", "factor", "kernels"),
     [
-        ("w8a8", {}, (7, 64, 191), {np.dtype(np.int8)}),
-        ("w4a4", {"residual": "shared"}, (4, 120, 135), {np.dtype(np.int8)}),
+        ("w8a8", {}, (7, 0, 127), {np.dtype(np.int8)}),
+        ("w4a4", {"residual": "shared"}, (4, 0, 15), {np.dtype(np.int8)}),
         ("w8a8", {"weight_range": "full"}, (8, 0, 255), {np.dtype(np.uint8)}),
     ],
 )
@@ -196,9 +196,10 @@ def test_what_signed_bytes_may_meet() -> None:
 
     exponentials, codes = grid(0, 0, 128), grid(128, -128, 127)
     assert meets_signed(exponentials, codes) and meets_signed(exponentials, grid(0, 0, 255))
-    assert meets_signed(codes, grid(128, -64, 63)) and meets_signed(codes, grid(64, 0, 127))
-    assert not meets_signed(codes, grid(128, -65, 63)) and not meets_signed(codes, grid(64, -64, 63))
-    assert not meets_signed(grid(0, 0, 129), codes) and not meets_signed(codes, codes)
+    assert meets_signed(codes, grid(64, -64, 63)) and meets_signed(codes, grid(128, 0, 127))
+    assert meets_signed(grid(0, 0, 127), codes) and meets_signed(grid(0, 0, 15), grid(248, -8, 7))
+    assert not meets_signed(codes, grid(66, -66, 63)) and not meets_signed(grid(0, 0, 129), codes)
+    assert not meets_signed(codes, codes)
 
 
 def test_frozen_model_and_file_have_the_same_worst_cases() -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
 from qkd_deploy.export.onnx_export import flat_tensors
+from qkd_deploy.graph import operations
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
 
 IMAGES = noise(3, 3, 8, 8)
@@ -64,6 +66,23 @@ def check(
         assert not (found := float_operations(deployed.model)), found
         assert "Everything runs in integers." in str(prepared.account)
     return deployed
+
+
+def unquantized(prepared: PreparedModel, *inputs: Tensor) -> Any:
+    """What the prepared graph computes without any quantizer."""
+
+    def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.kind == "layer":
+            weight, bias = operations.layer_parameters(prepared.network, node)
+            layer = prepared.network.get_submodule(str(node.target))
+            value = operations.layer_forward(layer, args[0], weight, bias)
+            norm = operations.batch_norm_of(prepared.network, node)
+            value = value if norm is None else norm(value)
+        else:
+            value = operations.apply(prepared.network, node, args, kwargs, training=False)
+        return value if node.clip is None else value.clamp(*node.clip)
+
+    return prepared.graph.run(inputs, evaluate)
 
 
 @torch.no_grad()
