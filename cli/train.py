@@ -62,6 +62,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "epochs": (Epochs(), "Epochs in all, or one number per phase."),
     "pretrain_epochs": (int, "Epochs of the student's full-precision training."),
     "teacher_pretrain_epochs": (int, "Epochs of the teacher's full-precision training."),
+    "pretrain_optimizer": (Choice(["sgd", "adamw", "adam"]), "Optimizer of full-precision training."),
     "pretrain_lr": (float, "Highest learning rate of full-precision training."),
     "pretrain_weight_decay": (float, "Weight decay of full-precision training."),
     "batch_size": (int, "Images per step, over all processes."),

@@ -58,7 +58,8 @@ class TrainConfig:
         phases: the method's phases to run; empty means all. For ablations.
         epochs: one number per phase, or one total that is divided in the method's ratio (QKD: 30 : 100 : 70).
         pretrain_epochs, teacher_pretrain_epochs: length of full-precision training where no weights are given.
-        pretrain_lr, pretrain_weight_decay: top learning rate (warm-up, then cosine) and decay of that training.
+        pretrain_optimizer, pretrain_lr, pretrain_weight_decay: of that training; the rate warms up, then falls as a
+            cosine. Transformers want "adamw" and about 0.001.
         batch_size: images per optimizer step, over all processes, in all stages.
         accumulate: parts that a batch is processed in, one after the other, to save memory.
         optimizer: of the weights: "sgd", "adamw", or "adam" (with L2 decay).
@@ -134,6 +135,7 @@ class TrainConfig:
     epochs: tuple[int, ...] = (30, 100, 70)
     pretrain_epochs: int = number(100, least=1)
     teacher_pretrain_epochs: int = number(100, least=1)
+    pretrain_optimizer: str = choice("sgd", "sgd", "adamw", "adam")
     pretrain_lr: float = number(0.1, above=0)
     pretrain_weight_decay: float = number(5e-4, least=0)
     batch_size: int = number(128, least=2)

@@ -20,9 +20,10 @@ _WARMUP = 0.1
 def pretrain_stage(
     role: Role, network: nn.Module, epochs: int, config: TrainConfig, evaluate: Callable[[Role], float]
 ) -> Stage:
-    """A stage in which ``network`` alone learns the labels: Nesterov SGD, warm-up, then one cosine."""
+    """A stage in which ``network`` alone learns the labels: warm-up, then one cosine; momentum is Nesterov's."""
     name = f"pretrain-{role}"
     settings = OptimizerSettings(
+        optimizer=config.pretrain_optimizer,
         learning_rate=config.pretrain_lr,
         momentum=config.momentum,
         nesterov=True,

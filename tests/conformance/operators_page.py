@@ -13,7 +13,10 @@ from trial import WIDTHS
 
 from qkd_deploy.graph import contract
 
-INTERNAL = ("batch_norm", "input", "requantize", "rescale", "constant", "python", "float", "dropout")
+INTERNAL = (
+    *("batch_norm", "input", "requantize", "rescale", "constant", "python", "float", "dropout"),
+    *("exponential", "weighted_mean"),
+)
 """Kinds that stand for no operation of the user's, or for one that deployment drops."""
 
 BITS = {
@@ -28,7 +31,7 @@ BECOMES = {
     "adaptive_avg_pool": "a global average pool, or an average pool where windows have one size",
     "adaptive_max_pool": "a max-pool where windows have one size",
     "attribute": "a transposition of matrices",
-    "attention": "products, a factor and a softmax",
+    "attention": "a product, a factor, exponentials and a weighted mean",
     "batch_norm": "part of the layer before it, or a depthwise convolution",
     "channel_shuffle": "reshapes and a transposition",
     "copy": "nothing, a reshape, an expansion, or an index where whole tensors repeat",
@@ -116,6 +119,7 @@ def contract_part() -> str:
         if kind not in INTERNAL
     ]
     rewritten = [(_listed(names), BECOMES[kind]) for kind, names in sorted(written.items()) if kind in BECOMES]
+    rewritten.append(("a softmax that one `@` alone reads, on its left", "exponentials and a weighted mean"))
     reasons: dict[str, list[str]] = {}
     for target, reason in contract.FLOAT_REASONS.items():
         reasons.setdefault(reason, []).append(f"`{spelling_text(target)}`")
@@ -135,6 +139,10 @@ def contract_part() -> str:
             "Between quantized borders, named by `prepare` and `inspect`. What is not on this page stays in float too.",
             "",
             *_table(("written as", "why"), [(_listed(names), reason) for reason, names in reasons.items()]),
+            "",
+            "In float, and still the same in every code on every CPU:",
+            "",
+            *_table(("operation", "why"), [(k.replace("_", " "), why) for k, why in contract.KIND_REASONS.items()]),
             "",
         ]
     )

@@ -31,6 +31,7 @@ class Architecture:
 
 _TRANSPOSED = frozenset({"conv_transpose2d"})
 _TOKENS = frozenset({"layer_norm"})
+_ATTENTION = _TOKENS | {"exponential", "weighted_mean"}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "ResNet, basic blocks": Architecture(residual.resnet),
@@ -70,9 +71,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "center-based detector": Architecture(spatial.CenterHead),
     "autoencoder": Architecture(spatial.Autoencoder, floats=_TRANSPOSED),
     "super-resolution": Architecture(spatial.SuperResolution, (3, 16, 16)),
-    "ViT": Architecture(tokens.VisionTransformer, floats=_TOKENS),
-    "DeiT, two tokens": Architecture(tokens.DistilledTransformer, floats=_TOKENS),
+    "ViT": Architecture(tokens.VisionTransformer, floats=_ATTENTION),
+    "DeiT, two tokens": Architecture(tokens.DistilledTransformer, floats=_ATTENTION),
     "MLP-Mixer": Architecture(tokens.Mixer, floats=_TOKENS),
     "ConvNeXt": Architecture(tokens.ConvNext, floats=_TOKENS),
-    "Swin": Architecture(tokens.Swin, floats=_TOKENS),
+    "Swin": Architecture(tokens.Swin, floats=_ATTENTION),
 }
