@@ -78,7 +78,10 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
         replaced.update(zip(part.outputs, outputs, strict=True))
     result = replaced[graph.outputs[0]]
     assert result is not None
-    return result
+    if node.quantizer is None or node.dtype == torch.float32:
+        return result
+    single = {"to": ir.DataType.FLOAT}  # quantizers read float32
+    return builder.add("Cast", [result], f"{node.name}.single", node=node.name, attributes=single)
 
 
 def barrier(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Value:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from qkd_deploy.graph.exact_rows import LONGEST_ROW
@@ -48,12 +49,13 @@ class ActivationRules(Rules):
         return ""
 
     def _softmax(self, node: Node, target: Any) -> str:
-        named = {**dict(zip(("dim",), node.args[1:], strict=False)), **node.kwargs}
-        dim = target.dim if isinstance(target, nn.Softmax) else named.get("dim")
-        operand, shape = node.args[0], node.shape or ()
-        dim, last = None if dim is None else dim % len(shape), len(shape) - 1
-        if dim is None or named.get("dtype") is not None or dim in node.batch_dims or shape[dim] < 2:
-            return "a softmax over the batch, over one element, or in another type stays in float"
+        bound = self._bind(node, target, "functional_softmax" if target is F.softmax else "softmax")
+        operand, shape, dim = node.args[0], node.shape or (), bound.get("dim")
+        if dim is None or not shape or bound.get("dtype") not in (None, torch.float32, torch.float64):
+            return "a softmax of a single number, without a dimension, or in half precision stays in float"
+        dim, last = dim % len(shape), len(shape) - 1
+        if dim in node.batch_dims or shape[dim] < 2:
+            return "a softmax over the batch or over one element stays in float"
         if dim == last:
             return self._settle(node, "softmax", (operand,))
         order = [*range(len(shape))]

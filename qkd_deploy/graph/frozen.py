@@ -94,7 +94,7 @@ class FrozenModel(nn.Module):
         value = operations.apply(self.network, node, real(args), real(kwargs), training=False)
         if node.clip is not None:
             value = value.clamp(*node.clip)
-        return value if grid is None else Codes(grid.quantize(value), grid)
+        return value if grid is None else Codes(grid.quantize(value.float()), grid)
 
     def _relabelled(self, node: Node, x: Codes, grid: Grid) -> Codes:
         """The stored codes stay as they were made; what they stand for changes."""

@@ -225,9 +225,12 @@ class Normalizer(
         return self._settle(node, "transpose", (node.args[0],), dims=tuple(moved.shape))
 
     def _attribute(self, node: Node, target: Any) -> str:
-        """``x.mT``, the transposed matrices."""
+        """``x.mT``, the transposed matrices, and ``x.data``, the tensor cut off from its gradient."""
         operand, name = node.args
         rank = self._rank(operand)
+        if name == "data" and self._is_float(operand):
+            node.kind, node.reason = "reshape", ""
+            return ""
         if name != "mT" or rank < 2:
             return node.reason
         return self._settle(node, "transpose", (operand,), dims=(*range(rank - 2), rank - 1, rank - 2))

@@ -29,6 +29,8 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "extreme": ("input", "dim", "keepdim"),
     "repeat_interleave": ("input", "repeats", "dim"),
     "glu": ("input", "dim"),
+    "softmax": ("input", "dim", "dtype"),
+    "functional_softmax": ("input", "dim", "_stacklevel", "dtype"),
     "clip": ("input", "min", "max"),
 }
 """Names of positional arguments, for functions that tell no signature."""

@@ -34,7 +34,9 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "quotient": (lambda: Small(lambda n, x: x / (x.mean((2, 3), keepdim=True) + 1)), "integer Div"),
     "clamp without zero": (lambda: Small(lambda n, x: x.clamp(0.5, 1)), "range without zero"),
-    "softmax": (lambda: Small(lambda n, x: x.softmax(1, dtype=torch.float32)), "in another type"),
+    "softmax": (lambda: Small(lambda n, x: x.softmax(0)), "over the batch"),
+    "double": (lambda: Small(lambda n, x: torch.cumsum(x, 1, dtype=torch.float64).float() * 0.1), "no integer kernel"),
+    "softmax of a number": (lambda: Small(lambda n, x: x * x.mean().softmax(0)), "of a single number"),
     "a choice": (lambda: Small(lambda n, x: torch.where(x > 0.5, x, x * 0.1)), "contract table"),
     "a guard": (lambda: Small(lambda n, x: x * torch.rsqrt(x.square().mean(1, keepdim=True) + 0.5)), "between floats"),
     "norm of volumes": (
@@ -146,7 +148,7 @@ class Functional(nn.Module):
 
 
 INEXACT = {
-    "softmax": lambda: Small(lambda n, x: n.conv(x).softmax(1, dtype=torch.float32), conv=nn.Conv2d(8, 8, 1)),
+    "softmax": lambda: Small(lambda n, x: n.conv(x).softmax(0), conv=nn.Conv2d(8, 8, 1)),
     "ConvTranspose": lambda: Small(lambda n, x: n.up(x), up=nn.ConvTranspose2d(8, 8, 2, 2)),
     "F.conv2d": lambda: Small(lambda n, x: n.inner(x), inner=Functional(8, 8, 1, 1)),
     "F.linear": lambda: Small(lambda n, x: n.inner(x), inner=Functional(8, 8)),

@@ -47,6 +47,9 @@ def kinds(model: nn.Module, **options: Any) -> set[str]:
         (lambda net, x: torch.relu(F.mish(x - 1)), {"table", "clip"}),
         (lambda net, x: torch.cat([F.glu(x - 1, 1), net.glu(x)], 1), {"sigmoid", "mul", "slice"}),
         (lambda net, x: x * (x - 1).softmax(1), {"softmax", "transpose"}),
+        (lambda net, x: F.softmax(x - 1, dim=-1, dtype=torch.float32).to(x.dtype) * 2, {"softmax"}),
+        (lambda net, x: torch.softmax(x - 1, -1, torch.float64).float() * 2, {"softmax"}),
+        (lambda net, x: F.softmax(x - 1, -1, 3, torch.float32) * 2, {"softmax"}),
         (lambda net, x: ((x - 1) ** 2).exp().abs().sqrt(), {"table"}),
     ],
 )
@@ -136,6 +139,7 @@ def test_arithmetic(middle: Middle, expected: set[str]) -> None:
             {"transpose"},
         ),
         (lambda net, x: (x.flatten(2) * 0.3).softmax(-1).view_as(x), {"softmax"}),
+        (lambda net, x: x + net.second(x.data), {"reshape"}),
         (lambda net, x: torch.cat([x.narrow(1, -4, 4), x.narrow(1, 0, 4)], 1), {"slice", "concat"}),
         (lambda net, x: F.interpolate(x, scale_factor=(2.0, 3)), {"resize"}),
         (lambda net, x: torch.stack([x, x * 0.5], 2).flatten(1, 2)[:, ::1][:, :8], {"concat", "slice"}),
