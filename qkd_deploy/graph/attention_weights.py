@@ -11,22 +11,25 @@ from qkd_deploy.graph.ir import Graph, Node, Ref
 
 
 def weigh_by_exponentials(graph: Graph) -> None:
-    """Rewrite every softmax that only such a product reads, with dropout between them or not."""
+    """Rewrite every softmax that only such a product reads, with copies, reshapes of rows or dropout between them."""
     readers = graph.consumers()
-    for softmax in graph.nodes:
-        if softmax.kind != "softmax":
-            continue
-        last = softmax
+    for softmax in [node for node in graph.nodes if node.kind == "softmax"]:
+        last = undropped = softmax
         while last.name not in graph.outputs() and len(readers[last.name]) == 1:
             reader = readers[last.name][0]
             if reader.kind == "matmul" and reader.inputs[0] == last.name != reader.inputs[1]:
-                _weigh(softmax, last, reader)
-            if reader.kind != "dropout":
+                softmax.kind, softmax.clip = "exponential", (0.0, 1.0)
+                reader.kind, reader.kwargs = "weighted_mean", {}
+                reader.args = (Ref(last.name), Ref(reader.inputs[1]), Ref(undropped.name))
+                break
+            if reader.kind == "reshape" and _keeps_rows(last, reader, dropped=last is not undropped):
+                undropped = reader if last is undropped else undropped
+            elif reader.kind != "dropout":
                 break
             last = reader
 
 
-def _weigh(softmax: Node, dropped: Node, product: Node) -> None:
-    softmax.kind, softmax.clip = "exponential", (0.0, 1.0)
-    product.kind = "weighted_mean"
-    product.args, product.kwargs = (Ref(dropped.name), Ref(product.inputs[1]), Ref(softmax.name)), {}
+def _keeps_rows(before: Node, after: Node, *, dropped: bool) -> bool:
+    """Whether a reshape leaves the rows whole; behind a dropout also their places, for the sums are of what was before."""
+    old, new = before.shape or (), after.shape or ()
+    return old == new if dropped else old[-1:] == new[-1:]

@@ -53,6 +53,9 @@ def kinds(prepared: PreparedModel) -> list[str]:
         (lambda net, q, k, v: net.dropout((q @ k.mT).softmax(-1)) @ v, True),
         (lambda net, q, k, v: torch.einsum("bqk,bkc->bqc", (q @ k.mT).softmax(-1), v), True),
         (lambda net, q, k, v: nn.functional.scaled_dot_product_attention(q, k, v), True),
+        (lambda net, q, k, v: ((q @ k.mT).softmax(-1).to(q.dtype) @ v) @ v.mT @ v, True),
+        (lambda net, q, k, v: net.dropout((q @ k.mT).softmax(-1).flatten(0, 1).unsqueeze(0)) @ v[:1], True),
+        (lambda net, q, k, v: net.dropout((q @ k.mT).softmax(-1)).reshape(-1, 6, 1, 6)[:, :, 0] @ v, False),
         (lambda net, q, k, v: (q.mT @ k).softmax(-1).mT @ v.mT @ q, False),  # transposed: no sum over the weights
         (lambda net, q, k, v: q @ (k.mT @ v).softmax(-1), False),  # on the right
         (lambda net, q, k, v: (w := (q @ k.mT).softmax(-1), w @ v)[1] + w.mean(-1, keepdim=True), False),  # read twice
