@@ -50,15 +50,23 @@ class GraphBuilder:
         *,
         node: str,
         attributes: Mapping[str, Any] | None = None,
+        reads: tuple[float, int] | None = None,
     ) -> ir.Value:
-        """Append a node with one output called ``output``; the node is called ``{node}/{operator}``."""
+        """Append a node with one output called ``output``; the node is called ``{node}/{operator}``.
+
+        ``reads``: what its integer operand stands for, scale and zero point, where no constant of the graph says so; it
+        becomes the node's metadata.
+        """
         name, count = f"{node}/{operator}", 1
         while name in self._taken:
             count += 1
             name = f"{node}/{operator}_{count}"
         self._taken.add(name)
         value = ir.Value(name=output)
-        self.nodes.append(ir.node(operator, inputs, attributes or {}, outputs=[value], name=name))
+        made = ir.node(operator, inputs, attributes or {}, outputs=[value], name=name)
+        if reads is not None:
+            made.metadata_props.update(scale=repr(reads[0]), zero_point=str(reads[1]))
+        self.nodes.append(made)
         return value
 
     def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> onnx.ModelProto:

@@ -15,6 +15,9 @@ from qkd_deploy.export.quantized_graph import QuantizedGraph
 from qkd_deploy.graph.codes import meets_signed
 from qkd_deploy.graph.ir import Node
 
+RIGHT = ".right"
+"""End of the names of nodes that make signed bytes of codes."""
+
 
 class Products(QuantizedGraph):
     """Handlers of products, exponentials and weighted means."""
@@ -40,7 +43,7 @@ class Products(QuantizedGraph):
         if codes.const_value is not None:
             signed = codes.const_value.numpy().astype(np.int16) - (grid.zero_point + grid.middle)
             return b.constant(f"{node.name}.right.codes", signed.astype(np.int8)), zero_point
-        name = f"{node.name}.right"
+        name = f"{node.name}{RIGHT}"
 
         def do(operator: str, operands: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
             return b.add(operator, operands, f"{name}.{suffix}", node=name, attributes=attributes)
@@ -68,7 +71,10 @@ class Products(QuantizedGraph):
         largest = do("ReduceMax", [rows, sizes("axes", 1)], "largest", keepdims=0)
         step = ir.tensor(np.array([float(source.scale)], np.float32))
         steps = do("ConstantOfShape", [do("Shape", [largest], "count")], "steps", value=step)
-        below = do("DequantizeLinear", [rows, steps, largest], "below", axis=0)
+        reads, by_rows = (float(source.scale), source.zero_point), {"axis": 0}
+        below = b.add(
+            "DequantizeLinear", [rows, steps, largest], f"{name}.below", node=name, attributes=by_rows, reads=reads
+        )
         quantized = do("QuantizeLinear", [do("Exp", [below], "float"), *self._grid_constants(node, grid)], "row_codes")
         back = [-1 if i in node.batch_dims else size for i, size in enumerate(shape)]
         made = do("Reshape", [quantized, sizes("shape", *back)], "codes")
@@ -83,21 +89,24 @@ class Products(QuantizedGraph):
         codes, zero = self._codes(weights), b.scalar(f"{name}.left.zero_point", left.zero_point, np.uint8)
         assert codes is not None
 
-        def sums(operand: ir.Value, zero_point: ir.Value, suffix: str) -> ir.Value:
-            made = b.add("MatMulInteger", [codes, operand, zero, zero_point], f"{name}.{suffix}_codes", node=name)
+        def sums(operand: ir.Value, zero_point: ir.Value, suffix: str, reads: tuple[float, int]) -> ir.Value:
+            made = b.add(
+                "MatMulInteger", [codes, operand, zero, zero_point], f"{name}.{suffix}_codes", node=name, reads=reads
+            )
             to = {"to": ir.DataType.FLOAT}
             return b.add("Cast", [made], f"{name}.{suffix}", node=name, attributes=to)
 
         length = (self.frozen.graph.node(weights).shape or ())[-1]
         ones = b.constant(f"{name}.ones", np.ones((length, 1), np.int8))
-        total = sums(ones, b.scalar(f"{name}.ones.zero_point", 0, np.int8), "total")
+        total = sums(ones, b.scalar(f"{name}.ones.zero_point", 0, np.int8), "total", (1.0, 0))
         if meets_signed(left, right):
-            factor = self._signed(node, values)
+            factor, middle = self._signed(node, values), -right.middle
         else:
-            unsigned = self._codes(values)
+            unsigned, middle = self._codes(values), right.zero_point
             assert unsigned is not None
             factor = unsigned, b.scalar(f"{name}.right.zero_point", right.zero_point, np.uint8)
-        mean = b.add("Div", [sums(*factor, "sums"), total], f"{name}.float", node=name)
+        made = sums(*factor, "sums", (float(right.scale), middle))
+        mean = b.add("Div", [made, total], f"{name}.float", node=name)
         step = b.scalar(f"{name}.step", float(grid.scale / right.scale), np.float32)
         self.grids[name] = (node, grid)
         return self._quantize(node, grid, mean, step)

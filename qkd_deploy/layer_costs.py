@@ -47,7 +47,7 @@ def weight_layers(prepared: PreparedModel) -> dict[str, list[Node]]:
     """The layers with weights of their own, by module: all places where each is called."""
     found: dict[str, list[Node]] = {}
     for node in prepared.layers():
-        if isinstance(weight_of(prepared, node), nn.Parameter):
+        if isinstance(prepared.network.get_submodule(str(node.target)).weight, nn.Parameter):
             found.setdefault(str(node.target), []).append(node)
     return found
 

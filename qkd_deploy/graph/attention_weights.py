@@ -30,6 +30,6 @@ def weigh_by_exponentials(graph: Graph) -> None:
 
 
 def _keeps_rows(before: Node, after: Node, *, dropped: bool) -> bool:
-    """Whether a reshape leaves the rows whole; behind a dropout also their places, for the sums are of what was before."""
+    """Whether a reshape leaves the rows whole; behind a dropout also their places, as the sums are from before it."""
     old, new = before.shape or (), after.shape or ()
     return old == new if dropped else old[-1:] == new[-1:]

@@ -25,6 +25,8 @@ def slice_early(model: nn.Module, graph: Graph) -> None:
     """Move every slice of one dimension, unless it is the batch, as far forward as what it slices allows."""
     while any(_merge(graph, node) or _advance(model, graph, node) for node in reversed(graph.nodes)):
         pass
+    read = {name for node in graph.nodes for name in node.inputs} | {*graph.outputs()}
+    graph.nodes[:] = [node for node in graph.nodes if node.kind != "python" or node.name in read]
 
 
 def _merge(graph: Graph, node: Node) -> bool:
@@ -52,7 +54,7 @@ def _advance(model: nn.Module, graph: Graph, node: Node) -> bool:
         return False
     made = {name: _sliced(graph, source, name, (own, *bounds)) for name, own in dims.items()}
     source.args, source.kwargs = substitute((source.args, source.kwargs), lambda ref: made.get(ref.name, ref))
-    source.shape = node.shape
+    source.shape, source.partial = node.shape, True
     if source.kind == "reshape":
         sizes = tuple(-1 if i in source.batch_dims else size for i, size in enumerate(node.shape))
         source.target, source.method, source.args, source.kwargs = torch.reshape, False, (source.args[0], sizes), {}
@@ -66,7 +68,7 @@ def _sliced(graph: Graph, reader: Node, name: str, bounds: tuple[int, ...]) -> R
     shape[bounds[0]] = len(range(shape[bounds[0]])[slice(*bounds[1:])])
     made = Node(
         f"{name}_for_{reader.name}", "slice", (Ref(name),), {"ranges": (bounds,)}, f"{operand.label}.part",
-        operand.module, shape=tuple(shape), batch_dims=operand.batch_dims, dtype=operand.dtype,
+        reader.module, shape=tuple(shape), batch_dims=operand.batch_dims, dtype=operand.dtype,
     )  # fmt: skip
     graph.nodes.insert(graph.nodes.index(reader), made)
     return Ref(made.name)

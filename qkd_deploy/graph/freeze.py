@@ -13,7 +13,7 @@ import torch
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph import operations
 from qkd_deploy.graph.add_scale import CodeRange, agreed_add_scale
-from qkd_deploy.graph.codes import Grid, TableGrid
+from qkd_deploy.graph.codes import Grid, TableGrid, meets_signed
 from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.integer_layer import IntegerLayer
@@ -70,6 +70,8 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
         if node.quantizer is not None:
             keys = [key for name in node.inputs if (key := holder.get(name)) is not None]
             operands = [grids[key] for key in keys]
+            if node.kind in ("matmul", "weighted_mean") and len(operands) > 1:
+                _require_short_sums(node, (prepared.graph.node(first).shape or ())[-1], *operands[:2])
             made_grid, least_made = _grid(prepared, node, operands, [least[key] for key in keys])
             grids[node.quantizer], least[node.quantizer] = made_grid, least_made
             if node.kind == "table" and operands:
@@ -89,6 +91,17 @@ def _require_finite(prepared: PreparedModel, node: Node) -> None:
     weight, _ = operations.layer_parameters(prepared.network, node)
     if not bool(torch.isfinite(weight).all()):
         raise UserError(f"{node.name} has weights that are not finite; restore an earlier checkpoint")
+
+
+def _require_short_sums(node: Node, terms: int, left: Grid, right: Grid) -> None:
+    """Refuse products that could overflow int32, also while the zero points are not yet taken off."""
+    top, zero = left.zero_point + left.hi, right.zero_point
+    if meets_signed(left, right):
+        other, zero = max(right.middle - right.lo, right.hi - right.middle), abs(right.middle)
+    else:
+        other = zero + right.hi
+    if terms * (top * other + left.zero_point * other + zero * top) >= 2**31:
+        raise UserError(f"{node.name} sums {terms:,} products, which could overflow int32; attend to fewer positions")
 
 
 def _grid(prepared: PreparedModel, node: Node, operands: list[Grid], least: list[int]) -> tuple[Grid, int]:

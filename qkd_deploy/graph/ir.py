@@ -44,6 +44,7 @@ class Node:
         batch_dims: its dimensions that follow the batch.
         dtype: the type of its elements in the float network.
         reason: why the node stays in float, as a sentence.
+        partial: whether only those rows are computed that anybody reads.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Node:
     batch_dims: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     reason: str = ""
+    partial: bool = False
 
     @property
     def inputs(self) -> list[str]:

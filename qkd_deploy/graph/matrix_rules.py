@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
+
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.arithmetic_rules import ArithmeticRules, is_number
 from qkd_deploy.graph.ir import Node, Ref
@@ -85,10 +87,19 @@ class MatrixRules(ArithmeticRules):
         key_shape, rank = self._shape(key), self._rank(key)
         order = (*range(rank - 2), rank - 1, rank - 2)
         flipped = (*key_shape[:-2], key_shape[-1], key_shape[-2])
-        batch = {"batch_dims": self.batch_dims.get(key.name, ())}
-        turned = self._before(node, "transpose", (key,), "keys", flipped, kwargs={"dims": order}, **batch)
-        scores_shape = (*self._shape(query)[:-1], key_shape[-2])
-        scores = self._before(node, "matmul", (query, turned), "scores", scores_shape, **batch)
+        own = self.batch_dims.get(key.name, ())
+        turned = self._before(node, "transpose", (key,), "keys", flipped, kwargs={"dims": order}, batch_dims=own)
+        query_shape = self._shape(query)
+        common = torch.broadcast_shapes(query_shape[:-2], key_shape[:-2])  # type: ignore[no-untyped-call]
+        scores_shape = (*common, query_shape[-2], key_shape[-2])
+        follows = {
+            dim + len(scores_shape) - self._rank(operand)
+            for operand in (query, key)
+            for dim in self.batch_dims.get(operand.name, ())
+        }
+        scores = self._before(
+            node, "matmul", (query, turned), "scores", scores_shape, batch_dims=tuple(sorted(follows))
+        )
         scaled = self._times(node, scores, float(factor), "scaled")
         weights = self._before(node, "softmax", (scaled,), "softmax", scores_shape)
         return self._settle(node, "matmul", (weights, value))

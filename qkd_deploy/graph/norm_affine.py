@@ -1,20 +1,23 @@
 """Gains and offsets of layer norms move into the linear layers behind them.
 
-``W (g * x + o) + b`` is ``(W * g) x + (b + W o)``, as when a batch norm is folded. Channels behind a gain differ in
-size by what one step cannot serve, and weights bear it better (RepQ-ViT, https://arxiv.org/abs/2212.08254, moves it
-there, too); and two passes over every token are saved. The parameters stay where the user put them, and are trained
-there.
+``W (g * x + o) + b`` is ``(W * g) x + (b + W o)``, as when a batch norm is folded; it saves a pass over every token for
+each. An offset in the bias costs nothing. A gain makes the columns of a weight as uneven as its input was, and rounding
+noise goes where the unevenness is: so it moves only into weights of no fewer bits than their input. RepQ-ViT
+(https://arxiv.org/abs/2212.08254) moves it at 4 bits each. The parameters stay where the user put them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
+from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.ir import Graph, Node, Ref
 
 
-def hand_on_affine(model: nn.Module, graph: Graph) -> None:
-    """Rewrite every layer norm that nothing but linear layers reads, one of its own each.
+def hand_on_affine(model: nn.Module, graph: Graph, bits: Mapping[str, BitWidths]) -> None:
+    """Rewrite every layer norm that nothing but linear layers reads, one of its own each; ``bits`` are theirs by name.
 
     The last layers are left out: what they read is a feature, with which other networks' features are compared.
     """
@@ -26,9 +29,10 @@ def hand_on_affine(model: nn.Module, graph: Graph) -> None:
             continue
         if any(ref is not None and path is None for ref, path in zip(norm.args[1:], (gain, offset), strict=True)):
             continue
+        uneven = any(bits[reader.name].weight < bits[reader.name].activation for reader in readers)
         for reader in readers:
-            reader.gain, reader.offset = gain, offset
-        norm.args = (norm.args[0], None, None)
+            reader.gain, reader.offset = None if uneven else gain, offset
+        norm.args = (norm.args[0], norm.args[1] if uneven else None, None)
     read = {name for node in graph.nodes for name in node.inputs} | {*graph.outputs()}
     graph.nodes[:] = [node for node in graph.nodes if node.kind != "constant" or node.name in read]
 

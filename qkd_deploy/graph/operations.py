@@ -160,16 +160,28 @@ def layer_forward(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | No
     return result
 
 
-def layer_parameters(network: nn.Module, node: Node) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a layer in full precision, with the gain and the offset of a layer norm in front of it."""
+def layer_parameters(network: nn.Module, node: Node, *, exact: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer in full precision, with the gain and the offset of a layer norm in front of it.
+
+    ``exact``: the bias is added up in one order and in float64, so that every machine gives the same bits.
+    """
     layer: Any = network.get_submodule(str(node.target))
     weight, bias = layer.weight, layer.bias
     if node.offset is not None:
-        moved = F.linear(_at(network, node.offset), weight)
+        offset = _at(network, node.offset)
+        moved = _in_order(weight.double() * offset.double()) if exact else F.linear(offset, weight)
         bias = moved if bias is None else bias + moved
     if node.gain is not None:
         weight = weight * _at(network, node.gain)
     return weight, bias
+
+
+def _in_order(terms: Tensor) -> Tensor:
+    """The sum of every row, column after column."""
+    total = torch.zeros_like(terms[:, 0])
+    for column in terms.unbind(1):
+        total = total + column
+    return total
 
 
 def is_on_tokens(network: nn.Module, node: Node) -> bool:

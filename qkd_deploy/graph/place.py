@@ -20,6 +20,7 @@ from qkd_deploy.graph import channel_norm
 from qkd_deploy.graph.contract import FLOAT_CONSTANTS, OPERATORS
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.norm_affine import hand_on_affine
 from qkd_deploy.graph.signs import Signs
 from qkd_deploy.quantizers.registry import quantizer_kind
 
@@ -86,9 +87,12 @@ def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[
         UserError: an override that matches no layer.
     """
     layer_bits = _layer_bits(model, graph, settings)
+    integer = settings.placement == "integer" and not settings.bits.weights_only
+    if integer:
+        hand_on_affine(model, graph, layer_bits)
     placer = _Placer(model, graph, settings, layer_bits, smallest)
     if not settings.bits.weights_only:
-        placer.place_paper() if settings.placement == "paper" else placer.place_integer()
+        placer.place_integer() if integer else placer.place_paper()
     return Placed(graph, layer_bits, placer.activations, placer.rescaled)
 
 

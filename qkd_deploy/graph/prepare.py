@@ -17,7 +17,6 @@ from qkd_deploy.graph.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.fuse import fuse
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.norm_affine import hand_on_affine
 from qkd_deploy.graph.normalize import Normalizer
 from qkd_deploy.graph.place import Placed, Settings, place
 from qkd_deploy.graph.trace import trace
@@ -88,7 +87,6 @@ def prepare(
     fuse(network, graph, norms_as_layers=integer)
     if integer:
         weigh_by_exponentials(graph)
-        hand_on_affine(network, graph)
     smallest = {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
     placed = place(network, graph, settings, smallest)
     return PreparedModel(network, placed, settings).train(was_training)
@@ -244,7 +242,7 @@ class PreparedModel(nn.Module):
             node: a layer of this model.
             source: scale and largest code of the input's grid; this model's own quantizer when left out.
         """
-        weight, bias = operations.layer_parameters(self.network, node)
+        weight, bias = operations.layer_parameters(self.network, node, exact=True)
         quantizer = self.weight(node)
         scale, extent = source or (None, 0)
         if source is None and node.source is not None:

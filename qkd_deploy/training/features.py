@@ -200,4 +200,9 @@ def _node_of(prepared: PreparedModel, path: str) -> str:
             f"the gain and offset of {path!r} have moved into the layers behind it, so that it makes another tensor "
             "than the teacher's does; choose a module that is no layer norm in front of linear layers"
         )
+    if prepared.graph.node(names[-1]).partial:
+        raise UserError(
+            f"of {path!r} the student computes only the positions that are read behind it, so that it makes another "
+            "tensor than the teacher's does; choose a module in front of it"
+        )
     return names[-1]

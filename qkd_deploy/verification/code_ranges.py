@@ -73,7 +73,7 @@ class _Ranges:
             self._follow(node)
             if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] in self._codes:
                 yield from self._product(node)
-            elif node.op_type == "MatMulInteger" and node.input[1] not in self._constants:
+            elif node.op_type == "MatMulInteger" and not self._adds_up(node.input[1]):
                 yield self._product_of_codes(node)
 
     # -- what is known about values ----------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ class _Ranges:
         if less is None or less.size != 1 or np.dtype(kind).kind not in "iu":
             return
         low, high = (bound - int(less) for bound in bounds)
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            self._bounds[node.output[0]] = low, high
+        fits = np.iinfo(kind).min <= low and high <= np.iinfo(kind).max
+        self._bounds[node.output[0]] = (low, high) if fits else (np.iinfo(kind).min, np.iinfo(kind).max)
 
     def _operands(self, node: onnx.NodeProto) -> list[str]:
         return list(node.input[:1]) if node.op_type in _PASSES_CODES and node.op_type != "Concat" else list(node.input)
@@ -184,6 +184,11 @@ class _Ranges:
             yield IntegerProduct(name, left, rows.shape[1], rows, bias)
         elif node.input[1] in self._codes:
             yield IntegerProduct(name, left, self._depth(node), right=self._codes[node.input[1]])
+
+    def _adds_up(self, name: str) -> bool:
+        """Whether a right operand is ones: such sums are no larger than those beside which they stand."""
+        ones = self._array(name)
+        return ones is not None and bool((ones == 1).all())
 
     def _product_of_codes(self, node: onnx.NodeProto) -> IntegerProduct:
         zeros = [self._array(name) for name in (*node.input[2:], "", "")[:2]]

@@ -9,12 +9,18 @@ import numpy as np
 import onnx
 from onnx import helper
 
+_ROUNDING = 1e-6
+
 
 class CodeGrid(NamedTuple):
     """Scale and zero point of codes."""
 
     scale: float
     zero_point: int
+
+    def equals(self, other: CodeGrid) -> bool:
+        """Whether codes stand for the same values, but for the rounding of a scale that was a product."""
+        return self.zero_point == other.zero_point and abs(self.scale / other.scale - 1) < _ROUNDING
 
     def floats(self, codes: np.ndarray) -> np.ndarray:
         """Real values of stored codes."""

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from qkd_deploy.export.products import RIGHT
 from qkd_deploy.export.tokens import CHANNELS_FIRST, CHANNELS_LAST, IMAGE
 from qkd_deploy.verification.float_readings import CodeGrid, read_otherwise, table_function, unfolded
 from qkd_deploy.verification.values import attributes_of
@@ -39,8 +40,8 @@ class _Twin:
         self._grids: dict[str, CodeGrid] = {}  # of values that hold codes in the model
         self._looked_up: set[str] = set()  # results of tables
         self._below_largest: set[str] = set()  # what exponentials are taken of
-        self._totals: set[str] = set()  # sums of exponentials
-        self._means: set[str] = set()  # quotients of sums, in steps of what they are means of
+        self._sums: dict[str, float] = {}  # of integers, and the step of what is weighed; 0 for the weights' own sum
+        self._means: dict[str, float] = {}  # quotients of such sums
         self._handlers: dict[str, Callable[[onnx.NodeProto], None]] = {
             "QuantizeLinear": self._quantize,
             "DequantizeLinear": self._dequantize,
@@ -53,14 +54,14 @@ class _Twin:
             "Transpose": self._transpose,
             "Sub": self._subtract,
             "Exp": self._exponential,
-            "MatMulInteger": self._sums,
+            "MatMulInteger": self._add_up,
             "Div": self._divide,
         }
 
     def build(self) -> onnx.ModelProto:
         """Translate node by node."""
         for node in self._model.graph.node:
-            if all(name in self._constants for name in node.input):
+            if all(name in self._constants for name in node.input) and node.op_type != "MatMulInteger":
                 self._fold(node)
             else:
                 self._handlers.get(node.op_type, self._keep)(node)
@@ -108,20 +109,24 @@ class _Twin:
     def _dequantize(self, node: onnx.NodeProto) -> None:
         """Codes that are read on another grid than they were made on are a function of their own."""
         if node.input[1] not in self._constants:
-            self._pass_on(node)
             self._below_largest.add(node.output[0])
-            return
-        made, read = self._grids.setdefault(node.input[0], self._grid(node)), self._grid(node)
-        if made == read:
+        read = self._grid(node)
+        made = self._grids.setdefault(node.input[0], read)
+        if made.equals(read):
             self._pass_on(node)
         else:
             self._read(node, made, read)
 
     def _cast(self, node: onnx.NodeProto) -> None:
-        """Codes become indices of a table, or the integers that LayerNorm adds up; numbers of rows are not codes."""
+        """Codes become indices of a table, signed bytes, or what LayerNorm adds up; numbers of rows are not codes."""
         made = self._grids.get(node.input[0])
-        if made is None:
+        if node.input[0] in self._sums:
+            self._sums[node.output[0]] = self._sums[node.input[0]]
+            self._pass_on(node)
+        elif made is None and not node.name.rpartition("/")[0].endswith(RIGHT):
             self._keep(node)
+        elif made is None:
+            self._pass_on(node)
         elif attributes_of(node)["to"] == onnx.TensorProto.FLOAT:
             self._read(node, made, CodeGrid(1.0, 0))
         else:
@@ -133,6 +138,10 @@ class _Twin:
         self._append(read_otherwise(source, node.output[0], made, read, self._producers))
 
     def _grid(self, node: onnx.NodeProto) -> CodeGrid:
+        """The grid that a node reads or makes codes on."""
+        told = {entry.key: entry.value for entry in node.metadata_props}
+        if told:
+            return CodeGrid(float(told["scale"]), int(told["zero_point"]))
         return CodeGrid(float(self._constants[node.input[1]]), int(self._constants[node.input[2]]))
 
     def _look_up(self, node: onnx.NodeProto) -> None:
@@ -148,8 +157,8 @@ class _Twin:
             self._keep(node)
 
     def _quantize(self, node: onnx.NodeProto) -> None:
-        if node.input[0] not in self._means:
-            self._grids[node.output[0]] = self._grid(node)
+        made = self._grid(node)
+        self._grids[node.output[0]] = CodeGrid(made.scale * self._means.get(node.input[0], 1.0), made.zero_point)
         source = self._now(node.input[0])
         producer = self._producers.get(source)
         signed = producer is not None and producer.op_type in _SIGNED_RESULTS
@@ -193,12 +202,13 @@ class _Twin:
 
     def _subtract(self, node: onnx.NodeProto) -> None:
         """Codes on their way to signed bytes are the same values."""
-        grid, less = self._grids.get(node.input[0]), self._constants.get(node.input[1])
-        if grid is None or less is None or less.dtype != np.int32:
+        if not node.name.rpartition("/")[0].endswith(RIGHT):
             self._keep(node)
             return
         self._pass_on(node)
-        self._grids[node.output[0]] = CodeGrid(grid.scale, grid.zero_point - int(less))
+        grid, less = self._grids.get(node.input[0]), self._constants[node.input[1]]
+        if grid is not None:
+            self._grids[node.output[0]] = CodeGrid(grid.scale, grid.zero_point - int(less))
 
     def _exponential(self, node: onnx.NodeProto) -> None:
         """The numerators of a softmax, which the twin computes whole."""
@@ -207,19 +217,33 @@ class _Twin:
         else:
             self._keep(node)
 
-    def _sums(self, node: onnx.NodeProto) -> None:
-        """Of weights and values; the weights of a softmax add up to 1."""
-        if node.input[1] in self._constants:
-            self._totals.add(self._now(node.output[0]))
-        else:
-            operands = [self._now(name) for name in node.input[:2]]
-            self._append(helper.make_node("MatMul", operands, node.output, node.name))
+    def _add_up(self, node: onnx.NodeProto) -> None:
+        """Sums of values weighed by a softmax, whose weights add up to 1."""
+        left, right = node.input[:2]
+        fixed, output = self._constants.get(left), node.output[0]
+        if right in self._constants and (self._constants[right] == 1).all():
+            self._sums[output] = 0.0
+            return
+        read = self._grid(node)
+        made = self._grids.setdefault(right, read)
+        operands = [self._now(left), self._now(right)]
+        if fixed is not None:
+            self._constants[f"{output}.left"] = (fixed / fixed.sum(-1, keepdims=True)).astype(np.float32)
+            operands[0] = f"{output}.left"
+        if right in self._constants:
+            self._constants[f"{output}.right"] = read.floats(self._constants[right])
+            operands[1] = f"{output}.right"
+        elif not made.equals(read):
+            self._constants[f"{output}.right.factor"] = np.array(read.scale / made.scale, np.float32)
+            self._append(read_otherwise(operands[1], f"{output}.right", made, read, self._producers))
+            operands[1] = f"{output}.right"
+        self._append(helper.make_node("MatMul", operands, node.output, node.name))
+        self._sums[output] = read.scale
 
     def _divide(self, node: onnx.NodeProto) -> None:
-        cast = self._producers.get(self._now(node.input[1]))
-        if cast is not None and cast.op_type == "Cast" and cast.input[0] in self._totals:
+        if self._sums.get(node.input[1]) == 0.0:
             self._pass_on(node)
-            self._means.add(node.output[0])
+            self._means[node.output[0]] = self._sums[node.input[0]]
         else:
             self._keep(node)
 

@@ -6,18 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from deployment import Deployed, assert_same_codes, deploy, feeds_of, finish, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from placement import unquantized
 from torch import Tensor, nn
 
-from qkd_deploy import initialize, prepare
+from qkd_deploy import UserError, freeze, initialize, prepare
 from qkd_deploy.graph.add_scale import CodeRange
 from qkd_deploy.graph.codes import Grid, meets_signed
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.graph.unary import exponential_scale
+from qkd_deploy.verification.float_twin import float_twin
 from qkd_deploy.verification.headroom import file_headroom, frozen_headroom
 from qkd_deploy.verification.runtime import CodesModel, quantized_values
 
@@ -210,6 +213,75 @@ def test_frozen_model_and_file_have_the_same_worst_cases() -> None:
     frozen, file = frozen_headroom(deployed.frozen), file_headroom(deployed.model)
     assert frozen == file and [*file][3:5] == ["matmul", "matmul_2"]
     assert file["matmul_2"].accumulator == (6 * 128 * -128, 6 * 128 * 127)
+
+
+ATTEND = nn.functional.scaled_dot_product_attention
+
+
+def heads(t: Tensor) -> Tensor:
+    return t.reshape(t.shape[0], t.shape[1], 3, 4).transpose(1, 2)
+
+
+BROADCAST: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
+    "learned queries": lambda n, q, k, v: ATTEND(n.queries, k, v)[:, 1],
+    "one head of queries": lambda n, q, k, v: ATTEND(q[:, None, :, :4], heads(k), heads(v))[:, 1].repeat(1, 1, 3),
+    "one head of keys": lambda n, q, k, v: ATTEND(heads(q), k[:, None, :, :4], v[:, None, :, :4])[:, 2].repeat(1, 1, 3),
+    "constant keys": lambda n, q, k, v: ATTEND(q, n.table, n.table),
+}
+
+
+@pytest.mark.parametrize("case", BROADCAST)
+def test_attention_may_broadcast(case: str) -> None:
+    net = Net(BROADCAST[case])
+    net.queries, net.table = nn.Parameter(noise(3, 12, seed=7)), nn.Parameter(noise(1, 6, 12, seed=6))
+    net.eval()
+    deployed = deploy(net, (TOKENS,), "w8a8")
+    for batch in (TOKENS, TOKENS[:1]):
+        torch.testing.assert_close(unquantized(deployed.prepared, batch), net(batch), atol=1e-5, rtol=1e-4)
+        assert not assert_same_codes(deployed, (batch,))
+
+
+def weights(net: Any, q: Tensor, k: Tensor) -> Tensor:
+    return (q @ k.mT).softmax(-1)
+
+
+TWINS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
+    "plain": plain,
+    "scaled scores": lambda n, q, k, v: ATTEND(q, k, v),
+    "scaled values": lambda n, q, k, v: weights(n, q, k) @ (v * 0.2),
+    "values read on another grid": lambda n, q, k, v: weights(n, q, k) @ nn.functional.hardsigmoid(v),
+    "rectified": lambda n, q, k, v: (weights(n, q, k) @ v).relu(),
+    "constant values": lambda n, q, k, v: weights(n, q, k) @ n.table,
+    "constant weights": lambda n, q, k, v: n.table[0, :, :6].softmax(-1) @ v,
+    "values from a table": lambda n, q, k, v: weights(n, q, k) @ nn.functional.gelu(v),
+    "a mean of means": lambda n, q, k, v: weights(n, q, k) @ (weights(n, q, k) @ v),
+    "a mean on the right": lambda n, q, k, v: q @ (weights(n, q, k) @ v).mT @ v,
+    "one tensor on both sides": lambda n, q, k, v: q @ q.mT @ v,
+}
+
+
+@pytest.mark.parametrize("case", TWINS)
+def test_the_float_twin_computes_the_network_and_every_sum_is_bounded(case: str) -> None:
+    net = Net(TWINS[case])
+    net.table = nn.Parameter(noise(1, 6, 12, seed=6))
+    deployed = deploy(net.eval(), (TOKENS,), "w8a8")
+    session = onnxruntime.InferenceSession(float_twin(deployed.model).SerializeToString())
+    (got,) = session.run(None, {session.get_inputs()[0].name: TOKENS.numpy()})
+    expected = net(TOKENS).detach().numpy()
+    assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.03
+    assert {*frozen_headroom(deployed.frozen)} <= {*file_headroom(deployed.model)}
+
+
+def test_sums_that_could_overflow_are_refused() -> None:
+    net = Net(plain).eval()
+    prepared = prepare(net, "w8a8", noise(1, 2, 12))
+    initialize(prepared, noise(1, 2, 12))
+    freeze(prepared)
+    for node in prepared.graph.nodes:
+        if node.kind == "exponential":
+            node.shape = (1, 2, 140_000)
+    with pytest.raises(UserError, match=r"matmul_2 sums 140,000 products"):
+        freeze(prepared)
 
 
 def test_training_keeps_it_exact() -> None:

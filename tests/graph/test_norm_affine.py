@@ -11,9 +11,11 @@ from deployment import assert_same_codes, deploy, finish, noise
 from placement import unquantized
 from torch import Tensor, nn
 
-from qkd_deploy import UserError, initialize, prepare
+from qkd_deploy import UserError, create_model, freeze, initialize, prepare
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.operations import layer_parameters
 from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.layer_costs import weight_layers
 from qkd_deploy.training.features import FeatureStudent
 
 TOKENS = noise(3, 6, 12, seed=1)
@@ -85,7 +87,7 @@ def test_a_gain_stays_where_the_norm_is_no_integer_tensor(options: dict[str, Any
 
 
 def test_weights_are_quantized_with_their_gain() -> None:
-    prepared = prepare(Net(MOVED["one layer"][0]).eval(), "w4a8", TOKENS)
+    prepared = prepare(Net(MOVED["one layer"][0]).eval(), "w4a4", TOKENS)
     initialize(prepared, TOKENS)
     node = prepared.graph.node("one")
     network: Any = prepared.network
@@ -93,7 +95,7 @@ def test_weights_are_quantized_with_their_gain() -> None:
     exact = network.one.weight * network.norm.weight
     assert float((folded.weight() - exact).abs().max()) <= float(prepared.weight(node).scale()) * 0.51
     bias = network.one.bias + network.one.weight @ network.norm.bias
-    torch.testing.assert_close(folded.real_bias(), bias.detach(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(folded.real_bias(), bias.detach(), atol=1e-2, rtol=1e-3)
 
 
 def test_gain_and_offset_are_trained_and_stay_exact() -> None:
@@ -111,9 +113,54 @@ def test_gain_and_offset_are_trained_and_stay_exact() -> None:
     assert not assert_same_codes(finish(prepared.eval()), (TOKENS,))
 
 
+def test_a_gain_stays_out_of_weights_with_fewer_bits_than_their_input() -> None:
+    net = Net(MOVED["one layer"][0]).eval()
+    deployed = deploy(net, (TOKENS,), "w4a8")
+    node, (_, gain, offset) = deployed.prepared.graph.node("one"), norm_of(deployed.prepared).args
+    assert (node.gain, node.offset) == (None, "norm.bias") and gain is not None and offset is None
+    with torch.no_grad():
+        torch.testing.assert_close(unquantized(deployed.prepared, TOKENS), net(TOKENS), atol=1e-5, rtol=1e-4)
+    assert not assert_same_codes(deployed, (TOKENS,))
+
+
+def test_a_folded_offset_is_added_in_one_order_and_precision() -> None:
+    prepared = prepare(Net(MOVED["one layer"][0]).eval(), "w8a8", TOKENS)
+    initialize(prepared, TOKENS)
+    network: Any = prepared.network
+    weight, bias = network.one.weight.double(), network.one.bias.double()
+    total = torch.zeros(12, dtype=torch.float64)
+    for column, offset in zip(weight.unbind(1), network.norm.bias.double(), strict=True):
+        total = total + column * offset
+    _, got = layer_parameters(prepared.network, prepared.graph.node("one"), exact=True)
+    assert got is not None and torch.equal(got, bias + total)
+    plain = freeze(prepared)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = freeze(prepared)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, under.state_dict()[name]), name
+
+
+def test_layers_with_a_gain_count_in_costs() -> None:
+    prepared = prepare(Net(MOVED["one layer"][0]).eval(), "w8a8", TOKENS)
+    assert {*weight_layers(prepared)} == {"first", "one", "last"}
+
+
 def test_features_behind_such_a_norm_are_refused() -> None:
     prepared = prepare(Net(MOVED["one layer"][0]), "w4a4", TOKENS)
     initialize(prepared, TOKENS)
     with pytest.raises(UserError, match=r"gain and offset of 'norm' have moved"):
         FeatureStudent(prepared, "norm", 12, TOKENS)
     FeatureStudent(prepared, "first", 12, TOKENS)
+
+
+def test_features_of_which_only_a_part_is_computed_are_refused() -> None:
+    options = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 2, "heads": 2}
+    images = noise(2, 3, 32, 32)
+    prepared = prepare(create_model("vit_tiny", 10, 3, options).eval(), "w8a8", images)
+    initialize(prepared, images)
+    for point in ("blocks.1", "blocks.1.mlp.fc2", "norm"):
+        with pytest.raises(UserError, match="only the positions that are read"):
+            FeatureStudent(prepared, point, 17, images)
+    student = FeatureStudent(prepared, "blocks.0", 17, images)
+    assert prepared.graph.node(student._node).name == "blocks.0.add_2"
+    FeatureStudent(prepared, "", 24, images)
