@@ -14,6 +14,7 @@ from torch import nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.layer_bits import last_layers
 
 
 def hand_on_affine(model: nn.Module, graph: Graph, bits: Mapping[str, BitWidths]) -> None:
@@ -21,7 +22,7 @@ def hand_on_affine(model: nn.Module, graph: Graph, bits: Mapping[str, BitWidths]
 
     The last layers are left out: what they read is a feature, with which other networks' features are compared.
     """
-    last = _last_layers(graph)
+    last = last_layers(graph)
     for norm in [node for node in graph.nodes if node.kind == "layer_norm"]:
         gain, offset = (_path(graph, ref) for ref in norm.args[1:])
         readers = _linear_readers(model, graph, norm)
@@ -76,15 +77,3 @@ def _is_own_linear(model: nn.Module, graph: Graph, node: Node) -> bool:
     layer = model.get_submodule(str(node.target))
     once = sum(other.kind == "layer" and other.target == node.target for other in graph.nodes) == 1
     return isinstance(layer, nn.Linear) and isinstance(layer._parameters.get("weight"), nn.Parameter) and once
-
-
-def _last_layers(graph: Graph) -> set[str]:
-    """Layers with no other layer between them and an output."""
-    last, reach = set(), {*graph.outputs()}
-    for node in reversed(graph.nodes):
-        if node.name in reach:
-            if node.kind == "layer":
-                last.add(node.name)
-            else:
-                reach.update(node.inputs)
-    return last

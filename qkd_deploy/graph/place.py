@@ -14,11 +14,11 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from qkd_deploy.bits import BitWidths, TensorSpec, bits_for
+from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph import channel_norm
 from qkd_deploy.graph.contract import FLOAT_CONSTANTS, OPERATORS
 from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.layer_bits import layer_bits
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.norm_affine import hand_on_affine
 from qkd_deploy.graph.signs import Signs
@@ -86,61 +86,14 @@ def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[
     Raises:
         UserError: an override that matches no layer.
     """
-    layer_bits = _layer_bits(model, graph, settings)
+    bits = layer_bits(model, graph, settings)
     integer = settings.placement == "integer" and not settings.bits.weights_only
     if integer:
-        hand_on_affine(model, graph, layer_bits)
-    placer = _Placer(model, graph, settings, layer_bits, smallest)
+        hand_on_affine(model, graph, bits)
+    placer = _Placer(model, graph, settings, bits, smallest)
     if not settings.bits.weights_only:
         placer.place_integer() if integer else placer.place_paper()
-    return Placed(graph, layer_bits, placer.activations, placer.rescaled)
-
-
-def _layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, BitWidths]:
-    """Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have their own."""
-    nodes = [node for node in graph.nodes if node.kind == "layer"]
-    norms = {n.name for n in nodes if channel_norm.is_channel_identity(model.get_submodule(str(n.target)))}
-    layers = [node for node in nodes if node.name not in norms]
-    if not layers:
-        raise UserError("the network has no convolution or linear layer to quantize")
-    for pattern in settings.overrides:
-        if not any(bits_for(str(node.target), {pattern: settings.bits}) for node in layers):
-            close = get_close_matches(pattern, [str(node.target) for node in layers], n=1, cutoff=0.3)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"the pattern {pattern!r} matches no layer of the network{hint}")
-    wide = settings.first_last_bits
-    edge_bits = BitWidths(wide, settings.bits.activation if settings.bits.weights_only else wide)
-    edges = _edge_layers(graph, norms)
-    chosen = {
-        node.name: bits_for(str(node.target), settings.overrides)
-        or (edge_bits if node.name in edges else settings.bits)
-        for node in layers
-    }
-    for node in layers:  # a layer that is called twice has one set of weights: the widest of its places decides
-        calls = [chosen[other.name].weight for other in layers if other.target == node.target]
-        chosen[node.name] = BitWidths(max(calls), chosen[node.name].activation)
-    return chosen | dict.fromkeys(norms, channel_norm.BITS)
-
-
-def _edge_layers(graph: Graph, norms: set[str]) -> set[str]:
-    """Layers with no other layer between them and an input, or between them and an output; ``norms`` do not count."""
-    kinds = {node.name: "norm" if node.name in norms else node.kind for node in graph.nodes}
-    first: set[str] = set()
-    seen_layer: dict[str, bool] = {}
-    for node in graph.nodes:
-        behind = any(seen_layer[name] or kinds[name] == "layer" for name in node.inputs)
-        seen_layer[node.name] = behind
-        if kinds[node.name] == "layer" and not behind:
-            first.add(node.name)
-    last: set[str] = set()
-    reach = set(graph.outputs())
-    for node in reversed(graph.nodes):
-        if node.name in reach:
-            if kinds[node.name] == "layer":
-                last.add(node.name)
-            else:
-                reach.update(node.inputs)
-    return first | last
+    return Placed(graph, bits, placer.activations, placer.rescaled)
 
 
 class _Placer:

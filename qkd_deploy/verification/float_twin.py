@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from qkd_deploy.export.products import RIGHT
 from qkd_deploy.export.tokens import CHANNELS_FIRST, CHANNELS_LAST, IMAGE
+from qkd_deploy.verification.float_attention import AttentionTwin
 from qkd_deploy.verification.float_readings import CodeGrid, read_otherwise, table_function, unfolded
 from qkd_deploy.verification.values import attributes_of
 
@@ -29,19 +30,15 @@ def float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
     return _Twin(model).build()
 
 
-class _Twin:
+class _Twin(AttentionTwin):
     def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__()
         self._model = model
-        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self._producers: dict[str, onnx.NodeProto] = {}  # by value, in the twin
+        self._constants |= {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self._same: dict[str, str] = {}  # value of the model -> value of the twin
         self._nodes: list[onnx.NodeProto] = []
         self._rectified: dict[str, str] = {}
-        self._grids: dict[str, CodeGrid] = {}  # of values that hold codes in the model
         self._looked_up: set[str] = set()  # results of tables
-        self._below_largest: set[str] = set()  # what exponentials are taken of
-        self._sums: dict[str, float] = {}  # of integers, and the step of what is weighed; 0 for the weights' own sum
-        self._means: dict[str, float] = {}  # quotients of such sums
         self._handlers: dict[str, Callable[[onnx.NodeProto], None]] = {
             "QuantizeLinear": self._quantize,
             "DequantizeLinear": self._dequantize,
@@ -137,13 +134,6 @@ class _Twin:
         source = self._now(node.input[0])
         self._append(read_otherwise(source, node.output[0], made, read, self._producers))
 
-    def _grid(self, node: onnx.NodeProto) -> CodeGrid:
-        """The grid that a node reads or makes codes on."""
-        told = {entry.key: entry.value for entry in node.metadata_props}
-        if told:
-            return CodeGrid(float(told["scale"]), int(told["zero_point"]))
-        return CodeGrid(float(self._constants[node.input[1]]), int(self._constants[node.input[2]]))
-
     def _look_up(self, node: onnx.NodeProto) -> None:
         flat = self._producers[self._now(node.input[1])]
         self._looked_up.add(node.output[0])
@@ -197,53 +187,6 @@ class _Twin:
         """Those around a linear layer on tokens go, as the layer is a product of matrices again."""
         if node.name.rpartition("/")[0].endswith((CHANNELS_FIRST, CHANNELS_LAST)):
             self._pass_on(node)
-        else:
-            self._keep(node)
-
-    def _subtract(self, node: onnx.NodeProto) -> None:
-        """Codes on their way to signed bytes are the same values."""
-        if not node.name.rpartition("/")[0].endswith(RIGHT):
-            self._keep(node)
-            return
-        self._pass_on(node)
-        grid, less = self._grids.get(node.input[0]), self._constants[node.input[1]]
-        if grid is not None:
-            self._grids[node.output[0]] = CodeGrid(grid.scale, grid.zero_point - int(less))
-
-    def _exponential(self, node: onnx.NodeProto) -> None:
-        """The numerators of a softmax, which the twin computes whole."""
-        if node.input[0] in self._below_largest:
-            self._append(helper.make_node("Softmax", [self._now(node.input[0])], node.output, node.name, axis=-1))
-        else:
-            self._keep(node)
-
-    def _add_up(self, node: onnx.NodeProto) -> None:
-        """Sums of values weighed by a softmax, whose weights add up to 1."""
-        left, right = node.input[:2]
-        fixed, output = self._constants.get(left), node.output[0]
-        if right in self._constants and (self._constants[right] == 1).all():
-            self._sums[output] = 0.0
-            return
-        read = self._grid(node)
-        made = self._grids.setdefault(right, read)
-        operands = [self._now(left), self._now(right)]
-        if fixed is not None:
-            self._constants[f"{output}.left"] = (fixed / fixed.sum(-1, keepdims=True)).astype(np.float32)
-            operands[0] = f"{output}.left"
-        if right in self._constants:
-            self._constants[f"{output}.right"] = read.floats(self._constants[right])
-            operands[1] = f"{output}.right"
-        elif not made.equals(read):
-            self._constants[f"{output}.right.factor"] = np.array(read.scale / made.scale, np.float32)
-            self._append(read_otherwise(operands[1], f"{output}.right", made, read, self._producers))
-            operands[1] = f"{output}.right"
-        self._append(helper.make_node("MatMul", operands, node.output, node.name))
-        self._sums[output] = read.scale
-
-    def _divide(self, node: onnx.NodeProto) -> None:
-        if self._sums.get(node.input[1]) == 0.0:
-            self._pass_on(node)
-            self._means[node.output[0]] = self._sums[node.input[0]]
         else:
             self._keep(node)
 
