@@ -61,7 +61,7 @@ def cell(file: File, result: dict[str, Any]) -> dict[str, Any]:
     """One entry of the table: how many codes and outputs differ, and the first tensor that does, with its operator."""
     about = {key: result[key] for key in ("onnxruntime", "machine") if key in result}
     if "error" in result:
-        return {**about, "error": result["error"]}
+        return {**about, "error": result["error"].replace(f"{file.folder.parent}/", "")}
     counts = {**result["differing"]["codes.onnx"], **result["differing"]["model.onnx"]}
     entry: dict[str, Any] = {**about, "codes": 0, "outputs": 0, "behind_float": 0}
     for name, (module, operator) in file.operators.items():
