@@ -53,7 +53,8 @@ def prepare(
         residual: "wide" keeps residual sums at 8 bits with low-bit quantizers behind them; "shared" uses one low-bit
             quantizer for both (faster, coarser).
         first_last_bits: bits of weights and inputs of the first and last layers.
-        weight_range: "narrow" (symmetric codes) or "full"; see ``TensorSpec.weight``.
+        weight_range: "narrow" (symmetric codes, and 7 bits for right operands of products of activations) or "full";
+            see ``TensorSpec.weight``.
         input_quantization: scale and zero point of the input's 8-bit codes where they are known, as ``(1/64, 128)`` for
             pixels normalised by ``(p - 128) / 64``; learned otherwise.
         leaf_modules: classes to keep as one float step each, for code that cannot be traced.
