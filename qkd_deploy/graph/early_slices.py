@@ -23,46 +23,49 @@ _OF_ROWS = ("layer", "layer_norm", "softmax")
 
 def slice_early(model: nn.Module, graph: Graph) -> None:
     """Move every slice of one dimension, unless it is the batch, as far forward as what it slices allows."""
-    while any(_merge(graph, node) or _advance(model, graph, node) for node in reversed(graph.nodes)):
-        pass
+    waiting = [node for node in graph.nodes if node.kind == "slice"]
+    while waiting:
+        node = waiting.pop()  # the last first: what it becomes may equal one in front
+        if node in graph.nodes:
+            waiting += _merged(graph, node) or _advanced(model, graph, node)
     read = {name for node in graph.nodes for name in node.inputs} | {*graph.outputs()}
     graph.nodes[:] = [node for node in graph.nodes if node.kind != "python" or node.name in read]
 
 
-def _merge(graph: Graph, node: Node) -> bool:
-    """Let an equal slice of the same tensor stand for this one."""
-    if node.kind != "slice":
-        return False
-    for other in graph.consumers()[node.inputs[0]]:
-        if other is not node and other.kind == "slice" and other.kwargs == node.kwargs:
+def _merged(graph: Graph, node: Node) -> list[Node]:
+    """Let an equal slice of the same tensor stand for this one, or this one for it; returns the one that is left."""
+    for other in graph.nodes:
+        if other is not node and (other.kind, other.args, other.kwargs) == (node.kind, node.args, node.kwargs):
             first, second = sorted((node, other), key=graph.nodes.index)
             _remove(graph, second, first.name)
-            return True
-    return False
+            return [first]
+    return []
 
 
-def _advance(model: nn.Module, graph: Graph, node: Node) -> bool:
-    """Slice the operands instead of the result, where this slice is all that anybody reads of it."""
-    if node.kind != "slice" or len(node.kwargs["ranges"]) != 1 or node.shape is None:
-        return False
+def _advanced(model: nn.Module, graph: Graph, node: Node) -> list[Node]:
+    """Slice the operands instead of the result, where this slice is all that anybody reads of it; returns theirs."""
+    if len(node.kwargs["ranges"]) != 1 or node.shape is None:
+        return []
     source = graph.node(node.inputs[0])
     ((dim, *bounds),) = node.kwargs["ranges"]
-    if source.name in graph.outputs() or len(graph.consumers()[source.name]) != 1 or dim in source.batch_dims:
-        return False
+    readers = sum(source.name in other.inputs for other in graph.nodes)
+    if source.name in graph.outputs() or readers != 1 or dim in source.batch_dims:
+        return []
     dims = _operand_dims(model, graph, source, dim)
     if not dims:
-        return False
+        return []
     made = {name: _sliced(graph, source, name, (own, *bounds)) for name, own in dims.items()}
-    source.args, source.kwargs = substitute((source.args, source.kwargs), lambda ref: made.get(ref.name, ref))
+    stand_ins = {name: Ref(part.name) for name, part in made.items()}
+    source.args, source.kwargs = substitute((source.args, source.kwargs), lambda ref: stand_ins.get(ref.name, ref))
     source.shape, source.partial = node.shape, True
     if source.kind == "reshape":
         sizes = tuple(-1 if i in source.batch_dims else size for i, size in enumerate(node.shape))
         source.target, source.method, source.args, source.kwargs = torch.reshape, False, (source.args[0], sizes), {}
     _remove(graph, node, source.name)
-    return True
+    return [*made.values()]
 
 
-def _sliced(graph: Graph, reader: Node, name: str, bounds: tuple[int, ...]) -> Ref:
+def _sliced(graph: Graph, reader: Node, name: str, bounds: tuple[int, ...]) -> Node:
     operand = graph.node(name)
     shape = list(operand.shape or ())
     shape[bounds[0]] = len(range(shape[bounds[0]])[slice(*bounds[1:])])
@@ -71,7 +74,7 @@ def _sliced(graph: Graph, reader: Node, name: str, bounds: tuple[int, ...]) -> R
         reader.module, shape=tuple(shape), batch_dims=operand.batch_dims, dtype=operand.dtype,
     )  # fmt: skip
     graph.nodes.insert(graph.nodes.index(reader), made)
-    return Ref(made.name)
+    return made
 
 
 def _remove(graph: Graph, node: Node, stand_in: str) -> None:
