@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
+from qkd_deploy.graph.channel_norm import is_channel_identity
 from qkd_deploy.graph.frozen import FrozenModel
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.verification.kernels import list_kernels
@@ -29,7 +30,7 @@ from qkd_deploy.verification.reference import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
 
 _TEST_IMAGES, _SEED = 3, 1000
-_PRODUCTS = ("layer", "matmul")
+_PRODUCTS = ("layer", "matmul", "weighted_mean")
 WIDTHS = ("w8a8", "w4a4", "w2a4")
 
 Codes = dict[str, npt.NDArray[np.uint8]]
@@ -154,29 +155,30 @@ def float_kernels(trial: Trial) -> Counter[str]:
 
 @torch.no_grad()
 def integer_macs(trial: Trial, shape: tuple[int, ...]) -> float:
-    """Share of the network's multiplications and additions that layers and products in integers do.
+    """Share of the multiplications and additions that layers and products in integers do, of all that are done.
 
-    Convolutions that stand for batch norms or averages are no part of the network's own.
+    Convolutions that stand for batch norms or averages are no part of the network's own. The sums of a weighted mean
+    are integers, though it divides them in float.
     """
-    own = {path for path, _ in trial.float_model.named_modules()}
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernel of CPUs is not counted
-        trial.float_model.eval()(torch.zeros(2, *shape))
-    left_in_float = {entry.name for entry in trial.prepared.account.floats}
+        trial.prepared.eval()(torch.zeros(2, *shape))
+    total = counter.get_total_flops() // 2
+    left_in_float = {e.name for e in trial.prepared.account.floats if e.operation != "weighted_mean"}
     integer = 0
     for node in trial.prepared.graph.nodes:
         if node.kind not in _PRODUCTS or node.name in left_in_float or node.shape is None:
             continue
-        if node.kind == "layer" and node.target not in own:
-            continue
+        depth = (trial.prepared.graph.node(node.inputs[0]).shape or (0,))[-1]
         if node.kind == "layer":
-            weight = trial.prepared.network.get_submodule(str(node.target)).weight
-            assert isinstance(weight, Tensor)
-            depth = weight[0].numel()
-        else:
-            depth = (trial.prepared.graph.node(node.inputs[0]).shape or (0,))[-1]
+            layer = trial.prepared.network.get_submodule(str(node.target))
+            assert isinstance(layer.weight, Tensor)
+            depth = layer.weight[0].numel()
+            if is_channel_identity(layer):
+                total -= int(np.prod(node.shape))
+                continue
         integer += int(np.prod(node.shape)) * depth
-    return integer / (counter.get_total_flops() / 2)
+    return integer / total
 
 
 def row(
