@@ -50,8 +50,7 @@ class Functions(QuantizedGraph):
             f"{name}.{contract.table_name(self.frozen.network, node.target)}.table", grid.table.cpu().numpy()
         )
         flat = b.constant(f"{name}.flat", np.array([-1], np.int64))
-        shape = [-1 if i in node.batch_dims else size for i, size in enumerate(node.shape or ())]
-        back = b.constant(f"{name}.shape", np.array(shape, np.int64))
+        back = b.constant(f"{name}.shape", np.array(node.open_shape, np.int64))
         line = b.add("Reshape", [self._codes(node.inputs[0]), flat], f"{name}.line", node=f"{name}.flat")
         index = b.add("Cast", [line], f"{name}.index", node=name, attributes={"to": ir.DataType.INT32})
         found = b.add("GatherElements", [table, index], f"{name}.found", node=name, attributes={"axis": 0})

@@ -69,6 +69,12 @@ class GraphBuilder:
         self.nodes.append(made)
         return value
 
+    def step(
+        self, tensor: str, operator: str, operands: Sequence[ir.Value], suffix: str, **attributes: Any
+    ) -> ir.Value:
+        """Append one of the operations that ``tensor`` is computed in; its result is called ``{tensor}.{suffix}``."""
+        return self.add(operator, operands, f"{tensor}.{suffix}", node=tensor, attributes=attributes)
+
     def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> onnx.ModelProto:
         """The finished model, with inferred shapes.
 

@@ -6,6 +6,7 @@ operations and their order are those of ``graph.exact_rows.layer_norm``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,7 @@ def emit_exact_norm(
     def number(suffix: str, value: float, kind: type[np.floating[Any]] = np.float64) -> ir.Value:
         return builder.scalar(f"{name}.{suffix}", value, kind)
 
-    def do(operator: str, operands: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
-        return builder.add(operator, operands, f"{name}.{suffix}", node=name, attributes=attributes)
-
+    do = partial(builder.step, name)
     axes = builder.constant(f"{name}.axes", np.array([-1], np.int64))
     center = row_center(grid.zero_point + grid.hi, length)
     # Cast instead of DequantizeLinear, which the runtime would compute anew for each of its readers

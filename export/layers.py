@@ -101,8 +101,7 @@ def _gemm(
     rows = builder.constant(f"{name}.rows", np.array([-1, features], np.int64))
     matrix = builder.add("Reshape", [operands[0], rows], f"{name}.matrix", node=f"{name}.rows")
     product = builder.add("Gemm", [matrix, *operands[1:]], f"{name}.product", node=name, attributes=attributes)
-    back = [-1 if i in node.batch_dims else size for i, size in enumerate(shape)]
-    target = builder.constant(f"{name}.shape", np.array(back, np.int64))
+    target = builder.constant(f"{name}.shape", np.array(node.open_shape, np.int64))
     return builder.add("Reshape", [product, target], f"{name}.float", node=f"{name}.columns")
 
 

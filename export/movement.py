@@ -37,8 +37,7 @@ class Movement(QuantizedGraph):
         if axes:  # the runtime moves transpositions past it, as past no Reshape
             operands = [self.values[source.name], self.builder.constant(f"{node.name}.axes", np.array(axes, np.int64))]
             return self.builder.add("Squeeze", operands, f"{node.name}.float", node=node.name)
-        shape = [-1 if i in node.batch_dims else size for i, size in enumerate(node.shape or ())]
-        target = self.builder.constant(f"{node.name}.shape", np.array(shape, np.int64))
+        target = self.builder.constant(f"{node.name}.shape", np.array(node.open_shape, np.int64))
         operands = [self.values[node.inputs[0]], target]
         return self.builder.add("Reshape", operands, f"{node.name}.float", node=node.name)
 

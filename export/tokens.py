@@ -49,6 +49,5 @@ class Tokens(QuantizedGraph):
             return codes
         name, b, order = node.name, self.builder, {"perm": [0, 2, 3, 1]}
         row = b.add("Transpose", [codes], f"{name}.made", node=f"{name}{CHANNELS_LAST}", attributes=order)
-        sizes = [-1 if i in node.batch_dims else size for i, size in enumerate(node.shape or ())]
-        shape = b.constant(f"{name}.shape", np.array(sizes, np.int64))
+        shape = b.constant(f"{name}.shape", np.array(node.open_shape, np.int64))
         return b.add("Reshape", [row, shape], f"{name}.stored", node=f"{name}.columns")

@@ -59,8 +59,8 @@ def _advanced(model: nn.Module, graph: Graph, node: Node) -> list[Node]:
     source.args, source.kwargs = substitute((source.args, source.kwargs), lambda ref: stand_ins.get(ref.name, ref))
     source.shape, source.partial = node.shape, True
     if source.kind == "reshape":
-        sizes = tuple(-1 if i in source.batch_dims else size for i, size in enumerate(node.shape))
-        source.target, source.method, source.args, source.kwargs = torch.reshape, False, (source.args[0], sizes), {}
+        source.target, source.method, source.kwargs = torch.reshape, False, {}
+        source.args = (source.args[0], source.open_shape)
     _remove(graph, node, source.name)
     return [*made.values()]
 

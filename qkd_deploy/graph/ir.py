@@ -68,6 +68,11 @@ class Node:
     partial: bool = False
 
     @property
+    def open_shape(self) -> tuple[int, ...]:
+        """Its shape with -1 for what follows the batch, as a reshape takes it."""
+        return tuple(-1 if dim in self.batch_dims else size for dim, size in enumerate(self.shape or ()))
+
+    @property
     def inputs(self) -> list[str]:
         """Names of all nodes that the arguments refer to, in order."""
         return [ref.name for ref in references((self.args, self.kwargs))]

@@ -210,8 +210,7 @@ class Normalizer(
 
     def _reshape_like(self, node: Node, target: Any) -> str:
         """The shape of another tensor, as far as it does not depend on the batch."""
-        shape = tuple(-1 if dim in node.batch_dims else size for dim, size in enumerate(node.shape or ()))
-        self._settle(node, "reshape", (node.args[0], shape))
+        self._settle(node, "reshape", (node.args[0], node.open_shape))
         node.target = torch.reshape
         return ""
 

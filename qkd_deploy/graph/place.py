@@ -46,6 +46,11 @@ class Settings:
     input_quantization: tuple[float, int] | None = None
     quantizer: str = "interval"
 
+    @property
+    def integer(self) -> bool:
+        """Whether tensors are quantized for integer kernels."""
+        return self.placement == "integer" and not self.bits.weights_only
+
     def __post_init__(self) -> None:
         quantizer_kind(self.quantizer)
         for name, value, allowed in (
@@ -87,12 +92,11 @@ def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[
         UserError: an override that matches no layer.
     """
     bits = layer_bits(model, graph, settings)
-    integer = settings.placement == "integer" and not settings.bits.weights_only
-    if integer:
+    if settings.integer:
         hand_on_affine(model, graph, bits)
     placer = _Placer(model, graph, settings, bits, smallest)
     if not settings.bits.weights_only:
-        placer.place_integer() if integer else placer.place_paper()
+        placer.place_integer() if settings.integer else placer.place_paper()
     return Placed(graph, bits, placer.activations, placer.rescaled)
 
 

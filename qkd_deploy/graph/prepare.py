@@ -15,7 +15,7 @@ from qkd_deploy.graph.attention_weights import weigh_by_exponentials
 from qkd_deploy.graph.contract import OPERATORS
 from qkd_deploy.graph.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.fuse import fuse
-from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.normalize import Normalizer
 from qkd_deploy.graph.place import Placed, Settings, place
@@ -80,17 +80,23 @@ def prepare(
     )
     network = own_copy(model)
     was_training = network.training
-    traced = trace(network.eval(), inputs, leaf_modules)
+    graph, smallest = _graph_of(network.eval(), inputs, leaf_modules, settings)
+    placed = place(network, graph, settings, smallest)
+    return PreparedModel(network, placed, settings).train(was_training)
+
+
+def _graph_of(
+    network: nn.Module, inputs: tuple[Any, ...], leaf_modules: tuple[type[nn.Module], ...], settings: Settings
+) -> tuple[Graph, dict[str, float]]:
+    """The network as nodes of the contract's kinds, fused, and the least value of every float input (by name)."""
+    traced = trace(network, inputs, leaf_modules)
     recorder, graph = traced.recorder, traced.graph
     placeholders = list(graph.inputs)
     Normalizer(network, graph, recorder, recorder.batch_dims, traced.mode_leaves).run()
-    integer = placement == "integer" and not settings.bits.weights_only
-    fuse(network, graph, norms_as_layers=integer)
-    if integer:
+    fuse(network, graph, norms_as_layers=settings.integer)
+    if settings.integer:
         weigh_by_exponentials(graph)
-    smallest = {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
-    placed = place(network, graph, settings, smallest)
-    return PreparedModel(network, placed, settings).train(was_training)
+    return graph, {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
 
 
 class PreparedModel(nn.Module):

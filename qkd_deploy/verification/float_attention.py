@@ -47,6 +47,11 @@ class AttentionTwin(ABC):
             return CodeGrid(float(told["scale"]), int(told["zero_point"]))
         return CodeGrid(float(self._constants[node.input[1]]), int(self._constants[node.input[2]]))
 
+    def _read(self, source: str, output: str, made: CodeGrid, read: CodeGrid) -> None:
+        """Add what codes that were made on one grid stand for on another."""
+        self._constants[f"{output}.factor"] = np.array(read.scale / made.scale, np.float32)
+        self._append(read_otherwise(source, output, made, read, self._producers))
+
     def _subtract(self, node: onnx.NodeProto) -> None:
         """Codes on their way to signed bytes are the same values."""
         if not node.name.rpartition("/")[0].endswith(RIGHT):
@@ -81,8 +86,7 @@ class AttentionTwin(ABC):
             self._constants[f"{output}.right"] = read.floats(self._constants[right])
             operands[1] = f"{output}.right"
         elif not made.equals(read):
-            self._constants[f"{output}.right.factor"] = np.array(read.scale / made.scale, np.float32)
-            self._append(read_otherwise(operands[1], f"{output}.right", made, read, self._producers))
+            self._read(operands[1], f"{output}.right", made, read)
             operands[1] = f"{output}.right"
         self._append(helper.make_node("MatMul", operands, node.output, node.name))
         self._sums[output] = read.scale

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from qkd_deploy.export.products import RIGHT
 from qkd_deploy.export.tokens import CHANNELS_FIRST, CHANNELS_LAST, IMAGE
 from qkd_deploy.verification.float_attention import AttentionTwin
-from qkd_deploy.verification.float_readings import CodeGrid, read_otherwise, table_function, unfolded
+from qkd_deploy.verification.float_readings import CodeGrid, table_function, unfolded
 from qkd_deploy.verification.values import attributes_of
 
 # A quantizer with zero point 0 behind one of these also is its ReLU; behind others the values are not negative anyway.
@@ -112,7 +112,7 @@ class _Twin(AttentionTwin):
         if made.equals(read):
             self._pass_on(node)
         else:
-            self._read(node, made, read)
+            self._read(self._now(node.input[0]), node.output[0], made, read)
 
     def _cast(self, node: onnx.NodeProto) -> None:
         """Codes become indices of a table, signed bytes, or what LayerNorm adds up; numbers of rows are not codes."""
@@ -125,14 +125,9 @@ class _Twin(AttentionTwin):
         elif made is None:
             self._pass_on(node)
         elif attributes_of(node)["to"] == onnx.TensorProto.FLOAT:
-            self._read(node, made, CodeGrid(1.0, 0))
+            self._read(self._now(node.input[0]), node.output[0], made, CodeGrid(1.0, 0))
         else:
             self._pass_on(node)
-
-    def _read(self, node: onnx.NodeProto, made: CodeGrid, read: CodeGrid) -> None:
-        self._constants[f"{node.output[0]}.factor"] = np.array(read.scale / made.scale, np.float32)
-        source = self._now(node.input[0])
-        self._append(read_otherwise(source, node.output[0], made, read, self._producers))
 
     def _look_up(self, node: onnx.NodeProto) -> None:
         flat = self._producers[self._now(node.input[1])]

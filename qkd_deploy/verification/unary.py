@@ -36,7 +36,7 @@ def by_rows(x: Quantized) -> bool:
 def exponentials(x: Quantized, out: Parameters) -> np.ndarray:
     """Exp between a DequantizeLinear by rows and a QuantizeLinear.
 
-    It has 511 possible operands at most. Exported scales keep the results farther from rounding ties than any CPU's
+    It has 256 possible operands at most. Exported scales keep the results farther from rounding ties than any CPU's
     exponential is off, so that this is the rounded true value.
     """
     differences = x.codes.astype(np.int16) - x.zero_point[:, None].astype(np.int16)
