@@ -18,9 +18,9 @@ from qkd_deploy import RelativeAdam, create_model, freeze, initialize, load_data
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
-from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.models.registry import MODELS
-from qkd_deploy.verification.reference import ReferenceModel
+from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import quantized_values
 
 _CLASSES, _BATCH, _STEPS, _LEARNING_RATE = 10, 16, 4, 0.001

@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.bench.timing import interleaved
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
 from qkd_deploy.verification.runtime import session_options
-from qkd_deploy.verification.timing import interleaved
 
 _HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "AveragePool"}
 _TIMED = ("fp32", "quantize_static", "ours")

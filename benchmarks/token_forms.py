@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qkd_deploy import export_onnx, initialize, prepare
+from qkd_deploy.bench.timing import interleaved
 from qkd_deploy.verification.runtime import session_options
-from qkd_deploy.verification.timing import interleaved
 
 _PAIRS = 6
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from training_peers import BITS, brevitas_version, networks
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.training.compiled import compile_network
-from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings
+from qkd_deploy.training.loop.compiled import compile_network
+from qkd_deploy.training.loop.optimizers import NetworkOptimizer, OptimizerSettings
 
 _BASE = "fp32"
 _COMPILED = ("fp32", "qkd_deploy")

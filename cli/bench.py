@@ -13,7 +13,7 @@ from qkd_deploy.cli.options import Choice
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qkd_deploy.verification.benchmark import BenchReport
+    from qkd_deploy.bench.benchmark import BenchReport
 
 
 @click.command()
@@ -28,8 +28,8 @@ def command(file: Path, against: str | None, threads: int, batch: int, rounds: i
 
     Models are timed in turns in one run; trust the ratios more than the milliseconds.
     """
+    from qkd_deploy.bench.benchmark import bench
     from qkd_deploy.cli.tables import print_tables
-    from qkd_deploy.verification.benchmark import bench
 
     report = bench(file, against=against, threads=threads, batch=batch, rounds=rounds)
     if as_json:

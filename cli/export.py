@@ -13,9 +13,9 @@ import click
 from qkd_deploy.cli.options import Argument, Choice, Names, Override
 
 if TYPE_CHECKING:
-    from qkd_deploy.bit_search import Choice as BitsChoice
     from qkd_deploy.export.onnx_export import ExportReport
-    from qkd_deploy.post_training import CalibratedExport
+    from qkd_deploy.mixed_precision.search import Choice as BitsChoice
+    from qkd_deploy.workflows.post_training import CalibratedExport
 
 # What only --calibrate needs. All but two are settings of TrainConfig.
 _CALIBRATION: dict[str, tuple[str, Any, str]] = {
@@ -91,13 +91,13 @@ def command(
         for option, (name, _, _) in _CALIBRATION.items():
             if name in given:
                 raise click.UsageError(f"{option} belongs to --calibrate; give --calibrate DATASET too")
-        from qkd_deploy.deploy import export_checkpoint
+        from qkd_deploy.workflows.export import export_checkpoint
 
         _print(export_checkpoint(checkpoint, output, bits=bits, model=model, **form), target, as_json)
         return
     if bits is None and "auto_bits" not in given:
         raise click.UsageError("--calibrate quantizes weights; say to which bits, such as --bits w8a8")
-    from qkd_deploy.post_training import export_calibrated
+    from qkd_deploy.workflows.post_training import export_calibrated
 
     form |= {name: given.pop(name) for name in ("images", "batch_norm") if name in given}
     named = {"bits": bits, "model": model}
@@ -125,7 +125,7 @@ def _tables(given: dict[str, Any]) -> dict[str, Any]:
 
 def _print(report: ExportReport, target: str, as_json: bool, calibrated: CalibratedExport | None = None) -> None:
     from qkd_deploy.cli.tables import layer_table, print_tables
-    from qkd_deploy.inspection import inspect_onnx
+    from qkd_deploy.workflows.inspect import inspect_onnx
 
     written = inspect_onnx(report.path, build=False)
     if as_json:

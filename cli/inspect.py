@@ -12,7 +12,7 @@ import click
 from qkd_deploy.cli.options import Argument
 
 if TYPE_CHECKING:
-    from qkd_deploy.inspection import Inspection
+    from qkd_deploy.workflows.inspect import Inspection
 
 
 # What only --sensitivity needs; those that are settings of TrainConfig have their names.
@@ -56,7 +56,7 @@ def command(file: Path, model: str | None, sensitivity: bool, as_json: bool, **o
         if name in given:
             raise click.UsageError(f"{option} belongs to --sensitivity; give --sensitivity too")
     from qkd_deploy.cli.tables import layer_table, print_tables, tensor_table
-    from qkd_deploy.inspection import inspect_model
+    from qkd_deploy.workflows.inspect import inspect_model
 
     found = inspect_model(file, model=model)
     if as_json:
@@ -68,9 +68,9 @@ def command(file: Path, model: str | None, sensitivity: bool, as_json: bool, **o
 
 
 def _print_sensitivity(file: Path, model: str | None, given: dict[str, Any], as_json: bool) -> None:
-    from qkd_deploy.calibration import IMAGES
+    from qkd_deploy.calibration.calibrate import IMAGES
     from qkd_deploy.cli.tables import print_tables, sensitivity_table
-    from qkd_deploy.full_precision import file_sensitivity
+    from qkd_deploy.workflows.full_precision import file_sensitivity
 
     bits, images = given.pop("bits", None), given.pop("images", IMAGES)
     settings = {name: dict(value) if isinstance(value, tuple) else value for name, value in given.items()}

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from qkd_deploy.inspection import Inspection
-    from qkd_deploy.sensitivity import Sensitivity
-    from qkd_deploy.verification.headroom import Headroom
+    from qkd_deploy.mixed_precision.sensitivity import Sensitivity
+    from qkd_deploy.verification.overflow.bounds import Headroom
+    from qkd_deploy.workflows.inspect import Inspection
 
 _WIDTH_OF_PIPES = 170
 

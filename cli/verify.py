@@ -67,10 +67,10 @@ def command(
     if dataset is None and inputs is None and limit is not None:
         raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data import load_dataset
-    from qkd_deploy.data.arrays import read_arrays
-    from qkd_deploy.deploy import verify_deployed
+    from qkd_deploy.data.sets.arrays import read_arrays
     from qkd_deploy.export.metadata import read_metadata
     from qkd_deploy.verification.load import load_model
+    from qkd_deploy.workflows.export import verify_deployed
 
     data = None
     if dataset is not None:

@@ -15,19 +15,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qkd_deploy.export.float_islands import emit_island
-from qkd_deploy.export.functions import Functions
-from qkd_deploy.export.layers import emit_layer
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
-from qkd_deploy.export.movement import Movement
-from qkd_deploy.export.pooling import Pooling
-from qkd_deploy.export.products import Products
-from qkd_deploy.export.tokens import Tokens
-from qkd_deploy.graph.codes import Codes
-from qkd_deploy.graph.contract import OPERATORS
-from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.export.ops.activations import Functions
+from qkd_deploy.export.ops.float_islands import emit_island
+from qkd_deploy.export.ops.layers import emit_layer
+from qkd_deploy.export.ops.movement import Movement
+from qkd_deploy.export.ops.pooling import Pooling
+from qkd_deploy.export.ops.products import Products
+from qkd_deploy.export.ops.tokens import Tokens
+from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, references, substitute
-from qkd_deploy.graph.operations import is_on_tokens
+from qkd_deploy.graph.ops.contract import OPERATORS
+from qkd_deploy.graph.ops.operations import is_on_tokens
+from qkd_deploy.graph.quantized import Codes
 
 BATCH = "batch"
 

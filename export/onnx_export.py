@@ -26,8 +26,8 @@ from qkd_deploy.export.metadata import (
     array_digest,
     write_metadata,
 )
-from qkd_deploy.graph.freeze import freeze
-from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.integer.freeze import freeze
+from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepare import PreparedModel
 
 WEIGHTS = ("int8", "packed")

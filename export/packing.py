@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.graph_builder import PACKED_OPSETS, GraphBuilder
-from qkd_deploy.graph.integer_layer import IntegerLayer
+from qkd_deploy.graph.integer.layer import IntegerLayer
 
 _TYPES = {2: (ir.DataType.INT2, ml_dtypes.int2), 4: (ir.DataType.INT4, ml_dtypes.int4)}
 

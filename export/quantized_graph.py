@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import TensorRecord
-from qkd_deploy.graph.codes import Grid
-from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.exact.unary import RELABELLED, before_key
+from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.unary import RELABELLED, before_key
+from qkd_deploy.graph.quantized import Grid
 
 
 class QuantizedGraph:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 from qkd_deploy.errors import UserError
 
 if TYPE_CHECKING:
-    from qkd_deploy.calibration import calibrate
+    from qkd_deploy.calibration.calibrate import calibrate
+    from qkd_deploy.calibration.one_batch import initialize
     from qkd_deploy.data.registry import load_dataset
-    from qkd_deploy.deploy import load
     from qkd_deploy.export.onnx_export import export_onnx
-    from qkd_deploy.graph.freeze import freeze
-    from qkd_deploy.graph.initialize import initialize
+    from qkd_deploy.graph.integer.freeze import freeze
     from qkd_deploy.graph.prepare import prepare
     from qkd_deploy.models.registry import create_model
     from qkd_deploy.training.config import TrainConfig
-    from qkd_deploy.training.parameter_groups import parameter_groups
+    from qkd_deploy.training.loop.parameter_groups import parameter_groups
+    from qkd_deploy.training.loop.steps_optimizer import RelativeAdam
     from qkd_deploy.training.run import train
-    from qkd_deploy.training.steps_optimizer import RelativeAdam
     from qkd_deploy.verification.verify import verify_onnx
+    from qkd_deploy.workflows.export import load
 
 __version__ = "0.1.0"
 
@@ -46,16 +46,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "RelativeAdam": "qkd_deploy.training.steps_optimizer",
+    "RelativeAdam": "qkd_deploy.training.loop.steps_optimizer",
     "TrainConfig": "qkd_deploy.training.config",
-    "calibrate": "qkd_deploy.calibration",
+    "calibrate": "qkd_deploy.calibration.calibrate",
     "create_model": "qkd_deploy.models.registry",
     "export_onnx": "qkd_deploy.export.onnx_export",
-    "freeze": "qkd_deploy.graph.freeze",
-    "initialize": "qkd_deploy.graph.initialize",
-    "load": "qkd_deploy.deploy",
+    "freeze": "qkd_deploy.graph.integer.freeze",
+    "initialize": "qkd_deploy.calibration.one_batch",
+    "load": "qkd_deploy.workflows.export",
     "load_dataset": "qkd_deploy.data.registry",
-    "parameter_groups": "qkd_deploy.training.parameter_groups",
+    "parameter_groups": "qkd_deploy.training.loop.parameter_groups",
     "prepare": "qkd_deploy.graph.prepare",
     "train": "qkd_deploy.training.run",
     "verify_onnx": "qkd_deploy.verification.verify",

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from qkd_deploy.data.augment.presets import usual
 from qkd_deploy.data.dataset import ImageDataset
-from qkd_deploy.data.decode import Unreadable, View, is_grey
-from qkd_deploy.data.held_out import divided
-from qkd_deploy.data.presets import usual
-from qkd_deploy.data.reader import Reader, Source
+from qkd_deploy.data.images.decode import Unreadable, View, is_grey
+from qkd_deploy.data.images.reader import Reader, Source
+from qkd_deploy.data.images.stream import StreamedSplit, problem_note
+from qkd_deploy.data.sets.held_out import divided
 from qkd_deploy.data.split import UNLABELLED
-from qkd_deploy.data.stream import StreamedSplit, problem_note
 from qkd_deploy.errors import UserError
 
 MEMORY_BYTES = 3 * 2**29

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import torch
 
+from qkd_deploy.data.augment.mixing import Mixing
+from qkd_deploy.data.augment.presets import divide_at_decoding
+from qkd_deploy.data.augment.transform import Drawn, Transform
 from qkd_deploy.data.dataset import AnySplit
-from qkd_deploy.data.mixing import Mixing
+from qkd_deploy.data.images.stream import StreamedSplit
 from qkd_deploy.data.normalize import normalize
-from qkd_deploy.data.presets import divide_at_decoding
-from qkd_deploy.data.stream import StreamedSplit
-from qkd_deploy.data.transform import Drawn, Transform
 from qkd_deploy.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import torch
 
-from qkd_deploy.data.augment import UNCHANGED
+from qkd_deploy.data.augment.augment import UNCHANGED
+from qkd_deploy.data.augment.presets import preset
+from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.fingerprint import fingerprint_of, known_name
+from qkd_deploy.data.images.stream import StreamedSplit
 from qkd_deploy.data.metric import Metric
 from qkd_deploy.data.normalize import MEAN, STD
-from qkd_deploy.data.presets import preset
 from qkd_deploy.data.split import Split
-from qkd_deploy.data.stream import StreamedSplit
-from qkd_deploy.data.transform import Transform
 from qkd_deploy.errors import UserError
 
 AnySplit = Split | StreamedSplit

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qkd_deploy.data.arrays import array_dataset
 from qkd_deploy.data.assemble import Options
-from qkd_deploy.data.cifar import cifar10, cifar100
 from qkd_deploy.data.dataset import ImageDataset
-from qkd_deploy.data.digits import digits
-from qkd_deploy.data.hugging_face import hugging_face
-from qkd_deploy.data.image_folder import image_folder
-from qkd_deploy.data.resize import resized
-from qkd_deploy.data.tiny_imagenet import tiny_imagenet
+from qkd_deploy.data.images.resize import resized
+from qkd_deploy.data.sets.arrays import array_dataset
+from qkd_deploy.data.sets.cifar import cifar10, cifar100
+from qkd_deploy.data.sets.digits import digits
+from qkd_deploy.data.sets.hugging_face import hugging_face
+from qkd_deploy.data.sets.image_folder import image_folder
+from qkd_deploy.data.sets.tiny_imagenet import tiny_imagenet
 from qkd_deploy.errors import UserError
 from qkd_deploy.factory import Factory, build
 

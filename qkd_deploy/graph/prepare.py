@@ -9,18 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec
-from qkd_deploy.graph import channel_norm, operations
-from qkd_deploy.graph.account import Account, account_of
-from qkd_deploy.graph.attention_weights import weigh_by_exponentials
-from qkd_deploy.graph.contract import OPERATORS
-from qkd_deploy.graph.fold import FoldedLayer, fold_layer
-from qkd_deploy.graph.fuse import fuse
+from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.normalize import Normalizer
-from qkd_deploy.graph.place import Placed, Settings, place
-from qkd_deploy.graph.trace import trace
-from qkd_deploy.graph.trace_checks import own_copy
+from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops.contract import OPERATORS
+from qkd_deploy.graph.ops.normalize import Normalizer
+from qkd_deploy.graph.passes import batch_norms_as_depthwise as channel_norm
+from qkd_deploy.graph.passes.fuse import fuse
+from qkd_deploy.graph.passes.softmax_as_exponentials import weigh_by_exponentials
+from qkd_deploy.graph.placement.place import Placed, Settings, place
+from qkd_deploy.graph.placement.report import Account, account_of
+from qkd_deploy.graph.trace.checks import own_copy
+from qkd_deploy.graph.trace.trace import trace
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
 from qkd_deploy.quantizers.registry import quantizer_kind

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.quantizers.initialization import initial_step
+from qkd_deploy.quantizers.scale_search import initial_step
 
 
 class Quantizer(nn.Module):

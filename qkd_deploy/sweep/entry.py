@@ -148,7 +148,7 @@ def _model(config: TrainConfig) -> list[str]:
 
 def _recorded_accuracy(checkpoint: Path | str) -> float | None:
     """What a checkpoint says about itself; None where there is none of ours."""
-    from qkd_deploy.training.checkpoint import load_checkpoint
+    from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 
     try:
         return load_checkpoint(checkpoint).training.accuracy

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.budget import Budget
-from qkd_deploy.calibration import IMAGES
+from qkd_deploy.calibration.calibrate import IMAGES
+from qkd_deploy.checkpoints.records import quantization_record
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
+from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.records import quantization_record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +45,7 @@ class BitsUnderBudget:
         Raises:
             UserError: none does.
         """
-        from qkd_deploy.auto_bits import require_possible
+        from qkd_deploy.mixed_precision.choose import require_possible
 
         prepare, measure, config = self._preparation(network), self._measure, self._config
         require_possible(prepare, self._budget, config.auto_bits_from, base=config.bits, measure=measure)
@@ -65,7 +65,7 @@ class BitsUnderBudget:
         """
         if path.exists():
             return _read(path)
-        from qkd_deploy.auto_bits import choose_bits
+        from qkd_deploy.mixed_precision.choose import choose_bits
 
         config = self._config
         choice = choose_bits(
@@ -84,7 +84,7 @@ class BitsUnderBudget:
         return choice.overrides(config.bits)
 
     def _preparation(self, network: nn.Module) -> Callable[[str, Mapping[str, str]], PreparedModel]:
-        from qkd_deploy.training.checkpoint import prepare_student
+        from qkd_deploy.checkpoints.checkpoint import prepare_student
 
         def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
             changed = replace(self._config, bits=bits, bits_for={**self._config.bits_for, **bits_for})
@@ -95,9 +95,9 @@ class BitsUnderBudget:
 
     def _measure(self, prepared: PreparedModel) -> float:
         """Bytes of the packed file, as large as training can make it."""
-        from qkd_deploy.deploy import longest_origin
+        from qkd_deploy.calibration.one_batch import initialize
         from qkd_deploy.export.onnx_export import build_model
-        from qkd_deploy.graph.initialize import initialize
+        from qkd_deploy.workflows.export import longest_origin
 
         initialize(prepared, self._images, method=self._config.step_initialization)
         model, _ = build_model(prepared, weights="packed", metadata=longest_origin(self._dataset))

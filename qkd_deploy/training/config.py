@@ -12,9 +12,9 @@ from typing import Any
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
-from qkd_deploy.budget import Budget
 from qkd_deploy.distill import Method, MethodOptions, Phase, method_named
 from qkd_deploy.errors import UserError
+from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.training.config_fields import checked, choice, number
 from qkd_deploy.training.recipes import recipe_for
 

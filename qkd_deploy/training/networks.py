@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.errors import UserError
 from qkd_deploy.models import create_model
-from qkd_deploy.training.weights import load_into, read_weights
 
 
 def resolve_device(name: str) -> torch.device:

@@ -14,37 +14,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.data import normalize
-from qkd_deploy.distill.phases import Phase, Role
-from qkd_deploy.training.batch_norm import reestimate_batch_norms
-from qkd_deploy.training.checkpoint import Checkpoint, prepare_student, save_checkpoint
-from qkd_deploy.training.chosen_bits import BitsUnderBudget
-from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.delta_refresh import DeltaRefresh
-from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.loop import PhaseLoop
-from qkd_deploy.training.method_stage import MethodNetworks, method_networks, method_optimizers
-from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.networks import start_network
-from qkd_deploy.training.observe import Observer
-from qkd_deploy.training.pretrain import pretrain_stage
-from qkd_deploy.training.progress import RunProgress
-from qkd_deploy.training.recorder import RunRecorder
-from qkd_deploy.training.records import (
+from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, prepare_student, save_checkpoint
+from qkd_deploy.checkpoints.records import (
     ModelRecord,
     QuantizationRecord,
     TrainingRecord,
     dataset_record,
     quantization_record,
 )
+from qkd_deploy.checkpoints.weights import load_into, read_weights
+from qkd_deploy.data import normalize
+from qkd_deploy.distill.phases import Phase, Role
+from qkd_deploy.training.chosen_bits import BitsUnderBudget
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.loop.loop import PhaseLoop
+from qkd_deploy.training.loop.schedule import Schedule
+from qkd_deploy.training.loop.stage import LoopOptions, Stage
+from qkd_deploy.training.loop.sync_batch_norm import synchronise
+from qkd_deploy.training.methods.delta_refresh import DeltaRefresh
+from qkd_deploy.training.methods.method_stage import MethodNetworks, method_networks, method_optimizers
+from qkd_deploy.training.methods.pretrain import pretrain_stage
+from qkd_deploy.training.monitoring.metrics import EpochRecord
+from qkd_deploy.training.monitoring.progress import RunProgress
+from qkd_deploy.training.monitoring.quantizer_monitor import Observer
+from qkd_deploy.training.monitoring.recorder import RunRecorder
+from qkd_deploy.training.networks import start_network
 from qkd_deploy.training.run_data import load_run_data
 from qkd_deploy.training.run_folder import RunFolder
-from qkd_deploy.training.schedule import Schedule
 from qkd_deploy.training.seeds import seed_for
-from qkd_deploy.training.stage import LoopOptions, Stage
-from qkd_deploy.training.sync_batch_norm import synchronise
 from qkd_deploy.training.train_result import TrainResult
-from qkd_deploy.training.weights import load_into, read_weights
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.prepare import PreparedModel
@@ -188,7 +188,7 @@ class Run:
         return normalize(self._data.train.images_at(order[:_INITIALIZATION_IMAGES]))
 
     def _initialized(self) -> PreparedModel:
-        from qkd_deploy.graph.initialize import initialize
+        from qkd_deploy.calibration.one_batch import initialize
         from qkd_deploy.quantizers.ewgs_refresh import set_deltas
 
         images = self._some_images

@@ -8,8 +8,8 @@ import torch
 
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import launch
+from qkd_deploy.training.monitoring.progress import NoProgress, RunProgress, progress_on_stderr
 from qkd_deploy.training.one_run import Run
-from qkd_deploy.training.progress import NoProgress, RunProgress, progress_on_stderr
 from qkd_deploy.training.run_folder import RunFolder
 from qkd_deploy.training.train_result import TrainResult
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.data.augment.mixing import Mixing
+from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.dataset import AnySplit
-from qkd_deploy.data.mixing import Mixing
-from qkd_deploy.data.transform import Transform
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.training.batches import BatchStream
-from qkd_deploy.training.checkpoint import load_checkpoint
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.evaluate import evaluate, integer_accuracy
+from qkd_deploy.training.loop.batches import BatchStream
+from qkd_deploy.training.loop.evaluate import evaluate, integer_accuracy
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from qkd_deploy.checkpoints.checkpoint import save_tensors
+from qkd_deploy.checkpoints.weights import read_tensors
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.checkpoint import save_tensors
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
-from qkd_deploy.training.weights import read_tensors
 
 _STATE_FORMAT = "qkd-deploy run state 1"
 

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from qkd_deploy.verification.identity import Difference
-from qkd_deploy.verification.kernels import Kernel
-from qkd_deploy.verification.saturation import Saturation
+from qkd_deploy.verification.checks.identity import Difference
+from qkd_deploy.verification.checks.kernels import Kernel
+from qkd_deploy.verification.overflow.saturation import Saturation
 
 if TYPE_CHECKING:
     from rich.console import Console

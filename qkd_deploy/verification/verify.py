@@ -11,24 +11,24 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from qkd_deploy.bench.benchmark import median_latencies
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata, read_metadata
-from qkd_deploy.verification import levels
-from qkd_deploy.verification.benchmark import median_latencies
-from qkd_deploy.verification.golden import golden_differences
-from qkd_deploy.verification.identity import Difference, against_digests, against_expected
+from qkd_deploy.verification.checks import levels
+from qkd_deploy.verification.checks.golden import golden_differences
+from qkd_deploy.verification.checks.identity import Difference, against_digests, against_expected
+from qkd_deploy.verification.checks.torch_side import evaluation_mode
 from qkd_deploy.verification.load import load_model
+from qkd_deploy.verification.model_under_test import Subject
+from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import cpu_capabilities
 from qkd_deploy.verification.samples import ArraySamples
-from qkd_deploy.verification.saturation import Saturation, find_saturation
 from qkd_deploy.verification.source import Source, from_arrays, from_dataset
-from qkd_deploy.verification.subject import Subject
-from qkd_deploy.verification.torch_side import evaluation_mode
 
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import ImageDataset
-    from qkd_deploy.graph.frozen import FrozenModel
+    from qkd_deploy.graph.integer.model import FrozenModel
     from qkd_deploy.graph.prepare import PreparedModel
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from qkd_deploy import create_model
-from qkd_deploy.quantizers.initialization import METHODS
+from qkd_deploy.quantizers.scale_search import METHODS
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "calibration.py"
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qkd_deploy import create_model, load_dataset
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from qkd_deploy.checkpoints.records import ModelRecord, TrainingRecord, dataset_record
 from qkd_deploy.data import batches
-from qkd_deploy.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from qkd_deploy.training.evaluate import evaluate
-from qkd_deploy.training.records import ModelRecord, TrainingRecord, dataset_record
+from qkd_deploy.training.loop.evaluate import evaluate
 
 DIGITS = load_dataset("digits")
 PTQ = "export --bits w8a8 --calibrate digits"

@@ -4,9 +4,9 @@
     ... change the code ...
     python tests/conformance/fingerprints.py --json after.json --against before.json
 
-Networks: those of the conformance suite, of timm (where it is installed) and all built-in ones. Each is exported at three
-widths with int8 and packed weights, and at one of them for raw pixels. ``--training`` adds short trainings, one for every
-method and quantizer: hashes of the trained weights and of the frozen constants.
+Networks: those of the conformance suite, of timm (where it is installed) and all built-in ones. Each is exported at
+three widths with int8 and packed weights, and at one of them for raw pixels. ``--training`` adds short trainings, one
+for every method and quantizer: hashes of the trained weights and of the frozen constants.
 
 Hashes are of one machine: other CPUs sum floats in other orders. The exit status is 1 where one differs or is missing.
 """

@@ -11,8 +11,8 @@ import onnx
 import torch
 from torch import nn
 
+from qkd_deploy.bench.timing import interleaved
 from qkd_deploy.verification.runtime import RuntimeModel
-from qkd_deploy.verification.timing import interleaved
 
 
 def speed_over_fp32(network: nn.Module, integer: onnx.ModelProto, shape: tuple[int, ...], rounds: int) -> float:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from operators_page import BECOMES, BITS, INTERNAL, contract_part, page, spelling_text
 from torch import nn
 
-from qkd_deploy.graph import contract
+from qkd_deploy.graph.ops import contract
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
-from qkd_deploy.graph.channel_norm import is_channel_identity
-from qkd_deploy.graph.frozen import FrozenModel
+from qkd_deploy.graph.integer.model import FrozenModel
+from qkd_deploy.graph.passes.batch_norms_as_depthwise import is_channel_identity
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.verification.kernels import list_kernels
-from qkd_deploy.verification.reference import ReferenceModel
+from qkd_deploy.verification.checks.kernels import list_kernels
+from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
 
 _TEST_IMAGES, _SEED = 3, 1000

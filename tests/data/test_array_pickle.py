@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qkd_deploy.data.array_pickle import load_arrays
+from qkd_deploy.data.sets.array_pickle import load_arrays
 from qkd_deploy.errors import UserError
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd_deploy.data import Augmentation, Split, augment, batches, normalize
+from qkd_deploy.data import Augmentation, Split, batches, normalize
+from qkd_deploy.data.augment.augment import augment
 from qkd_deploy.errors import UserError
 
 BATCHES = sys.modules["qkd_deploy.data.batches"]  # the package's attribute of that name is the function

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qkd_deploy.data import load_dataset
-from qkd_deploy.data.cifar import CIFAR10, CIFAR100, load_cifar
+from qkd_deploy.data.sets.cifar import CIFAR10, CIFAR100, load_cifar
 from qkd_deploy.errors import UserError
 
 # The same families with seven images in each file instead of ten or fifty thousand.

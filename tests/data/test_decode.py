@@ -11,7 +11,7 @@ from image_files import picture
 from PIL import Image
 
 from qkd_deploy.data import ResizedCrop
-from qkd_deploy.data.decode import Unreadable, View, is_grey, open_image
+from qkd_deploy.data.images.decode import Unreadable, View, is_grey, open_image
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -39,6 +39,6 @@ def test_digits_are_neither_mirrored_nor_framed_in_grey() -> None:
 
 
 def test_the_attribution_lies_beside_the_file() -> None:
-    text = resources.files("qkd_deploy.data").joinpath("digits_attribution.txt").read_text()
+    text = resources.files("qkd_deploy.data.sets").joinpath("digits_attribution.txt").read_text()
     assert "Alpaydin" in text
     assert "CC BY 4.0" in text

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from qkd_deploy.data import load_dataset
-from qkd_deploy.data.cifar import CIFAR10, CIFAR100, load_cifar
-from qkd_deploy.data.download import Archive, cache_folder, fetch
+from qkd_deploy.data.sets.cifar import CIFAR10, CIFAR100, load_cifar
+from qkd_deploy.data.sets.download import Archive, cache_folder, fetch
 from qkd_deploy.errors import UserError
 
 FOLDER = "cifar-10-batches-bin"

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkd_deploy.data import Augmentation, Chain, ColourJitter, Mixing, RandAugment, ResizedCrop, Transform, load_dataset
-from qkd_deploy.data.augment import UNCHANGED
-from qkd_deploy.data.geometry import affine
-from qkd_deploy.data.presets import divide_at_decoding, preset
-from qkd_deploy.data.rand_augment import OPERATIONS
+from qkd_deploy.data.augment.augment import UNCHANGED
+from qkd_deploy.data.augment.geometry import affine
+from qkd_deploy.data.augment.presets import divide_at_decoding, preset
+from qkd_deploy.data.augment.rand_augment import OPERATIONS
 from qkd_deploy.errors import UserError
 
 TRANSFORMS: list[Transform] = [

@@ -14,7 +14,7 @@ from deployment import assert_same_codes, finish, noise
 from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
-from qkd_deploy.verification.float_twin import float_twin
+from qkd_deploy.bench.float_twin import float_twin
 from qkd_deploy.verification.runtime import optimized_graph
 
 

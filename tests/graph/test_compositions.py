@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
 from qkd_deploy.export.metadata import read_metadata
-from qkd_deploy.verification.kernels import list_kernels
+from qkd_deploy.verification.checks.kernels import list_kernels
 from qkd_deploy.verification.runtime import optimized_graph
 
 Step = Callable[[Any, Tensor, Tensor], Tensor]

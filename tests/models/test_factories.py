@@ -11,10 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from qkd_deploy.errors import UserError
-from qkd_deploy.factory import plain_arguments
-from qkd_deploy.models import create_model
-from qkd_deploy.training.checkpoint import (
+from qkd_deploy.checkpoints.checkpoint import (
     Checkpoint,
     load_checkpoint,
     prepare_student,
@@ -22,7 +19,10 @@ from qkd_deploy.training.checkpoint import (
     rebuild_float,
     save_checkpoint,
 )
-from qkd_deploy.training.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.errors import UserError
+from qkd_deploy.factory import plain_arguments
+from qkd_deploy.models import create_model
 
 USER_MODULE = """
 from torch import nn

@@ -21,7 +21,7 @@ from qkd_deploy.quantizers.pact import DECAY, PactActivation
 from qkd_deploy.quantizers.qil import QilActivation, QilWeight
 from qkd_deploy.quantizers.registry import QUANTIZERS, quantizer_kind
 from qkd_deploy.quantizers.step import StepQuantizer, fake_quantize
-from qkd_deploy.training.steps_optimizer import RelativeAdam
+from qkd_deploy.training.loop.steps_optimizer import RelativeAdam
 
 ALL = [
     *((name, kind.weight, TensorSpec.weight(bits)) for name, kind in QUANTIZERS.items() for bits in (2, 4, 8)),

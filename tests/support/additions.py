@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from qkd_deploy.graph import add_scale
-from qkd_deploy.graph.add_scale import CodeRange
+from qkd_deploy.graph.exact import add_scale
+from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.verification.runtime import RuntimeModel
 
 

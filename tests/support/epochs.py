@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qkd_deploy.training.metrics import EpochRecord
+from qkd_deploy.training.monitoring.metrics import EpochRecord
 
 RECORD = EpochRecord(
     stage="qkd",

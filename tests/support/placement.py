@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
 from qkd_deploy.export.onnx_export import flat_tensors
-from qkd_deploy.graph import operations
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ops import operations
 from qkd_deploy.graph.prepare import PreparedModel
 
 IMAGES = noise(3, 3, 8, 8)

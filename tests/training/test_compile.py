@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.graph.initialize import initialize
+from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.graph.prepare import PreparedModel, prepare
 from qkd_deploy.quantizers.registry import QUANTIZERS
 from qkd_deploy.quantizers.step import StepQuantizer
-from qkd_deploy.training.compiled import compile_network
+from qkd_deploy.training.loop.compiled import compile_network
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 DEVICES = [

@@ -22,9 +22,9 @@ import torch
 
 import qkd_deploy.training.run_folder as run_folder
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.checkpoints import checkpoint
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 from qkd_deploy.cli.main import main
-from qkd_deploy.training import checkpoint, run  # noqa: F401 - imported before the forks
-from qkd_deploy.training.checkpoint import load_checkpoint
 
 KILLS = 20
 SETTINGS = shlex.split(

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 from qkd_deploy.data import load_dataset
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.batches import BatchStream
-from qkd_deploy.training.checkpoint import load_checkpoint
+from qkd_deploy.training.loop.batches import BatchStream
 
 NETWORK = """
 from torch import nn

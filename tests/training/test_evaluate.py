@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.data import Split
-from qkd_deploy.training.evaluate import evaluate
+from qkd_deploy.training.loop.evaluate import evaluate
 
 
 class FirstPixel(nn.Module):

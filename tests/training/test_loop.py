@@ -10,13 +10,13 @@ from torch import nn
 from qkd_deploy.data import Augmentation, Split
 from qkd_deploy.distill import MethodOptions, method_named
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.batches import BatchStream
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.loop import PhaseLoop
-from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.optimizers import OptimizerSettings
-from qkd_deploy.training.progress import NoProgress
-from qkd_deploy.training.stage import LoopOptions, Stage
+from qkd_deploy.training.loop.batches import BatchStream
+from qkd_deploy.training.loop.loop import PhaseLoop
+from qkd_deploy.training.loop.optimizers import OptimizerSettings
+from qkd_deploy.training.loop.stage import LoopOptions, Stage
+from qkd_deploy.training.monitoring.metrics import EpochRecord
+from qkd_deploy.training.monitoring.progress import NoProgress
 
 ALONE = Processes(torch.device("cpu"))
 

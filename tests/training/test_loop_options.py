@@ -13,14 +13,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from qkd_deploy.data import Split
 from qkd_deploy.distill import Phase
 from qkd_deploy.distill.losses import labels_only
-from qkd_deploy.training.batches import BatchStream
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.loop import PhaseLoop
-from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.optimizers import OptimizerSettings
-from qkd_deploy.training.progress import NoProgress
-from qkd_deploy.training.schedule import Schedule
-from qkd_deploy.training.stage import LoopOptions, Stage
+from qkd_deploy.training.loop.batches import BatchStream
+from qkd_deploy.training.loop.loop import PhaseLoop
+from qkd_deploy.training.loop.optimizers import OptimizerSettings
+from qkd_deploy.training.loop.schedule import Schedule
+from qkd_deploy.training.loop.stage import LoopOptions, Stage
+from qkd_deploy.training.monitoring.metrics import EpochRecord
+from qkd_deploy.training.monitoring.progress import NoProgress
 
 ALONE = Processes(torch.device("cpu"))
 WHOLE, COSINE = LoopOptions(), Schedule()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 from qkd_deploy.distill import METHODS
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.checkpoint import load_checkpoint
 from qkd_deploy.training.config import make_config
-from qkd_deploy.training.progress import NoProgress
+from qkd_deploy.training.monitoring.progress import NoProgress
 from qkd_deploy.training.run import train
 
 DATA = """

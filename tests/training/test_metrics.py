@@ -13,9 +13,9 @@ from epochs import PRETRAINING, RECORD
 from watched import images, prepared
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.metrics import TIMING_FIELDS, EpochRecord, MetricsFile, read_metrics
-from qkd_deploy.training.observe import Observer
-from qkd_deploy.training.recorder import RunRecorder
+from qkd_deploy.training.monitoring.metrics import TIMING_FIELDS, EpochRecord, MetricsFile, read_metrics
+from qkd_deploy.training.monitoring.quantizer_monitor import Observer
+from qkd_deploy.training.monitoring.recorder import RunRecorder
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
 NUMBERS = {"text": str, "whole number": int, "number": float, "number or null": float | None}
@@ -110,7 +110,7 @@ import resource, signal, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.metrics import MetricsFile
+from qkd_deploy.training.monitoring.metrics import MetricsFile
 from epochs import RECORD
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -143,7 +143,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_continues(tmp_path: Pa
 
 
 def test_reading_metrics_imports_nothing_heavy() -> None:
-    code = "import sys, qkd_deploy.training.metrics; print(*sys.modules)"
+    code = "import sys, qkd_deploy.training.monitoring.metrics; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "tensorboard", "matplotlib", "numpy", "rich"}.isdisjoint(result.stdout.split())
 

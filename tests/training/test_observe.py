@@ -11,7 +11,7 @@ from watched import images, prepared
 
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.quantizers.registry import QUANTIZERS
-from qkd_deploy.training.observe import Observer, TensorObservation
+from qkd_deploy.training.monitoring.quantizer_monitor import Observer, TensorObservation
 
 
 def named(model: PreparedModel, observer: Observer | None = None) -> dict[str, TensorObservation]:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from qkd_deploy import RelativeAdam, create_model, initialize, parameter_groups, prepare
-from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings
+from qkd_deploy.training.loop.optimizers import NetworkOptimizer, OptimizerSettings
 from tests.support.deployment import noise
 
 IMAGES = noise(8, 1, 8, 8)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.plot import plot_run
+from qkd_deploy.training.monitoring.metrics import EpochRecord
+from qkd_deploy.training.monitoring.plot import plot_run
 
 STUDENT_ONLY = replace(RECORD, phase="self-study", losses={"student": {"ce": 0.75}}, learning_rates={"student": 0.02})
 RUN = [
@@ -127,7 +127,7 @@ def test_every_curve_is_in_sight(panels: list[Axes]) -> None:
 
 def test_the_picture_is_written_without_a_display_or_global_state(tmp_path: Path) -> None:
     write(tmp_path, RUN)
-    code = "import sys; from qkd_deploy.training.plot import plot_run; "
+    code = "import sys; from qkd_deploy.training.monitoring.plot import plot_run; "
     code += f"print(plot_run({str(tmp_path)!r}).name, 'matplotlib.pyplot' in sys.modules)"
     environment = {**os.environ, "MPLBACKEND": "TkAgg", "DISPLAY": ""}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qkd_deploy.training.metrics import EpochRecord, MetricsFile
-from qkd_deploy.training.progress import (
+from qkd_deploy.training.monitoring.metrics import EpochRecord, MetricsFile
+from qkd_deploy.training.monitoring.progress import (
     PlainProgress,
     TerminalProgress,
     duration,

@@ -13,10 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, S
 from watched import images, prepared
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.events import scalars
-from qkd_deploy.training.metrics import EpochRecord, read_metrics
-from qkd_deploy.training.observe import Observation, Observer
-from qkd_deploy.training.recorder import RunRecorder
+from qkd_deploy.training.monitoring.events import scalars
+from qkd_deploy.training.monitoring.metrics import EpochRecord, read_metrics
+from qkd_deploy.training.monitoring.quantizer_monitor import Observation, Observer
+from qkd_deploy.training.monitoring.recorder import RunRecorder
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
 
@@ -100,7 +100,7 @@ sys.path.insert(0, sys.argv[2])
 from dataclasses import replace
 from pathlib import Path
 from epochs import RECORD
-from qkd_deploy.training.recorder import RunRecorder
+from qkd_deploy.training.monitoring.recorder import RunRecorder
 
 recorder = RunRecorder(Path(sys.argv[1]), keep=0, warn=print)
 for value in (4.0, 3.0, 99.0):
@@ -164,8 +164,8 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from epochs import RECORD
 from watched import images, prepared
-from qkd_deploy.training.observe import Observer
-from qkd_deploy.training.recorder import RunRecorder
+from qkd_deploy.training.monitoring.quantizer_monitor import Observer
+from qkd_deploy.training.monitoring.recorder import RunRecorder
 
 observer = Observer(prepared())
 recorder = RunRecorder(Path(sys.argv[1]), keep=0, warn=print)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from filelock import FileLock
 
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint, rebuild, rebuild_float
 from qkd_deploy.data import load_dataset
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.checkpoint import load_checkpoint, rebuild, rebuild_float
 from qkd_deploy.training.config import make_config
-from qkd_deploy.training.evaluate import evaluate, integer_accuracy
-from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.progress import NoProgress
+from qkd_deploy.training.loop.evaluate import evaluate, integer_accuracy
+from qkd_deploy.training.monitoring.metrics import EpochRecord
+from qkd_deploy.training.monitoring.progress import NoProgress
 from qkd_deploy.training.run import train
 from qkd_deploy.training.run_folder import RunFolder, config_of_run
 

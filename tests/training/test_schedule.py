@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qkd_deploy.training.schedule import Schedule
+from qkd_deploy.training.loop.schedule import Schedule
 
 
 def test_cosine_with_warmup() -> None:

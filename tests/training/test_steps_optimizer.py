@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from qkd_deploy.quantizers.step import fake_quantize
-from qkd_deploy.training.optimizers import NetworkOptimizer, OptimizerSettings, StepMovement
-from qkd_deploy.training.steps_optimizer import RelativeAdam
+from qkd_deploy.training.loop.optimizers import NetworkOptimizer, OptimizerSettings, StepMovement
+from qkd_deploy.training.loop.steps_optimizer import RelativeAdam
 
 
 def scalar(value: float) -> nn.Parameter:

@@ -8,7 +8,7 @@ from pathlib import Path
 from epochs import PRETRAINING, RECORD
 from rich.console import Console
 
-from qkd_deploy.training.summary import PhaseSummary, print_summary, summarize
+from qkd_deploy.training.monitoring.summary import PhaseSummary, print_summary, summarize
 
 RUN = [
     PRETRAINING,

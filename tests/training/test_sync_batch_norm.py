@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.freeze import freeze
-from qkd_deploy.graph.initialize import initialize
+from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.prepare import PreparedModel, prepare
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.sync_batch_norm import synchronise
+from qkd_deploy.training.loop.sync_batch_norm import synchronise
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

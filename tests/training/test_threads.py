@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from qkd_deploy.training.config import make_config
-from qkd_deploy.training.metrics import EpochRecord
-from qkd_deploy.training.progress import NoProgress
+from qkd_deploy.training.monitoring.metrics import EpochRecord
+from qkd_deploy.training.monitoring.progress import NoProgress
 from qkd_deploy.training.run import train
 
 

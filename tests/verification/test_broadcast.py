@@ -8,8 +8,8 @@ import pytest
 from agreement import assert_agreement
 from graph_builder import GraphBuilder
 
-from qkd_deploy.verification import arithmetic
-from qkd_deploy.verification.arithmetic import Parameters
+from qkd_deploy.verification.reference import arithmetic
+from qkd_deploy.verification.reference.arithmetic import Parameters
 
 SHAPES = {
     "equal": ((2, 8, 5, 5), (2, 8, 5, 5)),

@@ -12,7 +12,7 @@ from graph_builder import GraphBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkd_deploy.verification import arithmetic
+from qkd_deploy.verification.reference import arithmetic
 
 F32 = np.float32
 ALL_CODES = np.arange(256)

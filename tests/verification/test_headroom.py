@@ -16,9 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from qkd_deploy import UserError, create_model, export_onnx, freeze, initialize, prepare
-from qkd_deploy.graph.codes import Codes
-from qkd_deploy.inspection import inspect_onnx
-from qkd_deploy.verification.headroom import (
+from qkd_deploy.graph.quantized import Codes
+from qkd_deploy.verification.overflow.bounds import (
     CodeRange,
     Headroom,
     file_headroom,
@@ -26,6 +25,7 @@ from qkd_deploy.verification.headroom import (
     layer_headroom,
     product_headroom,
 )
+from qkd_deploy.workflows.inspect import inspect_onnx
 
 GRIDS = [CodeRange(0, 255, 0), CodeRange(0, 255, 128), CodeRange(0, 15, 8), CodeRange(240, 255, 240)]
 INT32 = np.iinfo(np.int32)

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from small_network import small_network
 
 from qkd_deploy.export.metadata import PREFIX, graph_digests, read_metadata, write_metadata
-from qkd_deploy.verification.identity import against_digests, against_expected
+from qkd_deploy.verification.checks.identity import against_digests, against_expected
 from qkd_deploy.verification.verify import verify_onnx
 
 

@@ -12,14 +12,14 @@ import pytest
 from mutations import MUTATIONS, Mutation, copy_of, remove_digests
 
 import qkd_deploy
-from qkd_deploy.deploy import export_checkpoint, load_trained
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.training.config import make_config
-from qkd_deploy.training.progress import NoProgress
+from qkd_deploy.training.monitoring.progress import NoProgress
 from qkd_deploy.training.run import train
-from qkd_deploy.verification.subject import Subject
+from qkd_deploy.verification.model_under_test import Subject
 from qkd_deploy.verification.verify import identity_level
+from qkd_deploy.workflows.export import export_checkpoint, load_trained
 
 COMMAND = str(Path(sys.executable).with_name("qkd-deploy"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qkd_deploy.verification.outputs import FLIP_TOLERANCE, FLOAT_TOLERANCE, OutputsComparison
+from qkd_deploy.verification.checks.outputs import FLIP_TOLERANCE, FLOAT_TOLERANCE, OutputsComparison
 
 BOXES, SCORES = np.linspace(-2, 4, 24, dtype=np.float32).reshape(3, 2, 4), np.eye(3, dtype=np.float32)
 

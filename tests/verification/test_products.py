@@ -11,8 +11,8 @@ from graph_builder import GraphBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd_deploy.verification.accumulate import Window, convolve, exact_type
-from qkd_deploy.verification.reference import ReferenceModel
+from qkd_deploy.verification.reference.accumulate import Window, convolve, exact_type
+from qkd_deploy.verification.reference.model import ReferenceModel
 
 F32 = np.float32
 
@@ -183,7 +183,7 @@ def test_chunks_of_the_batch_give_the_same_sums(monkeypatch: pytest.MonkeyPatch)
     x, weights = rng.integers(-9, 9, (7, 4, 8, 8)), rng.integers(-9, 9, (6, 2, 3, 3))
     window = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
     whole = convolve(x, weights, window, 2)
-    monkeypatch.setattr("qkd_deploy.verification.accumulate._COLUMN_BYTES", 1)
+    monkeypatch.setattr("qkd_deploy.verification.reference.accumulate._COLUMN_BYTES", 1)
     np.testing.assert_array_equal(convolve(x, weights, window, 2), whole)
 
 

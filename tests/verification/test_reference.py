@@ -9,7 +9,7 @@ from graph_builder import GraphBuilder
 from small_network import images, normalised, small_network
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.verification.reference import ReferenceModel
+from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel
 
 

@@ -8,8 +8,8 @@ from agreement import assert_agreement
 from graph_builder import GraphBuilder
 from onnx import TensorProto
 
-from qkd_deploy.graph.add_scale import CodeRange
-from qkd_deploy.graph.unary_scale import agreed_unary_scale
+from qkd_deploy.graph.exact.add_scale import CodeRange
+from qkd_deploy.graph.exact.unary_scale import agreed_unary_scale
 
 F32 = np.float32
 ALL_CODES = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)

@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 
+from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.data import load_dataset
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model
-from qkd_deploy.graph.freeze import freeze
-from qkd_deploy.graph.initialize import initialize
+from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.prepare import PreparedModel, prepare
 from qkd_deploy.models import create_model
 from qkd_deploy.verification.verify import verify_onnx

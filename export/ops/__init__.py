@@ -1,0 +1,1 @@
+"""How every kind of node is written in ONNX."""

@@ -1,0 +1,1 @@
+"""How fast a file runs, and in how much memory."""

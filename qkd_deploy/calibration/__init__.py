@@ -1,0 +1,1 @@
+"""Scales and statistics of a prepared model, from batches of data."""

@@ -1,0 +1,1 @@
+"""Checkpoints and weights: what files hold, and how networks come out of them."""

@@ -1,0 +1,189 @@
+"""Checkpoints: tensors and plain data that rebuild a network, quantized or not, without running code from the file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.atomic import atomic_write
+from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.weights import load_into, read_tensors
+from qkd_deploy.errors import UserError
+from qkd_deploy.models import create_model
+from qkd_deploy.quantizers.base import Quantizer
+
+if TYPE_CHECKING:
+    from qkd_deploy.graph.prepare import PreparedModel
+
+_FORMAT = "qkd-deploy checkpoint"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with all that is needed to rebuild it; ``quantization`` is None for full precision."""
+
+    state_dict: dict[str, Tensor]
+    model: ModelRecord
+    dataset: DatasetRecord
+    training: TrainingRecord
+    quantization: QuantizationRecord | None = None
+    source: str = "the checkpoint"
+
+
+_RECORDS: dict[str, type] = {
+    "model": ModelRecord,
+    "dataset": DatasetRecord,
+    "training": TrainingRecord,
+    "quantization": QuantizationRecord,
+}
+
+
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint`` to ``path``, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    quantization = checkpoint.quantization
+    content = {
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "state_dict": {name: value.detach().cpu() for name, value in checkpoint.state_dict.items()},
+        "model": asdict(checkpoint.model),
+        "dataset": asdict(checkpoint.dataset),
+        "training": asdict(checkpoint.training),
+        "quantization": None if quantization is None else asdict(quantization),
+    }
+    save_tensors(path, content)
+
+
+def save_tensors(path: Path | str, content: Mapping[str, Any]) -> None:
+    """``torch.save`` that leaves either the whole new file or the old one; equal contents give equal bytes.
+
+    Raises:
+        UserError: the file cannot be written, as on a full disk.
+    """
+    buffer = io.BytesIO()  # given a file, torch's writer would hide the operating system's error
+    torch.save(dict(content), buffer)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: the file is missing, damaged, wants to run code, or is not a checkpoint of this version.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise UserError(f"{path} is not a checkpoint of qkd-deploy; use the model.pt of a training run")
+    if content.get("format_version") != _VERSION:
+        raise UserError(
+            f"{path} has checkpoint format {content.get('format_version')!r}, this program reads {_VERSION}; "
+            "use the program's version that wrote it"
+        )
+    state = content.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} is damaged: it holds no weights; use another checkpoint")
+    records = {key: _record(key, content.get(key), path) for key in _RECORDS}
+    return Checkpoint(state_dict=state, source=str(path), **records)
+
+
+def _record(key: str, values: Any, path: Path | str) -> Any:
+    kind = _RECORDS[key]
+    if values is None and key == "quantization":
+        return None
+    expected = {item.name: str(item.type).partition("[")[0] for item in fields(kind)}
+    # Older checkpoints lack what was added later.
+    added = {item.name: item.default_factory() for item in fields(kind) if item.default_factory is not MISSING}
+    added |= {item.name: item.default for item in fields(kind) if item.default is not MISSING}
+    if not isinstance(values, dict) or {k: type(v).__name__ for k, v in {**added, **values}.items()} != expected:
+        raise UserError(f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint")
+    record = kind(**values)
+    if isinstance(record, ModelRecord) and not all(type(n) is int and n > 0 for n in record.image_shape):
+        raise UserError(f"{path} is damaged: its entry 'model' has an impossible image shape; use another checkpoint")
+    return record
+
+
+def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> PreparedModel:
+    """The prepared network of a quantized checkpoint, in evaluation mode.
+
+    Args:
+        checkpoint: from ``load_checkpoint``.
+        model: names the network (``package.module:factory``) or is a fresh instance of it. A factory that only the
+            file names is never imported, because that would run code of the file's choosing.
+
+    Raises:
+        UserError: the checkpoint is not quantized, needs ``model``, does not fit it, or has values that are not
+            finite.
+    """
+    record = checkpoint.quantization
+    if record is None:
+        raise UserError(f"{checkpoint.source} holds a full-precision network; use the model.pt of a training run")
+    prepared = prepare_student(_network(checkpoint, model), checkpoint.model.image_shape, record)
+    _load_prepared(prepared, checkpoint, _name(checkpoint, model))
+    prepared.eval()
+    return prepared
+
+
+def rebuild_float(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> nn.Module:
+    """The network of a full-precision checkpoint (such as ``teacher.pt``), in evaluation mode.
+
+    Raises:
+        UserError: as for ``rebuild``, where the checkpoint is quantized.
+    """
+    if checkpoint.quantization is not None:
+        raise UserError(f"{checkpoint.source} holds a quantized network; give a full-precision one")
+    network = _network(checkpoint, model)
+    load_into(network, checkpoint.state_dict, _name(checkpoint, model), checkpoint.source)
+    return network.eval()
+
+
+def prepare_student(network: nn.Module, image_shape: list[int], record: QuantizationRecord) -> PreparedModel:
+    """``prepare`` with the arguments of ``record``, for images of shape [C, H, W]."""
+    from qkd_deploy.graph.prepare import prepare
+
+    return prepare(
+        network,
+        record.bits,
+        (torch.full((1, *image_shape), -1.0),),  # negative: normalised pixels are signed
+        overrides=record.overrides,
+        placement=record.placement,
+        residual=record.residual,
+        first_last_bits=record.first_last_bits,
+        weight_range=record.weight_range,
+        quantizer=record.quantizer,
+        input_quantization=(record.input_scale, record.input_zero_point),
+    )
+
+
+def _network(checkpoint: Checkpoint, model: str | nn.Module | None) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    record = checkpoint.model
+    if model is None and ":" in record.name:
+        raise UserError(
+            f"{checkpoint.source} holds a network from {record.name}; to allow importing that code, "
+            f"name it again: --model {record.name}"
+        )
+    return create_model(model or record.name, record.num_classes, record.in_channels, record.args)
+
+
+def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else model or checkpoint.model.name
+
+
+def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint, name: str) -> None:
+    load_into(prepared, checkpoint.state_dict, name, checkpoint.source)
+    for quantizer in prepared.modules():
+        for step in (value.item() for value in quantizer.ranges()) if isinstance(quantizer, Quantizer) else ():
+            if step <= 0:
+                raise UserError(f"{checkpoint.source} is damaged: a quantization step is {step:g}; use another file")

@@ -1,0 +1,150 @@
+"""Reading weights from files that were not necessarily written by this package, without running their code."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.checkpoints.weights_fit import Fit, common_prefix, own_wrapper
+from qkd_deploy.errors import UserError
+
+# Where training programs put a state_dict in what they save, and averaged weights only where there are no others.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "params", "weights")
+_AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
+_DEEPEST = 3
+
+
+def read_tensors(path: Path | str) -> Any:
+    """The content of a file written by ``torch.save``, if it holds only tensors and plain data.
+
+    Raises:
+        UserError: the file is missing or unreadable, is damaged or of another kind, or wants to run code.
+    """
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise UserError(f"{file} is a folder; name the file in it, such as {file / 'model.pt'}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles, which end in an error anyway
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist; check the path") from error
+    except PermissionError as error:
+        raise UserError(f"{file} cannot be read: permission denied; change its permissions") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{file} is refused: it is damaged, or holds objects that run code when loaded instead of only tensors; "
+            "use a checkpoint of qkd-deploy or a plain state_dict"
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # torch.load has no common error for damaged files
+        raise UserError(f"{file} is damaged or was not written by torch.save; use another file") from error
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """A state_dict from a ``.safetensors`` file, a plain or wrapped ``.pt``, or a full-precision checkpoint of ours.
+
+    Raises:
+        UserError: the file cannot be read or holds no state_dict, or the weights of a quantized network.
+    """
+    file = Path(path)
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else read_tensors(file)
+    if isinstance(content, Mapping) and content.get("quantization") is not None:
+        raise UserError(f"{file} holds a quantized network; give full-precision weights")
+    weights = _state_dict_in(content)
+    if weights is None:
+        raise UserError(f"{file} holds no state_dict (names with tensors); save one with torch.save(net.state_dict())")
+    return dict(weights)
+
+
+def _state_dict_in(content: Any, depth: int = 0) -> Mapping[str, Tensor] | None:
+    """The state_dict that ``content`` is or wraps; None where there is none."""
+    if not isinstance(content, Mapping) or not content or depth > _DEEPEST:
+        return None
+    if all(map(_is_weight, content.items())):
+        return content
+    found = (_state_dict_in(content.get(wrapper), depth + 1) for wrapper in (*_WRAPPERS, *_AVERAGED))
+    return next((weights for weights in found if weights is not None), None)
+
+
+def _is_weight(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"reading {file} needs the package safetensors; pip install safetensors") from error
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist; check the path") from error
+    except Exception as error:  # the Rust library has its own errors
+        raise UserError(f"{file} is not a safetensors file or is damaged; use another file") from error
+
+
+def load_into(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    network_name: str,
+    source: Path | str,
+    *,
+    skip: Sequence[str] | None = None,
+) -> str:
+    """Copy ``weights`` into ``network``; names and shapes must agree and values be finite.
+
+    A prefix that wrappers put before the network's names (``module.``, ``_orig_mod.``, ``backbone.``, ...) is taken
+    off, whatever it is, and what lies outside of it is ignored; one that all of the network's own names have is put on.
+    Values are converted to the network's types.
+
+    Args:
+        network: is changed in place.
+        weights: from ``read_weights``.
+        network_name: of the network, for messages.
+        source: the file, for messages.
+        skip: patterns of entries or modules that keep the values they have, such as ``("fc",)`` for a head of another
+            number of classes; None where the caller has no setting for them.
+
+    Returns:
+        what was loaded and what was not, as one line.
+
+    Raises:
+        UserError: something does not fit (the message says what is missing, unexpected, of another shape or type),
+            is not finite, or a pattern matches nothing.
+    """
+    wanted = network.state_dict()
+    prefix = common_prefix(weights, wanted, network_name, source)
+    wrapper = "" if prefix else own_wrapper(weights, wanted)
+    fit = Fit(
+        wanted,
+        {wrapper + name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)},
+        outside=[name for name in weights if not name.startswith(prefix)],
+        skip=tuple(skip or ()),
+    )
+    fit.require_matches(source)
+    if account := fit.account():
+        raise UserError(f"{source} does not fit {network_name}: {account}; {fit.advice(with_skip=skip is not None)}")
+    values = {name: fit.found[name].to(wanted[name].dtype) for name in wanted if name in fit.found}
+    values = {name: value for name, value in values.items() if not fit.skips(name)}
+    require_finite(values, source)
+    network.load_state_dict(values, strict=False)
+    return fit.report(source, prefix, wrapper, values)
+
+
+def require_finite(weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Refuse weights with values that are not finite.
+
+    Raises:
+        UserError: there are some; the message names the tensor.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f"{source} holds NaN or infinite values in {name}; use an earlier or another file")

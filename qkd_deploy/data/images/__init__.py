@@ -1,0 +1,1 @@
+"""Decoded, resized and streamed images."""

@@ -1,0 +1,135 @@
+"""From an image file to pixels of one size and one number of channels."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from qkd_deploy.data.augment.geometry import ResizedCrop
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+# All that Pillow's readers are known to raise on damaged files.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+
+
+class Unreadable(Exception):
+    """A file that is no image, or a damaged one; the text says why."""
+
+
+def open_image(file: Path | IO[bytes] | bytes) -> Image.Image:
+    """The image in a JPEG, PNG or WebP file, decoded, and turned upright where its camera says how.
+
+    Raises:
+        Unreadable: the file cannot be read or decoded completely.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except _DAMAGE as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise Unreadable("no JPEG, PNG or WebP image" if "cannot identify" in reason else reason) from error
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colours by its type."""
+    return image.mode in _GREY_MODES
+
+
+@dataclass(frozen=True)
+class View:
+    """The form in which images enter a network.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        height, width: in pixels.
+    """
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.channels, self.height, self.width
+
+    def of(self, image: Image.Image, crop: ResizedCrop | None = None, numbers: tuple[float, ...] = ()) -> Pixels:
+        """The pixels uint8 [C, H, W] of an image.
+
+        Without a crop this is the view for evaluation: the largest box of the wanted proportions in the middle, brought
+        to the wanted size; an image of that size stays as it is. Transparent images lie on white, 16-bit greys are
+        divided by 257.
+
+        Args:
+            image: of any size and mode.
+            crop: takes another box, for training.
+            numbers: what ``crop`` drew for this image.
+
+        Raises:
+            Unreadable: the image has a mode that is not known here.
+        """
+        try:
+            flat = _without_alpha(_eight_bits(image)).convert("RGB" if self.channels == 3 else "L")
+        except (ValueError, OSError) as error:
+            raise Unreadable(f"pixels of type {image.mode}") from error
+        if crop is not None or flat.size != (self.width, self.height):
+            box = self._middle(*flat.size) if crop is None else _box(crop, numbers, *flat.size)
+            flat = flat.resize((self.width, self.height), Image.Resampling.BILINEAR, box=box)
+        pixels = np.asarray(flat, dtype=np.uint8).reshape(self.height, self.width, self.channels)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _middle(self, width: int, height: int) -> Box:
+        scale = min(width / self.width, height / self.height)
+        wide, high = min(self.width * scale, width), min(self.height * scale, height)
+        left, top = (width - wide) / 2, (height - high) / 2
+        return left, top, left + wide, top + high
+
+
+def _box(crop: ResizedCrop, numbers: tuple[float, ...], width: int, height: int) -> Box:
+    left, top, right, bottom = crop.boxes(torch.tensor([numbers]), height, width)[0].tolist()
+    return left, top, right, bottom
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits as 8 bits; Pillow's own conversion would cut all values above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on white."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

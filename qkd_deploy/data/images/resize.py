@@ -1,0 +1,40 @@
+"""Other sizes of data sets that are held in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.images.stream import StreamedSplit
+from qkd_deploy.data.split import Split
+from qkd_deploy.errors import UserError
+
+_AT_ONCE = 1024
+
+
+def resized(dataset: ImageDataset, size: int) -> ImageDataset:
+    """The data set with square images of ``size`` pixels, cut from the middle; its name says so.
+
+    Raises:
+        UserError: its images are read from files by a factory of the user, which has to do this itself.
+    """
+    if dataset.train.image_shape[1:] == (size, size):
+        return dataset
+    if isinstance(dataset.train, StreamedSplit) or isinstance(dataset.test, StreamedSplit):
+        raise UserError(f"{dataset.name} reads its images from files, so it decides their size; leave out --image-size")
+    train, test = (Split(_square(split.images, size), split.labels) for split in (dataset.train, dataset.test))
+    return replace(dataset, name=f"{dataset.known_as} at {size}x{size}", train=train, test=test)
+
+
+def _square(images: torch.Tensor, size: int) -> torch.Tensor:
+    side = min(images.shape[2:])
+    top, left = ((length - side) // 2 for length in images.shape[2:])
+    middle = images[:, :, top : top + side, left : left + side]
+    parts = [
+        F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        for part in torch.split(middle, _AT_ONCE)
+    ]
+    return torch.cat(parts)

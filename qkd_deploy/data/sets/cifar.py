@@ -1,0 +1,168 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the publisher's files, in the binary and in the Python layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qkd_deploy.data.augment.augment import Augmentation
+from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.sets.cifar_layout import (
+    IMAGE_SHAPE,
+    PIXELS,
+    Layout,
+    read_binary,
+    read_lines,
+    read_pickled,
+    read_pickled_names,
+)
+from qkd_deploy.data.sets.download import Archive, cache_folder, fetch
+from qkd_deploy.data.split import Split
+from qkd_deploy.errors import UserError
+
+_PUBLISHER = "https://www.cs.toronto.edu/~kriz/"
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """A member of the CIFAR family: its layouts in order of preference, class count and images in each file."""
+
+    name: str
+    classes: int
+    layouts: tuple[Layout, ...]
+    train_images: int
+    test_images: int
+
+
+def cifar10(data_dir: Path | None = None) -> ImageDataset:
+    """CIFAR-10: 50,000 + 10,000 images uint8 [N, 3, 32, 32] in 10 classes; see `load_cifar`."""
+    return load_cifar(CIFAR10, data_dir)
+
+
+def cifar100(data_dir: Path | None = None) -> ImageDataset:
+    """CIFAR-100 with its 100 fine classes: 50,000 + 10,000 images uint8 [N, 3, 32, 32]; see `load_cifar`."""
+    return load_cifar(CIFAR100, data_dir)
+
+
+def load_cifar(cifar: Cifar, data_dir: Path | None) -> ImageDataset:
+    """Read a data set whose layout folder is ``data_dir`` or lies directly in it.
+
+    Where ``data_dir`` has no such folder, the publisher's archive is unpacked there, and downloaded before if it is not
+    there either. Without a ``data_dir``, this happens in the cache folder.
+
+    Raises:
+        UserError: there is no such folder, or a file is missing, of the wrong size, damaged or dangerous, or cannot be
+            downloaded.
+    """
+    layout, folder = _locate(cifar, data_dir)
+    for name in layout.files:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}; unpack the publisher's archive of {cifar.name} again")
+    classes = layout.read_names(folder / layout.names)
+    if len(classes) != cifar.classes:
+        found = f"{folder / layout.names} holds {len(classes)} class names instead of {cifar.classes}"
+        raise UserError(f"{found}; unpack the publisher's archive of {cifar.name} again")
+    return ImageDataset(
+        name=cifar.name,
+        train=_split(layout, [folder / name for name in layout.train], cifar.train_images, cifar.classes),
+        test=_split(layout, [folder / name for name in layout.test], cifar.test_images, cifar.classes),
+        classes=tuple(classes),
+        augmentation=Augmentation(pad=4, flip=True),
+    )
+
+
+def _locate(cifar: Cifar, data_dir: Path | None) -> tuple[Layout, Path]:
+    """The first layout of which some file exists, and its folder; downloaded where there is none."""
+    if data_dir is not None and not data_dir.is_dir():
+        folders = " or ".join(layout.folder for layout in cifar.layouts)
+        raise UserError(f"there is no folder {data_dir}; give the one that holds {folders} as --data-dir")
+    target = data_dir if data_dir is not None else cache_folder()
+    for layout in cifar.layouts:
+        for folder in (target / layout.folder, target):
+            if any((folder / name).is_file() for name in layout.files):
+                return layout, folder
+    layout = next((layout for layout in cifar.layouts if (target / layout.archive.name).exists()), cifar.layouts[0])
+    try:
+        return layout, fetch(layout.archive, target)
+    except UserError as error:
+        raise UserError(f"{target} holds no {cifar.name}; {error}") from error
+
+
+def _split(layout: Layout, paths: list[Path], images_per_file: int, classes: int) -> Split:
+    """Read the files of a split one after the other into one block of memory."""
+    total = images_per_file * len(paths)
+    images = np.empty((total, PIXELS), dtype=np.uint8)
+    labels = np.empty(total, dtype=np.int64)
+    for index, path in enumerate(paths):
+        place = slice(index * images_per_file, (index + 1) * images_per_file)
+        images[place], labels[place] = layout.read_part(path, images_per_file)
+        if labels[place].max() >= classes:
+            raise UserError(f"{path} has a label above {classes - 1}; unpack the publisher's archive again")
+    return Split(torch.from_numpy(images).view(total, *IMAGE_SHAPE), torch.from_numpy(labels))
+
+
+def _numbered(pattern: str) -> Iterator[str]:
+    return (pattern.format(number) for number in range(1, 6))
+
+
+CIFAR10 = Cifar(
+    name="cifar10",
+    classes=10,
+    layouts=(
+        Layout(
+            archive=Archive(
+                _PUBLISHER, "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin"
+            ),
+            train=tuple(_numbered("data_batch_{}.bin")),
+            test=("test_batch.bin",),
+            names="batches.meta.txt",
+            read_part=read_binary(label_bytes=1),
+            read_names=read_lines,
+        ),
+        Layout(
+            archive=Archive(
+                _PUBLISHER, "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"
+            ),
+            train=tuple(_numbered("data_batch_{}")),
+            test=("test_batch",),
+            names="batches.meta",
+            read_part=read_pickled("labels"),
+            read_names=read_pickled_names("label_names"),
+        ),
+    ),
+    train_images=10_000,
+    test_images=10_000,
+)
+
+CIFAR100 = Cifar(
+    name="cifar100",
+    classes=100,
+    layouts=(
+        Layout(
+            archive=Archive(
+                _PUBLISHER, "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary"
+            ),
+            train=("train.bin",),
+            test=("test.bin",),
+            names="fine_label_names.txt",
+            read_part=read_binary(label_bytes=2),
+            read_names=read_lines,
+        ),
+        Layout(
+            archive=Archive(
+                _PUBLISHER, "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"
+            ),
+            train=("train",),
+            test=("test",),
+            names="meta",
+            read_part=read_pickled("fine_labels"),
+            read_names=read_pickled_names("fine_label_names"),
+        ),
+    ),
+    train_images=50_000,
+    test_images=10_000,
+)

@@ -1,0 +1,110 @@
+"""The files of CIFAR-10 and CIFAR-100: what a layout consists of, and readers for its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qkd_deploy.data.sets.array_pickle import load_arrays
+from qkd_deploy.data.sets.download import Archive
+from qkd_deploy.errors import UserError
+
+IMAGE_SHAPE = (3, 32, 32)
+PIXELS = 3 * 32 * 32
+
+Bytes = npt.NDArray[np.uint8]
+Part = tuple[Bytes, Bytes]  # pixels [N, 3072] (red, green, blue planes), labels [N]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the two forms in which the publisher packs a data set.
+
+    Attributes:
+        archive: what the publisher offers; its folder holds the files.
+        train, test: the files of each split, in order.
+        names: the file with the class names.
+        read_part: reads one of the split files, told the number of images that it must hold.
+        read_names: reads the class names.
+    """
+
+    archive: Archive
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str
+    read_part: Callable[[Path, int], Part]
+    read_names: Callable[[Path], list[str]]
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder in the archive."""
+        return self.archive.folder
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that must be there."""
+        return (*self.train, *self.test, self.names)
+
+
+def read_binary(label_bytes: int) -> Callable[[Path, int], Part]:
+    """A reader of records: ``label_bytes`` labels, of which the last one counts, then the pixels."""
+
+    def read(path: Path, images: int) -> Part:
+        width = label_bytes + PIXELS
+        content = _read_bytes(path)
+        if len(content) != images * width:
+            expected = f"{len(content)} bytes instead of {images * width}"
+            raise UserError(f"{path} has {expected}; it is cut short or another file: unpack the archive again")
+        records = np.frombuffer(content, dtype=np.uint8).reshape(images, width)
+        return records[:, label_bytes:], records[:, label_bytes - 1]
+
+    return read
+
+
+def read_pickled(label_key: str) -> Callable[[Path, int], Part]:
+    """A reader of pickled dictionaries with the entries ``data`` and ``label_key``."""
+
+    def read(path: Path, images: int) -> Part:
+        content = load_arrays(path)
+        pixels, labels = content.get("data"), content.get(label_key)
+        if not isinstance(pixels, np.ndarray) or pixels.shape != (images, PIXELS):
+            raise UserError(f"{path} has no 'data' of {images} images; unpack the publisher's archive again")
+        if not isinstance(labels, list) or len(labels) != images or not all(map(_is_byte, labels)):
+            raise UserError(f"{path} has no '{label_key}' for {images} images; unpack the publisher's archive again")
+        return pixels, np.array(labels, dtype=np.uint8)
+
+    return read
+
+
+def _is_byte(label: Any) -> bool:
+    return isinstance(label, int) and 0 <= label < 256
+
+
+def read_lines(path: Path) -> list[str]:
+    """Class names from a text file, one a line."""
+    lines = _read_bytes(path).decode("utf-8", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
+
+
+def read_pickled_names(key: str) -> Callable[[Path], list[str]]:
+    """A reader of pickled dictionaries that hold class names under ``key``."""
+
+    def read(path: Path) -> list[str]:
+        names = load_arrays(path).get(key)
+        if not isinstance(names, list):
+            raise UserError(f"{path} has no '{key}'; unpack the publisher's archive again")
+        return [name.decode("utf-8", errors="replace") if isinstance(name, bytes) else str(name) for name in names]
+
+    return read

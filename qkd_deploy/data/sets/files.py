@@ -1,0 +1,74 @@
+"""Image files as a source of a data set, and how they are found in folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from qkd_deploy.data.images.decode import SUFFIXES, open_image
+from qkd_deploy.errors import UserError
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files below one folder.
+
+    Attributes:
+        root: the folder.
+        names: paths from there, with "/".
+    """
+
+    root: Path
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, index: int) -> Image.Image:
+        """Decode an image, or raise `Unreadable`."""
+        return open_image(self.root / self.names[index])
+
+    def name_of(self, index: int) -> str:
+        """The path from the folder."""
+        return self.names[index]
+
+    def identity_of(self, index: int) -> str:
+        """Path and size; -1 where there is no such file."""
+        try:
+            return f"{self.names[index]} {(self.root / self.names[index]).stat().st_size}"
+        except OSError:
+            return f"{self.names[index]} -1"
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Image files in ``folder`` and below, by their suffix, in a fixed order.
+
+    Hidden files and folders are left out. Links to files are followed; links to folders below ``folder`` are not, so
+    that no loop can arise.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+
+    for place, folders, files in os.walk(folder, onerror=stop):
+        folders[:] = sorted(name for name in folders if is_visible(name))
+        for name in sorted(files):
+            if is_image(name):
+                yield Path(place) / name
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is taken for an image."""
+    return is_visible(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def is_visible(name: str) -> bool:
+    """Whether files and folders of that name are looked at."""
+    return not name.startswith(".") and name != "__MACOSX"

@@ -1,0 +1,75 @@
+"""Tiny-ImageNet (64x64, 200 classes) in the layout of its publisher, or a part of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from qkd_deploy.data.assemble import Options, Parts, assemble
+from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.sets.cifar_layout import read_lines
+from qkd_deploy.data.sets.files import Files, image_files
+from qkd_deploy.errors import UserError
+
+FOLDER = "tiny-imagenet-200"
+_ANNOTATIONS = "val/val_annotations.txt"
+
+
+def tiny_imagenet(data_dir: Path | None, options: Options) -> ImageDataset:
+    """Read ``tiny-imagenet-200`` in ``data_dir``, or ``data_dir`` itself; its labelled ``val`` images are held out.
+
+    Where only some of the training classes are there, both splits are limited to them, and the data set's name says so.
+
+    Raises:
+        UserError: there is no such folder, or a file or all images are missing or damaged.
+    """
+    root = _locate(data_dir)
+    all_classes = read_lines(root / "wnids.txt")
+    folders = {wnid: root / "train" / wnid for wnid in all_classes}
+    train = {wnid: list(image_files(folder)) for wnid, folder in folders.items() if folder.is_dir()}
+    present = [wnid for wnid in train if train[wnid]]
+    if len(present) < 2:
+        raise UserError(f"{root / 'train'} has images of fewer than two classes; unpack the archive again")
+    numbers = {wnid: number for number, wnid in enumerate(present)}
+    held_out = [(name, numbers[wnid]) for name, wnid in _annotations(root) if wnid in numbers]
+    if not held_out:
+        raise UserError(f"{root / _ANNOTATIONS} names no image of these classes; unpack the archive again")
+    names = [path.relative_to(root).as_posix() for wnid in present for path in train[wnid]]
+    labels = [numbers[wnid] for wnid in present for _ in train[wnid]]
+    border, end = len(names), len(names) + len(held_out)
+    parts = Parts(
+        labels=torch.tensor(labels + [label for _, label in held_out], dtype=torch.int64),
+        train=torch.arange(border),
+        test=torch.arange(border, end),
+        classes=_class_names(root, present),
+    )
+    part = "" if present == all_classes else f" ({len(present)} of {len(all_classes)} classes)"
+    files = Files(root, (*names, *(f"val/images/{name}" for name, _ in held_out)))
+    return assemble(f"tiny-imagenet{part}", files, parts, options)
+
+
+def _locate(data_dir: Path | None) -> Path:
+    if data_dir is None:
+        raise UserError(f"tiny-imagenet needs --data-dir: the folder that holds {FOLDER} from the publisher's archive")
+    for root in (data_dir / FOLDER, data_dir):
+        if (root / "wnids.txt").is_file():
+            return root
+    raise UserError(f"{data_dir} holds no {FOLDER} with its wnids.txt; unpack the publisher's archive there")
+
+
+def _annotations(root: Path) -> list[tuple[str, str]]:
+    """Name and class of each held-out image."""
+    lines = [line.split("\t") for line in read_lines(root / _ANNOTATIONS)]
+    if any(len(fields) < 2 or "/" in fields[0] for fields in lines):
+        raise UserError(f"{root / _ANNOTATIONS} is damaged; unpack the publisher's archive again")
+    return [(fields[0], fields[1]) for fields in lines]
+
+
+def _class_names(root: Path, wnids: list[str]) -> tuple[str, ...]:
+    """The first word for each class, with its identifier where two classes share it."""
+    words = dict(line.partition("\t")[::2] for line in read_lines(root / "words.txt"))
+    names = [words.get(wnid, wnid).partition(",")[0].strip() for wnid in wnids]
+    counts = Counter(names)
+    return tuple(f"{name} ({wnid})" if counts[name] > 1 else name for name, wnid in zip(names, wnids, strict=True))

@@ -1,0 +1,1 @@
+"""Arithmetic that every CPU agrees on."""

@@ -1,0 +1,1 @@
+"""The integer model: frozen constants and the codes that they make."""

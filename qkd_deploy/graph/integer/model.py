@@ -1,0 +1,118 @@
+"""The integer model: every code as ONNX Runtime computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.graph.exact.unary import RELABELLED, before_key, made_codes
+from qkd_deploy.graph.integer.layer import IntegerLayer
+from qkd_deploy.graph.ir import Graph, Node
+from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops.integer_kernels import KERNELS, ON_CODES
+from qkd_deploy.graph.quantized import Codes, Grid, real
+
+
+class FrozenModel(nn.Module):
+    """The integer model that ``freeze`` makes; equal to ONNX Runtime in every code. Inference only."""
+
+    def __init__(
+        self, network: nn.Module, graph: Graph, grids: dict[str, Grid], layers: dict[str, IntegerLayer]
+    ) -> None:
+        """``network`` holds the user's modules (float parts, layer geometry); keys are those of the graph's nodes."""
+        super().__init__()
+        self.network = network
+        self.graph = graph
+        self.grids = nn.ModuleDict(grids)
+        self.layers = nn.ModuleDict(layers)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenModel:
+        """A frozen model stays in eval mode."""
+        return super().train(False)
+
+    def grid(self, key: str) -> Grid:
+        """The grid of that quantizer key."""
+        grid = self.grids[key]
+        assert isinstance(grid, Grid)
+        return grid
+
+    def layer(self, node: Node) -> IntegerLayer:
+        """The constants of a layer node."""
+        layer = self.layers[module_key(node.name)]
+        assert isinstance(layer, IntegerLayer)
+        return layer
+
+    @torch.inference_mode()
+    def forward(self, *inputs: Any) -> Any:
+        """Float inputs (or ready ``Codes``) in, the user's output structure out, in floats."""
+        return real(self.run(inputs, self.evaluate))
+
+    @torch.inference_mode()
+    def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
+        """Stored codes of every tensor that is quantized when the model runs, by tensor name."""
+        found: dict[str, npt.NDArray[np.uint8]] = {}
+        constants = self.graph.constants()
+
+        def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            value = self.evaluate(node, args, kwargs)
+            if node.quantizer is not None and node.name not in constants:
+                found[node.name] = value.grid.store(value.codes)
+            return value
+
+        self.run(inputs, evaluate)
+        return found
+
+    def run(self, inputs: tuple[Any, ...], evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+        """``Graph.run`` in the precision that codes need: outside autocast."""
+        with torch.autocast(self._device_type(), enabled=False):
+            return self.graph.run(inputs, evaluate)
+
+    def _device_type(self) -> str:
+        return next((b.device.type for b in self.buffers()), "cpu")
+
+    def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One node on codes where its operands are codes, on floats elsewhere."""
+        grid = self.grid(node.quantizer) if node.quantizer is not None else None
+        if node.kind == "layer":
+            return self._layer(node, args[0], grid)
+        if node.kind in RELABELLED and grid is not None:
+            return self._relabelled(node, args[0], grid)
+        if node.kind == "rescale" and isinstance(args[0], Codes):
+            return Codes(args[0].codes, self.grid(module_key(node.name)))
+        if grid is not None and node.kind in KERNELS:
+            return Codes(KERNELS[node.kind](grid, *args, **kwargs), grid)
+        if node.kind in ON_CODES and isinstance(args[0], Codes):
+            moved = operations.apply(self.network, node, (args[0].codes, *args[1:]), kwargs, training=False)
+            return Codes(moved, args[0].grid) if isinstance(moved, Tensor) else moved
+        value = operations.apply(self.network, node, real(args), real(kwargs), training=False)
+        if node.clip is not None:
+            value = value.clamp(*node.clip)
+        return value if grid is None else Codes(grid.quantize(value.float()), grid)
+
+    def _relabelled(self, node: Node, x: Codes, grid: Grid) -> Codes:
+        """The stored codes stay as they were made; what they stand for changes."""
+        before = self.grid(before_key(node))
+        made = made_codes(node.kind, x.real(), before.scale).clamp_(before.lo, before.hi)
+        return Codes(made + (before.zero_point - grid.zero_point), grid)
+
+    def _layer(self, node: Node, x: Any, grid: Grid | None) -> Any:
+        layer, module = self.layer(node), self.network.get_submodule(str(node.target))
+        if not isinstance(x, Codes) or (grid is None and not isinstance(module, nn.Linear)):
+            bias = layer.bias.double() * (x.grid.scale * layer.scale).double() if isinstance(x, Codes) else layer.bias
+            value = operations.layer_forward(module, real(x), layer.real_weight(), bias.float())
+            if node.clip is not None:
+                value = value.clamp(*node.clip)
+            return value if grid is None else Codes(grid.quantize(value), grid)
+        total = layer.accumulate(module, x)
+        multiplier = layer.multiplier(module, x, total)
+        if grid is None:
+            total.mul_(multiplier)
+            return total if node.clip is None else total.clamp(*node.clip)
+        return Codes(total.mul_(multiplier / grid.scale).clamp_(grid.lo, grid.hi).round_(), grid)

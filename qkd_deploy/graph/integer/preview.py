@@ -1,0 +1,64 @@
+"""The float fake-quantized model against the integer one, layer by layer on the same codes.
+
+Comparing whole networks would only show how single rounding ties cascade. Here every layer of the prepared model gets
+the frozen model's codes as input, so that each difference is that layer's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qkd_deploy.graph.integer.model import FrozenModel
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.quantized import Codes, real
+
+StoredCodes = npt.NDArray[np.uint8]
+
+_TIE = 1e-4
+"""Distance from a tie, in steps, that the order of summation in float32 may account for."""
+
+
+@torch.inference_mode()
+def preview_codes(
+    prepared: PreparedModel, frozen: FrozenModel, *inputs: Any
+) -> Iterator[tuple[str, StoredCodes, StoredCodes]]:
+    """For every quantized tensor: its name, the preview's codes and the frozen model's, both as stored (uint8).
+
+    A value that lies on a rounding tie, as far as float sums can tell, has two right codes; here it gets the frozen
+    model's.
+
+    Args:
+        prepared: the model that ``frozen`` came from, in eval mode.
+        frozen: the integer model.
+        inputs: a batch as the network takes it.
+    """
+    found: list[tuple[str, StoredCodes, StoredCodes]] = []
+    constants = frozen.graph.constants()
+
+    def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = frozen.evaluate(node, args, kwargs)
+        if isinstance(value, Codes) and node.quantizer is not None and node.name not in constants:
+            # the frozen grids: freezing moved the steps of additions by parts in a million, for the CPUs' sake, which
+            # can move a bias to the next integer
+            grid = None if node.source is None else frozen.grid(node.source)
+            source = None if grid is None else (grid.scale, grid.extent)
+            before = prepared.unquantized(node, real(args), real(kwargs), source)
+            codes = _without_ties(before / value.grid.scale, value.grid.quantize(before), value.codes)
+            found.append((node.name, value.grid.store(codes), value.grid.store(value.codes)))
+        return value
+
+    frozen.run(inputs, evaluate)
+    return iter(found)
+
+
+def _without_ties(steps: Tensor, codes: Tensor, frozen: Tensor) -> Tensor:
+    """``codes`` of values in ``steps``, where those on the tie between two codes take the side of ``frozen``."""
+    on_tie = ((codes - frozen).abs() == 1) & ((steps - (codes + frozen) / 2).abs() <= _TIE)
+    return torch.where(on_tie, frozen, codes)

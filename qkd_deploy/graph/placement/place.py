@@ -1,0 +1,261 @@
+"""Where quantizers go, and how wide they are.
+
+Every tensor that an integer kernel makes gets one activation quantizer, shared by its readers, as wide as the widest
+of them needs. A reader that needs fewer bits gets a second quantizer behind the first ("requantize"), which is exact in
+integers. Widths come from the readers: a layer needs its activation bits; additions, concatenations and poolings need 8
+(or, with ``residual="shared"``, the network's low bits); max-pools and data movement pass on what their readers need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from torch import nn
+
+from qkd_deploy.bits import BitWidths, TensorSpec
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.ops.contract import FLOAT_CONSTANTS, OPERATORS
+from qkd_deploy.graph.passes.fold_layer_norms import hand_on_affine
+from qkd_deploy.graph.placement.layer_bits import layer_bits
+from qkd_deploy.graph.placement.signs import Signs
+from qkd_deploy.quantizers.registry import quantizer_kind
+
+PLACEMENTS = ("integer", "paper")
+RESIDUALS = ("wide", "shared")
+WEIGHT_RANGES = ("narrow", "full")
+WIDE_BITS = 8
+FACTOR_BITS = 7
+"""Of the right operand of a product of two activations: codes within +-64 are what a signed byte may hold beside
+unsigned ones wherever x86 CPUs without VNNI add pairs of products in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose; see ``prepare`` for the meaning of each."""
+
+    bits: BitWidths
+    overrides: Mapping[str, BitWidths] = field(default_factory=dict)
+    placement: str = "integer"
+    residual: str = "wide"
+    first_last_bits: int = 8
+    weight_range: str = "narrow"
+    input_quantization: tuple[float, int] | None = None
+    quantizer: str = "interval"
+
+    @property
+    def integer(self) -> bool:
+        """Whether tensors are quantized for integer kernels."""
+        return self.placement == "integer" and not self.bits.weights_only
+
+    def __post_init__(self) -> None:
+        quantizer_kind(self.quantizer)
+        for name, value, allowed in (
+            ("placement", self.placement, PLACEMENTS),
+            ("residual", self.residual, RESIDUALS),
+            ("weight_range", self.weight_range, WEIGHT_RANGES),
+        ):
+            if value not in allowed:
+                close = get_close_matches(str(value), allowed, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(allowed)}"
+                raise UserError(f"unknown {name} {value!r}; {hint}")
+        if not 2 <= self.first_last_bits <= 8:
+            raise UserError(f"first_last_bits must be 2 to 8, got {self.first_last_bits}")
+        if any(bits.weights_only != self.bits.weights_only for bits in self.overrides.values()):
+            raise UserError("float activations (a32) are for the whole network; give all bits a32 or none")
+
+
+@dataclass
+class Placed:
+    """The graph with its quantizers.
+
+    Attributes:
+        graph: nodes name their quantizers by key.
+        layer_bits: bits of every layer, by tensor name.
+        activations: grid of every activation quantizer, by key.
+        rescaled: for the key of every tensor whose codes are another's times a number, the other's key and the number.
+    """
+
+    graph: Graph
+    layer_bits: dict[str, BitWidths]
+    activations: dict[str, TensorSpec]
+    rescaled: dict[str, tuple[str, float]]
+
+
+def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[str, float]) -> Placed:
+    """Give nodes their quantizers; ``smallest`` holds the least value of every float input (by input name).
+
+    Raises:
+        UserError: an override that matches no layer.
+    """
+    bits = layer_bits(model, graph, settings)
+    if settings.integer:
+        hand_on_affine(model, graph, bits)
+    placer = _Placer(model, graph, settings, bits, smallest)
+    if not settings.bits.weights_only:
+        placer.place_integer() if settings.integer else placer.place_paper()
+    return Placed(graph, bits, placer.activations, placer.rescaled)
+
+
+class _Placer:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        settings: Settings,
+        layer_bits: dict[str, BitWidths],
+        smallest: Mapping[str, float],
+    ) -> None:
+        self.model, self.graph, self.settings, self.layer_bits = model, graph, settings, layer_bits
+        self.activations: dict[str, TensorSpec] = {}
+        self.signs = Signs(model, graph, smallest, raw_pixels=settings.input_quantization is not None)
+        self.constants = graph.constants()
+        self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose grid its codes are on
+        self.rescaled: dict[str, tuple[str, float]] = {}
+
+    # -- integer placement -------------------------------------------------------------------------------------------
+
+    def place_integer(self) -> None:
+        for node in list(self.graph.nodes):
+            operator = OPERATORS[node.kind]
+            if node.kind == "python":
+                continue
+            first = node.inputs[0] if node.inputs else ""
+            if node.kind == "layer":
+                node.source = self.grid.get(first)
+            if operator.operand_bits == "codes":
+                self.grid[node.name] = self._rescaled(node, self.grid.get(first))
+                if node.kind == "requantize":
+                    continue
+            else:
+                bits = self._bits_made(node)
+                self.grid[node.name] = self._add_quantizer(node, bits) if bits else None
+            if self.grid[node.name] is not None:
+                self._requantize_for_narrow_readers(node)
+
+    def _rescaled(self, node: Node, grid: str | None) -> str | None:
+        """The grid of codes that only move, or change their scale."""
+        if node.kind != "rescale" or grid is None:
+            return grid
+        key = module_key(node.name)
+        self.rescaled[key] = (grid, node.kwargs["factor"])
+        return key
+
+    def _spec(self, key: str) -> TensorSpec:
+        """The codes behind a key of ``grid``."""
+        while key in self.rescaled:
+            key, _ = self.rescaled[key]
+        return self.activations[key]
+
+    def _bits_made(self, node: Node) -> int | None:
+        """Bits of the quantizer on a node's output; None where the tensor stays in float."""
+        needs = self._needs(node)
+        if OPERATORS[node.kind].step is not None:
+            return WIDE_BITS
+        hard = [bits for bits in needs if bits is not None]
+        if hard:
+            return max(hard)
+        given = node.kind in ("input", "constant")
+        makes_integers = OPERATORS[node.kind].own_grid and not given and not self._is_linear(node)
+        return WIDE_BITS if makes_integers and not self._is_guard(node) else None
+
+    def _is_guard(self, node: Node) -> bool:
+        """Whether it adds a constant for operations in float, as in ``rsqrt(x + 1e-6)``: codes would lose it."""
+        readers = self.graph.consumers()[node.name]
+        by_floats = all(OPERATORS[reader.kind].operand_bits == "float" for reader in readers)
+        return node.kind == "add" and node.inputs[1] in self.constants and bool(readers) and by_floats
+
+    def _is_linear(self, node: Node) -> bool:
+        """Whether it gives floats from integers: a last linear layer needs no quantizer on its output.
+
+        An activation function behind it does need one: only as a range of codes does it run in integers.
+        """
+        return (
+            node.kind == "layer"
+            and node.clip is None
+            and isinstance(self.model.get_submodule(str(node.target)), nn.Linear)
+        )
+
+    def _needs(self, node: Node) -> list[int | None]:
+        """Bits that the readers of a tensor need; None for a reader of floats."""
+        needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
+        for reader in self.graph.consumers()[node.name]:
+            wanted = OPERATORS[reader.kind].operand_bits
+            if node.kind == "constant" and (reader.kind in FLOAT_CONSTANTS or not node.dtype.is_floating_point):
+                needs.append(None)
+            elif wanted == "layer":
+                needs.append(self.layer_bits[reader.name].activation)
+            elif wanted == "wide":
+                shared = self.settings.residual == "shared"
+                bits = self.settings.bits.activation if shared else WIDE_BITS
+                needs.append(min(bits, FACTOR_BITS) if self._is_factor(node.name, reader) else bits)
+            elif wanted == "pool":
+                needs.append(WIDE_BITS)
+            elif wanted == "codes":
+                needs.extend(self._needs(reader))
+            elif wanted == "float":
+                needs.append(None)
+        return needs
+
+    def _is_factor(self, name: str, reader: Node) -> bool:
+        """Whether a product of two activations reads a tensor as its right operand, which becomes signed bytes."""
+        return reader.kind == "matmul" and reader.inputs[1] == name and self.settings.weight_range == "narrow"
+
+    def _add_quantizer(self, node: Node, bits: int, *, saturating: bool = False) -> str:
+        if node.kind == "input" and self.settings.input_quantization is not None:
+            spec = TensorSpec.activation(WIDE_BITS, signed=True)
+        else:
+            spec = TensorSpec.saturating(bits) if saturating else self.signs.spec(node.name, bits)
+        node.quantizer = module_key(node.name)
+        self.activations[node.quantizer] = spec
+        return node.quantizer
+
+    def _requantize_for_narrow_readers(self, node: Node) -> None:
+        """Second quantizers behind a tensor, one for every smaller width that a layer or a product needs."""
+        grid = self.grid[node.name]
+        assert grid is not None
+        made = self._spec(grid).bits
+        narrow: dict[int, set[str]] = {}
+        for reader in self.graph.consumers()[node.name]:
+            if reader.kind == "layer" and self.layer_bits[reader.name].activation < made:
+                narrow.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+            elif self._is_factor(node.name, reader) and made > FACTOR_BITS:
+                narrow.setdefault(FACTOR_BITS, set()).add(reader.name)
+        for bits, readers in narrow.items():
+            self._insert(node, "requantize", bits, readers)
+
+    def _insert(self, node: Node, kind: str, bits: int, readers: set[str]) -> None:
+        name = f"{node.name}.a{bits}"
+        second = Node(
+            name, kind, (Ref(node.name),), {}, name, node.module, shape=node.shape, batch_dims=node.batch_dims
+        )
+        grid = self.grid.get(node.name)
+        wide = self._spec(grid) if grid is not None else None
+        # codes that are never negative need no integer clip when 255 is their largest; but they then meet the weights
+        # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
+        saturating = wide is not None and wide.lo == 0 and self.settings.weight_range == "narrow"
+        self.signs.copy(node.name, name)
+        self.graph.nodes.insert(self.graph.nodes.index(node) + 1, second)
+        self.graph.replace(node.name, name, only=readers)
+        self.grid[name] = self._add_quantizer(second, bits, saturating=saturating)
+
+    # -- paper placement ---------------------------------------------------------------------------------------------
+
+    def place_paper(self) -> None:
+        """Quantize only what convolutions and linear layers read, as the papers do; everything else stays in float."""
+        for node in list(self.graph.nodes):
+            wanted: dict[int, set[str]] = {}
+            for reader in self.graph.consumers()[node.name]:
+                if reader.kind == "layer":
+                    wanted.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+            if node.kind == "input" and wanted:
+                self.grid[node.name] = self._add_quantizer(node, max(wanted))
+                wanted.pop(max(wanted))
+            for bits, readers in wanted.items():
+                self._insert(node, "requantize", bits, readers)
+        for node in self.graph.nodes:
+            if node.kind == "layer":
+                node.source = self.grid.get(node.inputs[0])

@@ -1,0 +1,1 @@
+"""Bits for each layer: what they cost, and how to choose them."""

@@ -1,0 +1,201 @@
+"""What each layer costs when it alone is quantized, with everything else in full precision.
+
+The network is traced once. Statistics of every layer's input are gathered on the full-precision network; from them, and
+from the weights, come the steps with the smallest squared error at any number of bits. Batches then run through the
+full-precision network, and wherever a layer is reached, the rest of the network is run once more for every number of
+bits, with that layer's weights and input rounded. So a batch costs half as many passes as there are layers and bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qkd_deploy.bits import BitWidths
+from qkd_deploy.calibration.batch_norms import network_inputs
+from qkd_deploy.calibration.calibrate import IMAGES
+from qkd_deploy.data import ImageDataset, normalize
+from qkd_deploy.data.dataset import AnySplit
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.prepare import PreparedModel, prepare
+from qkd_deploy.mixed_precision.costs import LayerCosts, layer_costs
+from qkd_deploy.mixed_precision.one_layer import SingleLayers
+
+_BATCH = 64
+
+CROSS_ENTROPY = "cross entropy"
+OUTPUT_CHANGE = "relative output change"
+
+
+@dataclass(frozen=True)
+class LayerLoss:
+    """One layer at some bits.
+
+    Attributes:
+        module: the user's module.
+        bits: of its weights and its input, such as "w4a4".
+        loss: what the measure of the whole network rises by; it may fall by chance.
+        parameters, macs: of the layer; multiplications and additions for one sample.
+        bytes: of its weights in a file with packed weights.
+        saved: bytes that are saved there against 8 bits.
+    """
+
+    module: str
+    bits: str
+    loss: float
+    parameters: int
+    macs: int
+    bytes: int
+    saved: int
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All layers, the most sensitive first.
+
+    Attributes:
+        measure: "cross entropy" with labels; else "relative output change": the squared change of the outputs over
+            their squares, averaged over samples and added up over outputs.
+        images: samples that it was measured on.
+        baseline: the measure in full precision.
+        layers: by loss; with several bits, one entry for each.
+    """
+
+    measure: str
+    images: int
+    baseline: float
+    layers: tuple[LayerLoss, ...]
+
+
+@torch.no_grad()
+def sensitivity(
+    model: nn.Module,
+    data: Iterable[Any] | ImageDataset | AnySplit,
+    bits: str | BitWidths | Sequence[str | BitWidths] = "w4a4",
+    *,
+    images: int = IMAGES,
+) -> Sensitivity:
+    """Rank the layers of a network by the loss that each causes when it alone is quantized.
+
+    Args:
+        model: a float network, or a prepared one, of which the full-precision weights are taken.
+        data: a loaded data set or a split of one, of which evenly spaced (training) images are used; or batches, each
+            a tensor or a tuple that begins with the network's inputs, such as (images, labels).
+        bits: of the layer that is quantized; several give an entry for each.
+        images: how many images of a data set to use; batches are all used.
+
+    Raises:
+        UserError: bits or data that cannot be used, or a network that cannot be traced.
+    """
+    widths = [BitWidths.parse(each) for each in ((bits,) if isinstance(bits, (str, BitWidths)) else bits)]
+    batches = _Batches(data, images)
+    prepared = model if isinstance(model, PreparedModel) else _prepared(model, widths[0], batches)
+    was_training = prepared.training
+    single = SingleLayers(prepared.eval())
+    for inputs, _ in batches.read(prepared):
+        single.observe(inputs)
+    totals = _Totals()
+    for inputs, labels in batches.read(prepared):
+        totals.add(single, inputs, labels, widths)
+    prepared.train(was_training)
+    return totals.result(layer_costs(prepared))
+
+
+def _prepared(model: nn.Module, bits: BitWidths, batches: _Batches) -> PreparedModel:
+    first, _ = next(iter(batches))
+    inputs = (first,) if isinstance(first, Tensor) else tuple(item for item in first if _is_input(item))
+    training, prepared = model.training, prepare(model.eval(), bits, inputs)
+    model.train(training)
+    return prepared
+
+
+def _is_input(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.is_floating_point()
+
+
+class _Batches:
+    """Batches of inputs and labels, which can be read several times."""
+
+    def __init__(self, data: Any, images: int) -> None:
+        split = data.train if isinstance(data, ImageDataset) else data
+        self._split: AnySplit | None = split if isinstance(split, AnySplit) else None
+        self._judged = not (isinstance(data, ImageDataset) and data.metric is not None)
+        self._count = images
+        self._given: list[Any] = []
+        if self._split is None:
+            self._given = [data] if isinstance(data, Tensor) else list(data)
+            if not self._given:
+                raise UserError("there is nothing to measure with; give at least one batch")
+        elif images < 1:
+            raise UserError(f"sensitivity on {images} images is impossible; give 1 or more")
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor | None]]:
+        """Inputs, normalised, and labels of classes where there are any."""
+        if self._split is None:
+            yield from ((batch, None) for batch in self._given)
+            return
+        count = min(self._count, len(self._split))
+        places = torch.arange(count) * len(self._split) // count  # evenly spaced: many sets are sorted by class
+        classified = self._judged and self._split.labelled and self._split.labels.dim() == 1
+        for images, labels in self._split.read(torch.split(places, _BATCH)):
+            yield normalize(images), labels if classified else None
+
+    def read(self, prepared: PreparedModel) -> Iterator[tuple[tuple[Any, ...], Tensor | None]]:
+        """The same, as the network takes them, on its device."""
+        wanted = len(prepared.graph.inputs)
+        for batch, labels in self:
+            inputs = network_inputs(prepared, batch)
+            if labels is None and not isinstance(batch, Tensor) and len(tuple(batch)) > wanted:
+                rest = tuple(batch)[wanted]
+                labels = rest if isinstance(rest, Tensor) and rest.dim() == 1 and rest.dtype == torch.int64 else None
+            yield inputs, None if labels is None else labels.to(inputs[0].device)
+
+
+class _Totals:
+    """Sums over batches of what single layers do to the measure."""
+
+    def __init__(self) -> None:
+        self._measure = CROSS_ENTROPY
+        self._images = 0
+        self._baseline = 0.0
+        self._sums: dict[tuple[str, str], float] = {}
+
+    def add(
+        self, single: SingleLayers, inputs: tuple[Any, ...], labels: Tensor | None, widths: list[BitWidths]
+    ) -> None:
+        float_outputs = single.outputs(inputs)
+        classified = labels is not None and len(float_outputs) == 1 and float_outputs[0].dim() == 2
+        self._measure = CROSS_ENTROPY if classified else OUTPUT_CHANGE
+        self._images += len(float_outputs[0])
+
+        def loss(outputs: list[Tensor]) -> float:
+            if classified:
+                assert labels is not None
+                return float(F.cross_entropy(outputs[0].double(), labels, reduction="sum"))
+            return float(sum(_change(new, old) for new, old in zip(outputs, float_outputs, strict=True)))
+
+        self._baseline += loss(float_outputs)
+        for module, bits, outputs in single.variants(inputs, widths):
+            key = module, str(bits)
+            self._sums[key] = self._sums.get(key, 0.0) + loss(outputs)
+
+    def result(self, costs: dict[str, LayerCosts]) -> Sensitivity:
+        baseline = self._baseline / self._images
+        layers = [
+            LayerLoss(module, bits, total / self._images - baseline, **costs[module].at(BitWidths.parse(bits)))
+            for (module, bits), total in self._sums.items()
+        ]
+        layers.sort(key=lambda layer: -layer.loss)
+        return Sensitivity(self._measure, self._images, baseline, tuple(layers))
+
+
+def _change(new: Tensor, old: Tensor) -> float:
+    """Squared change over squares, summed over samples."""
+    new, old = new.double().flatten(1), old.double().flatten(1)
+    squares = old.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)
+    return float(((new - old).square().sum(1) / squares).sum())

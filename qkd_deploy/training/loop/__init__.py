@@ -1,0 +1,1 @@
+"""Epochs and steps: what runs for every batch."""

@@ -1,0 +1,71 @@
+"""Accuracy of a network on a split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from qkd_deploy.data import batches
+from qkd_deploy.data.metric import scores_of
+
+if TYPE_CHECKING:
+    from qkd_deploy.data.dataset import AnySplit
+    from qkd_deploy.data.metric import Metric
+    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.training.distribution import Processes
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    split: AnySplit,
+    *,
+    metric: Metric | None = None,
+    judge: nn.Module | None = None,
+    batch_size: int = 250,
+    limit: int | None = None,
+    processes: Processes | None = None,
+) -> float:
+    """Mean score in percent over the first ``limit`` images of ``split`` (all when None): top-1 accuracy by default.
+
+    The network is put in evaluation mode for the time and called with normalised float32 images [N, C, H, W] on the
+    split's device.
+
+    Args:
+        network: what is measured.
+        split: where images come from.
+        metric: the score of every image; None counts right classes.
+        judge: a classifier whose decisions are the labels, where the images have none: the result is the share of
+            images on which the two agree.
+        batch_size: images at a time.
+        limit: number of images.
+        processes: that share the images, and all get the mean over all of them.
+    """
+    part = split if limit is None else split.head(limit)
+    modes = [(module, module.training) for module in (network, judge) if module is not None]
+    for module, _ in modes:
+        module.eval()
+    totals = torch.zeros(2, dtype=torch.float64)
+    for images, labels in batches(part, batch_size, shard=(0, 1) if processes is None else processes.shard):
+        if len(images):
+            answers = labels if judge is None else judge(images).argmax(dim=1)
+            scores = scores_of(metric, network(images), answers)
+            totals += torch.tensor([float(scores.double().sum()), len(images)], dtype=torch.float64)
+    for module, mode in modes:
+        module.train(mode)
+    if processes is not None:
+        totals = processes.sum(totals.to(processes.device)).cpu()
+    return 100.0 * float(totals[0]) / float(totals[1])
+
+
+def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:
+    """``evaluate`` of the frozen integer model of ``student``: the accuracy that is reported and deployed."""
+    from qkd_deploy.graph.integer.freeze import freeze
+
+    was_training = student.training
+    student.eval()
+    frozen = freeze(student)
+    student.train(was_training)
+    return evaluate(frozen, split, **options)

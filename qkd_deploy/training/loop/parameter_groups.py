@@ -1,0 +1,62 @@
+"""The parameters of a network, sorted by how they want to be moved: for training loops of one's own."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from qkd_deploy.training.loop.optimizers import HasSteps
+
+Groups = list[dict[str, Any]]
+
+
+class ParameterGroups(NamedTuple):
+    """Parameter groups, each with its own ``lr``.
+
+    Attributes:
+        weights: for any optimizer; those of two or more dimensions decay, the others do not.
+        steps: for ``RelativeAdam``; empty for a network without quantizers.
+    """
+
+    weights: Groups
+    steps: Groups
+
+
+def parameter_groups(
+    network: nn.Module,
+    lr: float,
+    *,
+    weight_decay: float = 0.0,
+    weight_step_ratio: float = 0.01,
+    activation_step_ratio: float = 1.0,
+) -> ParameterGroups:
+    """The parameter groups of a prepared network, or of an ordinary one such as a teacher.
+
+        groups = parameter_groups(prepared, lr=0.01, weight_decay=1e-4)
+        optimizers = torch.optim.SGD(groups.weights, momentum=0.9), RelativeAdam(groups.steps)
+
+    Args:
+        network: a model from ``prepare``, or any module.
+        lr: learning rate of the weights.
+        weight_decay: of weights; never of biases, normalisation and steps.
+        weight_step_ratio: relative movement of weight steps per iteration, over ``lr``.
+        activation_step_ratio: the same for activation steps.
+    """
+    if isinstance(network, HasSteps):
+        parameters = network.network_parameters()
+        steps: Groups = [
+            {"params": network.weight_steps(), "lr": lr * weight_step_ratio},
+            {"params": network.activation_steps(), "lr": lr * activation_step_ratio},
+        ]
+    else:
+        parameters, steps = list(network.parameters()), []
+    weights: Groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+    ]
+    return ParameterGroups(_filled(weights), _filled(steps))
+
+
+def _filled(groups: Groups) -> Groups:
+    return [group for group in groups if group["params"]]

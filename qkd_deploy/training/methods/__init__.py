@@ -1,0 +1,1 @@
+"""What distillation methods need beside their losses."""

@@ -1,0 +1,208 @@
+"""The penultimate feature of a network, for feature distillation (QFD).
+
+A feature is what the last layer reads: pooled and flat, [N, C]. Another place can be named by the path of a module,
+whose output then is the feature, averaged over positions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.bits import TensorSpec
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.quantizers.scale_search import initial_step
+from qkd_deploy.quantizers.step import StepQuantizer
+
+
+class QuantizedFeatureTeacher(nn.Module):
+    """A full-precision network whose feature alone is quantized, with a learned step; returns (logits, feature).
+
+    Args:
+        network: the teacher; it is called, not copied.
+        point: module whose output is the feature; "" for the input of the last layer.
+        bits: of the feature.
+        images: a batch that says which layer is the last, and where the step starts.
+
+    Raises:
+        UserError: ``point`` names no module, or one that makes no tensor.
+    """
+
+    def __init__(self, network: nn.Module, point: str, bits: int, images: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self._point = point
+        self._feature: Tensor | None = None
+        self.quantizer: StepQuantizer | None = None
+        module = _submodule(network, point) if point else _last_layer(network, images)
+        if point:
+            module.register_forward_hook(lambda module, args, output: self._quantize(output))
+        else:
+            module.register_forward_pre_hook(lambda module, args: (self._quantize(args[0]), *args[1:]))
+        feature = _seen(self, images, f"the module {point!r} of the teacher")
+        self.quantizer = StepQuantizer(_feature_grid(bits, feature)).to(images.device)
+        self.quantizer.step.data.fill_(initial_step(feature, self.quantizer.spec))
+        self.length = feature.shape[1]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, classes] and the quantized feature [N, C]."""
+        logits = self.network(images)
+        feature, self._feature = self._feature, None
+        assert feature is not None
+        return logits, _flat(feature, self._point)
+
+    def _quantize(self, value: Any) -> Any:
+        self._feature = value if self.quantizer is None else self.quantizer(value)
+        return self._feature
+
+    def weight_steps(self) -> list[nn.Parameter]:
+        """None: the weights are in full precision."""
+        return []
+
+    def activation_steps(self) -> list[nn.Parameter]:
+        """The step of the feature."""
+        assert self.quantizer is not None
+        return [self.quantizer.step]
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """The network's own parameters."""
+        return list(self.network.parameters())
+
+
+class FeatureStudent(nn.Module):
+    """A prepared network that also returns its feature, before quantization; returns (logits, feature).
+
+    Where student and teacher have features of different lengths, a linear projection, which is trained and then
+    thrown away, compares them.
+
+    Args:
+        prepared: the student; it is called, not copied.
+        point: module whose output is the feature; "" for the input of the last layer.
+        teacher_length: length of the teacher's feature.
+        images: a batch, to see how long the student's is.
+
+    Raises:
+        UserError: ``point`` names no module whose output exists apart in the prepared graph.
+    """
+
+    def __init__(self, prepared: PreparedModel, point: str, teacher_length: int, images: Tensor) -> None:
+        super().__init__()
+        self.prepared = prepared
+        self._point = point
+        self._node = _node_of(prepared, point) if point else _before_last_layer(prepared)
+        self.projection: nn.Module = nn.Identity()
+        length = _seen(self, images, f"the module {point!r} of the student").shape[1]
+        if length != teacher_length:
+            self.projection = nn.Linear(length, teacher_length, bias=False).to(images.device)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, classes] and the feature [N, C] of the teacher's length."""
+        found: list[Tensor] = []
+
+        def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            value = self.prepared.unquantized(node, args, kwargs)
+            if node.name == self._node:
+                found.append(value)
+            return value if node.quantizer is None else self.prepared.activation(node.quantizer)(value)
+
+        logits = self.prepared.graph.run((images,), evaluate)
+        return logits, self.projection(_flat(found[0], self._point))
+
+    def weight_steps(self) -> list[nn.Parameter]:
+        """Those of the prepared network."""
+        return self.prepared.weight_steps()
+
+    def activation_steps(self) -> list[nn.Parameter]:
+        """Those of the prepared network."""
+        return self.prepared.activation_steps()
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """Those of the prepared network, and of the projection."""
+        return [*self.prepared.network_parameters(), *self.projection.parameters()]
+
+
+def _flat(feature: Tensor, point: str) -> Tensor:
+    """[N, C]: what a named module makes is averaged over positions, the input of the last layer only laid flat."""
+    return feature.flatten(2).mean(2) if point and feature.dim() > 2 else feature.flatten(1)
+
+
+@torch.no_grad()
+def _seen(network: nn.Module, images: Tensor, what: str) -> Tensor:
+    """The feature of a batch in evaluation mode."""
+    was_training = network.training
+    network.eval()
+    _, feature = network(images)
+    network.train(was_training)
+    if not isinstance(feature, Tensor) or feature.dim() != 2:
+        raise UserError(f"{what} makes no feature [N, C] or [N, C, H, W]; name another --feature-point")
+    return feature
+
+
+def _feature_grid(bits: int, feature: Tensor) -> TensorSpec:
+    if bool((feature >= 0).all()):
+        return TensorSpec.activation(bits, signed=False)
+    # one bit with a sign needs a code on both sides of zero
+    return TensorSpec.activation(bits, signed=True) if bits > 1 else TensorSpec(2, True, 1, -1, 1)
+
+
+def _submodule(network: nn.Module, path: str) -> nn.Module:
+    names = [name for name, _ in network.named_modules() if name]
+    if path not in names:
+        raise UserError(f"the teacher has no module {path!r}{_hint(path, names)}")
+    return network.get_submodule(path)
+
+
+def _hint(path: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(path, names, n=1, cutoff=0.3)
+    return f"; did you mean {close[0]!r}?" if close else f"; its modules: {', '.join(names[:8])} ..."
+
+
+@torch.no_grad()
+def _last_layer(network: nn.Module, images: Tensor) -> nn.Module:
+    """The linear layer or convolution that is called last."""
+    called: list[nn.Module] = []
+    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))]
+    handles = [m.register_forward_hook(lambda module, args, output: called.append(module)) for m in layers]
+    was_training = network.training
+    network.eval()
+    network(images)
+    network.train(was_training)
+    for handle in handles:
+        handle.remove()
+    if not called:
+        raise UserError("the teacher has no linear layer or convolution to take a feature from")
+    return called[-1]
+
+
+def _before_last_layer(prepared: PreparedModel) -> str:
+    """The tensor that the last layer reads, as it is before quantization and data movement."""
+    nodes = {node.name: node for node in prepared.graph.nodes}
+    name = prepared.layers()[-1].inputs[0]
+    while nodes[name].kind in ("requantize", "reshape", "dropout"):
+        name = nodes[name].inputs[0]
+    return name
+
+
+def _node_of(prepared: PreparedModel, path: str) -> str:
+    """The last tensor that the module at ``path`` makes."""
+    names = [n.name for n in prepared.graph.nodes if n.module == path or n.module.startswith(f"{path}.")]
+    names += [n.name for n in prepared.graph.nodes if n.target == path or n.batch_norm == path]
+    if not names:
+        known = sorted({n.module for n in prepared.graph.nodes if n.module})
+        raise UserError(f"the student makes no tensor in a module {path!r}{_hint(path, known)}")
+    if any(moved and moved.rpartition(".")[0] == path for n in prepared.graph.nodes for moved in (n.gain, n.offset)):
+        raise UserError(
+            f"the gain and offset of {path!r} have moved into the layers behind it, so that it makes another tensor "
+            "than the teacher's does; choose a module that is no layer norm in front of linear layers"
+        )
+    if prepared.graph.node(names[-1]).partial:
+        raise UserError(
+            f"of {path!r} the student computes only the positions that are read behind it, so that it makes another "
+            "tensor than the teacher's does; choose a module in front of it"
+        )
+    return names[-1]

@@ -1,0 +1,81 @@
+"""The stage in which a method trains the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from qkd_deploy.distill.phases import Role
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.loop.optimizers import OptimizerSettings
+from qkd_deploy.training.loop.sync_batch_norm import synchronise
+from qkd_deploy.training.methods.features import FeatureStudent, QuantizedFeatureTeacher
+
+
+@dataclass(frozen=True)
+class MethodNetworks:
+    """The networks of a method's stage.
+
+    Attributes:
+        stage: by role, as the loop calls them: those of methods that compare features also return them.
+        averaged: the moving average of the student, or None.
+        student: the prepared network that is evaluated and saved: that of the average, if there is one.
+    """
+
+    stage: dict[Role, nn.Module]
+    averaged: AveragedModel | None
+    student: PreparedModel
+
+
+def method_networks(
+    config: TrainConfig, prepared: PreparedModel, teacher: nn.Module | None, images: Tensor, processes: Processes
+) -> MethodNetworks:
+    """Dress the networks as the method needs them.
+
+    Args:
+        config: of the run.
+        prepared: the initialised student, on its device.
+        teacher: the full-precision teacher, or None.
+        images: a normalised batch on the device.
+        processes: that train together.
+
+    Raises:
+        UserError: a feature point that a network lacks, or batch norms that cannot be synchronised.
+    """
+    if config.sync_batch_norm:
+        synchronise(prepared.network, processes)
+    student: nn.Module = prepared
+    if config.how.quantized_feature:
+        assert teacher is not None
+        teacher_point = config.teacher_feature_point or config.feature_point
+        quantized = QuantizedFeatureTeacher(teacher, teacher_point, config.teacher_feature_bits, images[:64])
+        student = FeatureStudent(prepared, config.feature_point, quantized.length, images[:64])
+        teacher = quantized
+    averaged = None
+    if config.ema:
+        averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
+    deployed = student if averaged is None else averaged.module
+    networks: dict[Role, nn.Module] = {"student": student}
+    if teacher is not None:
+        networks["teacher"] = teacher
+    inner = deployed.prepared if isinstance(deployed, FeatureStudent) else deployed
+    assert isinstance(inner, PreparedModel)
+    return MethodNetworks(networks, averaged, inner)
+
+
+def method_optimizers(config: TrainConfig) -> dict[Role, OptimizerSettings]:
+    """Settings for every network that learns in some phase."""
+    settings = OptimizerSettings(
+        learning_rate=config.lr,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        weight_step_ratio=config.weight_step_ratio,
+        activation_step_ratio=config.activation_step_ratio,
+        clip_norm=config.clip_norm,
+    )
+    return {role: settings for phase in config.training_phases() for role in phase.losses}

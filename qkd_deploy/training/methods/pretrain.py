@@ -1,0 +1,40 @@
+"""Full-precision training of a student or teacher for which no weights are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from qkd_deploy.distill.losses import labels_only
+from qkd_deploy.distill.phases import Phase, Role
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.loop.optimizers import OptimizerSettings
+from qkd_deploy.training.loop.schedule import Schedule
+from qkd_deploy.training.loop.stage import Stage
+
+_WARMUP = 0.1
+"""Share of the schedule with a rising learning rate: random weights do not bear the full one."""
+
+
+def pretrain_stage(
+    role: Role, network: nn.Module, epochs: int, config: TrainConfig, evaluate: Callable[[Role], float]
+) -> Stage:
+    """A stage in which ``network`` alone learns the labels: warm-up, then one cosine; momentum is Nesterov's."""
+    name = f"pretrain-{role}"
+    settings = OptimizerSettings(
+        optimizer=config.pretrain_optimizer,
+        learning_rate=config.pretrain_lr,
+        momentum=config.momentum,
+        nesterov=True,
+        weight_decay=config.pretrain_weight_decay,
+    )
+    return Stage(
+        name=name,
+        networks={role: network},
+        phases=[Phase(name, epochs, {role: labels_only(role, config.label_smoothing)})],
+        optimizers={role: settings},
+        evaluate=evaluate,
+        schedule=Schedule(warmup=_WARMUP),
+        evaluate_every=config.evaluate_every,
+    )

@@ -1,0 +1,1 @@
+"""The levels of verification, one file each."""

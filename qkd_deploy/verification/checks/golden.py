@@ -1,0 +1,52 @@
+"""Golden inputs of a file, run again: do reference and runtime still give the recorded codes and outputs?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.metadata import Golden, array_digest
+from qkd_deploy.verification.checks.identity import Difference
+from qkd_deploy.verification.compare import output_difference
+from qkd_deploy.verification.model_under_test import Subject
+
+_FLOAT_TOLERANCE = 1e-4
+
+
+def golden_differences(subject: Subject, golden: Golden) -> list[Difference]:
+    """The first tensor of each side whose codes are not the recorded ones, and outputs that differ.
+
+    Raises:
+        UserError: reference or runtime cannot run the model.
+    """
+    feeds = {value.name: array for value, array in zip(subject.model.graph.input, golden.inputs, strict=False)}
+    if len(feeds) != len(subject.model.graph.input):
+        raise UserError("the golden inputs do not fit the model's inputs; export it again")
+    outputs, codes = subject.runtime().run(feeds)
+    result = subject.reference.run(feeds, continue_with=codes)
+    exact = {name: array for name, array in codes.items() if name not in result.after_float}
+    differences = [
+        difference
+        for side, found in (("the reference", result.codes), ("ONNX Runtime", codes))
+        for difference in _codes(subject, golden, side, {name: found[name] for name in exact if name in found})
+    ]
+    for side, values in (("the reference", result.outputs), ("ONNX Runtime", outputs)):
+        for (name, array), recorded in zip(values.items(), golden.outputs, strict=False):
+            allowed = _FLOAT_TOLERANCE if name in result.after_float else 0.0
+            if output_difference(array, recorded) > allowed:
+                differences.append(_difference(subject, name, f"{side} gives another golden output {name}"))
+    return differences
+
+
+def _codes(subject: Subject, golden: Golden, side: str, found: Mapping[str, np.ndarray]) -> list[Difference]:
+    by_tensor = subject.by_tensor(found)
+    for name, digest in golden.codes.items():
+        if name in by_tensor and array_digest(by_tensor[name]) != digest:
+            return [_difference(subject, name, f"{side} gives other golden codes from tensor {name} on")]
+    return []
+
+
+def _difference(subject: Subject, name: str, message: str) -> Difference:
+    return Difference("golden", name, subject.metadata.module_of(name), message)

@@ -1,0 +1,1 @@
+"""Proofs that no sum overflows, and where it would saturate."""

@@ -1,0 +1,1 @@
+"""What the commands call: whole tasks from files to files."""

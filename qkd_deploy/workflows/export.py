@@ -1,0 +1,171 @@
+"""From a checkpoint to the integer model: what ``export`` writes, and what ``verify`` and ``inspect`` compare with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkd_deploy.bits import BitWidths
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, rebuild
+from qkd_deploy.checkpoints.records import ModelRecord, TrainingRecord, dataset_record
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.export.onnx_export import INPUTS, WEIGHTS, Built, ExportReport, build_model, export_onnx
+from qkd_deploy.verification.load import load_model
+from qkd_deploy.verification.verify import verify_onnx
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qkd_deploy.data import ImageDataset
+    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.verification.report import VerificationReport
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A quantized checkpoint, rebuilt.
+
+    Attributes:
+        checkpoint: its content.
+        prepared: the network with its quantizers, in evaluation mode.
+        metadata: what an exported file says about its origin; keyword arguments of ``Metadata``.
+    """
+
+    checkpoint: Checkpoint
+    prepared: PreparedModel
+    metadata: dict[str, Any]
+
+    def build(self, *, weights: str = "int8", input: str = "float32") -> Built:
+        """The ONNX model that ``export_checkpoint`` writes with these options, in memory."""
+        _, built = build_model(self.prepared, weights=weights, input=input, metadata=self.metadata)
+        return built
+
+
+def load_trained(
+    path: Path | str, *, model: str | nn.Module | None = None, bits: str | BitWidths | None = None
+) -> Trained:
+    """Load a quantized checkpoint and rebuild its network.
+
+    Args:
+        path: the ``model.pt`` of a training run.
+        model: the network, where it is the user's own (see ``rebuild``).
+        bits: what the checkpoint is expected to be trained at; None accepts any.
+
+    Raises:
+        UserError: the file cannot be used (see ``load_checkpoint`` and ``rebuild``), or was trained at other bits.
+    """
+    wanted = None if bits is None else BitWidths.parse(bits)
+    checkpoint = load_checkpoint(path)
+    if wanted is not None and checkpoint.quantization is not None:
+        trained = BitWidths.parse(checkpoint.quantization.bits)
+        if trained != wanted:
+            raise UserError(
+                f"{path} was trained at {trained}, not {wanted}; use --bits {trained}, or train at {wanted}"
+            )
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return Trained(checkpoint, rebuild(checkpoint, model), origin(checkpoint, digest))
+
+
+def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedModel:
+    """The trained network of a checkpoint, with its quantizers, in evaluation mode.
+
+    Args:
+        path: the ``model.pt`` of a training run.
+        model: the network, where it is the user's own (see ``rebuild``).
+
+    Raises:
+        UserError: as ``load_trained``.
+    """
+    return load_trained(path, model=model).prepared
+
+
+def export_checkpoint(
+    path: Path | str,
+    output: Path | str | None = None,
+    *,
+    bits: str | BitWidths | None = None,
+    model: str | nn.Module | None = None,
+    weights: str = "int8",
+    input: str = "float32",
+) -> ExportReport:
+    """Write the integer model of a checkpoint as ONNX, with its origin, classes and accuracy in the metadata.
+
+    Args:
+        path: the ``model.pt`` of a training run.
+        output: the file to write; by default beside the checkpoint, with the suffix ``.onnx``.
+        bits: what the checkpoint must be trained at; None accepts any.
+        model: the network, where it is the user's own (see ``rebuild``).
+        weights: see ``export_onnx``.
+        input: see ``export_onnx``.
+
+    Raises:
+        UserError: as ``load_trained`` and ``export_onnx``, or if the output is the checkpoint itself.
+    """
+    target = output_beside(path, output)
+    trained = load_trained(path, model=model, bits=bits)
+    return export_onnx(trained.prepared, target, weights=weights, input=input, metadata=trained.metadata)
+
+
+def output_beside(path: Path | str, output: Path | str | None) -> Path:
+    """The ONNX file to write for the checkpoint at ``path``: ``output``, or its own name with the suffix ``.onnx``.
+
+    Raises:
+        UserError: it is the checkpoint itself.
+    """
+    if output is None and Path(path).suffix == ".onnx":
+        raise UserError(f"{path} is no checkpoint by its name; use the model.pt of a training run")
+    target = Path(path).with_suffix(".onnx") if output is None else Path(output)
+    if target.exists() and Path(path).exists() and target.samefile(path):
+        raise UserError(f"the output {target} is the checkpoint itself; choose another --output")
+    return target
+
+
+def verify_deployed(
+    path: Path | str, *, checkpoint: Path | str | None = None, model: str | nn.Module | None = None, **options: Any
+) -> VerificationReport:
+    """``verify_onnx``, also against the checkpoint that the file was exported from.
+
+    Args:
+        path: the ONNX file.
+        checkpoint: the ``model.pt`` of a training run; None verifies the file by itself.
+        model: the network, where it is the user's own (see ``rebuild``).
+        options: further arguments of ``verify_onnx``.
+
+    Raises:
+        UserError: as ``load_trained`` and ``verify_onnx``.
+    """
+    if checkpoint is None:
+        return verify_onnx(path, **options)
+    stored = read_metadata(load_model(path))
+    # Unknown values would be refused; with the defaults, the comparison names them as what they are: changed.
+    weights = stored.weights if stored.weights in WEIGHTS else WEIGHTS[0]
+    input_type = stored.input if stored.input in INPUTS else INPUTS[0]
+    trained = load_trained(checkpoint, model=model)
+    built = trained.build(weights=weights, input=input_type)
+    return verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
+
+
+def origin(checkpoint: Checkpoint, digest: str) -> dict[str, Any]:
+    """What an exported file says about a quantized checkpoint with that SHA-256; keyword arguments of ``Metadata``."""
+    dataset, training = checkpoint.dataset, checkpoint.training
+    return {
+        "normalization": {"mean": dataset.mean, "std": dataset.std},
+        "classes": tuple(dataset.classes),
+        "checkpoint_sha256": digest,
+        "accuracy": {
+            "dataset": dataset.known_as,
+            "fingerprint": dataset.fingerprint,
+            "images": training.images,
+            "integer": training.accuracy,
+        },
+    }
+
+
+def longest_origin(dataset: ImageDataset) -> dict[str, Any]:
+    """As long as ``origin`` of any checkpoint for these data: for files that are measured before there is one."""
+    training = TrainingRecord("", 0, 0, 99.99999999999999, len(dataset.test))
+    nothing = ModelRecord("", 0, 0, [])
+    return origin(Checkpoint({}, nothing, dataset_record(dataset), training), "0" * 64)

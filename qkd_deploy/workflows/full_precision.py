@@ -1,0 +1,137 @@
+"""Full-precision weights from a file of any kind, with the settings that say what they belong to."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild
+from qkd_deploy.checkpoints.records import quantization_record
+from qkd_deploy.checkpoints.weights import read_tensors
+from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.errors import UserError
+from qkd_deploy.training.config import TrainConfig, make_config
+from qkd_deploy.training.networks import start_network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.mixed_precision.sensitivity import Sensitivity
+
+
+def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoint | None) -> TrainConfig:
+    """The settings, with the network that the file knows where none is named; nothing is trained, whatever the rest.
+
+    Args:
+        path: full-precision weights.
+        settings: of ``TrainConfig``.
+        known: from ``checkpoint_of``.
+
+    Raises:
+        UserError: the network is not known, or only by the name of code that would have to be imported.
+    """
+    given = {"method": "qat", "step_initialization": "mse", **settings}
+    if "model" in given:
+        return make_config(given)
+    if known is None:
+        raise UserError(f"{path} holds weights alone; name the network they belong to, such as --model resnet20")
+    record = known.model
+    if ":" in record.name:
+        named = shlex.quote(record.name)
+        raise UserError(
+            f"{path} holds a network from {record.name}; to allow importing that code, name it again: --model {named}"
+        )
+    return make_config({"model_args": record.args, "classes": record.num_classes, **given, "model": record.name})
+
+
+def checkpoint_of(path: Path | str) -> Checkpoint | None:
+    """The file as a checkpoint of this package, quantized or not; None where it is another kind of file with weights.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if Path(path).suffix == ".safetensors":
+        return None
+    content = read_tensors(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):
+        return None
+    return load_checkpoint(path)
+
+
+def dataset_of(config: TrainConfig) -> ImageDataset:
+    """The data set that the settings name.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    return load_dataset(
+        config.dataset,
+        None if config.data_dir is None else Path(config.data_dir),
+        image_size=config.image_size,
+        workers=config.workers,
+        classes=config.classes,
+        args=config.dataset_args,
+    )
+
+
+def start_for(
+    path: Path | str, dataset: ImageDataset, config: TrainConfig, progress: Callable[[str], None]
+) -> nn.Module:
+    """The network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
+
+    Raises:
+        UserError: it cannot be built, does not fit the weights, or does not take the images.
+    """
+    classifier, args = dataset.metric is None, config.model_args
+    return start_network(config.model, path, dataset, args=args, report=progress, classifier=classifier).eval()
+
+
+def prepared_for(network: nn.Module, dataset: ImageDataset, config: TrainConfig) -> PreparedModel:
+    """A network with quantizers for the images of a data set, in evaluation mode."""
+    shape = list(dataset.train.image_shape)
+    return prepare_student(network, shape, quantization_record(config, dataset)).eval()
+
+
+def file_sensitivity(
+    path: Path | str,
+    bits: str | None,
+    *,
+    settings: Mapping[str, Any],
+    images: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Sensitivity:
+    """Rank the layers of a file with weights by the loss that each causes when it alone is quantized.
+
+    Args:
+        path: full-precision weights of any kind, or a quantized checkpoint, whose weights before rounding are taken.
+        bits: of the layer that is quantized; None takes those of the checkpoint, or w4a4.
+        settings: of ``TrainConfig``: the data set (a checkpoint knows its own) and the network.
+        images: number of training images.
+        progress: receives lines about what is being done.
+
+    Raises:
+        UserError: the weights, the network or the data set cannot be used.
+    """
+    from qkd_deploy.mixed_precision.sensitivity import sensitivity
+
+    if Path(path).suffix == ".onnx":
+        raise UserError(f"{path} holds rounded weights; sensitivity needs the checkpoint that it was exported from")
+    known = checkpoint_of(path)
+    own = {} if known is None else {"dataset": known.dataset.name}
+    if "dataset" not in {**own, **settings}:
+        raise UserError(f"{path} holds weights alone; say on which images to measure, such as --dataset cifar10")
+    network: nn.Module
+    if known is not None and known.quantization is not None:
+        config = make_config({**own, "classes": known.model.num_classes, **settings})
+        dataset, chosen = dataset_of(config), bits or known.quantization.bits
+        network = rebuild(known, settings.get("model"))
+        which = f"the weights before rounding of a network trained at {known.quantization.bits}"
+    else:
+        config = settings_for(path, {**own, **settings}, known)
+        dataset, chosen, which = dataset_of(config), bits or "w4a4", "full-precision weights"
+        network = prepared_for(start_for(path, dataset, config, progress), dataset, config)
+    progress(f"each layer alone at {chosen}, on {which}, with images of {dataset.known_as}")
+    return sensitivity(network, dataset, chosen, images=images)

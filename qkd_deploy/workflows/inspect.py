@@ -1,0 +1,234 @@
+"""What a model consists of: bits, scales, codes, kernels, sizes, and what stays in float."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
+from qkd_deploy.verification.checks.kernels import Kernel, list_kernels
+from qkd_deploy.verification.load import load_model
+from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
+from qkd_deploy.verification.runtime import optimized_graph
+from qkd_deploy.workflows.export import load_trained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CONSTANTS = (
+    *("weight", "weight_packed", "weight_upscale", "weight_scale", "weight_zero_point"),
+    *("bias", "bias_scale", "bias_zero_point"),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with weights.
+
+    Attributes:
+        name, module, op: its name in the file, the user's module, and the ONNX operator.
+        weight_bits, activation_bits: of its weights and of its input; 32 means float.
+        weight_scale: smallest and largest of the channels' scales.
+        output_scale: of the quantizer behind it; None where it has none of its own.
+        codes_used: how many distinct weight codes occur.
+        bytes: what its constants take in the file.
+        kernel: the one of ONNX Runtime that is expected.
+        built: the ones that it really built; None where that was not asked for.
+    """
+
+    name: str
+    module: str
+    op: str
+    weight_bits: int
+    activation_bits: int
+    weight_scale: tuple[float, float]
+    output_scale: float | None
+    codes_used: int
+    bytes: int
+    kernel: str
+    built: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FloatPart:
+    """Something that computes in float, and why."""
+
+    module: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model file, described.
+
+    Attributes:
+        path, kind: the file; "checkpoint" or "onnx".
+        bits, placement, weights, input: as for ``export_onnx``; the last two are empty for checkpoints.
+        quantizer: the published method of its quantizers; empty where the file does not tell.
+        layers, tensors: layers with weights, and quantized activations, in graph order.
+        sums: worst cases of all integer sums of products, those of poolings included, in graph order.
+        floats: what computes in float.
+        kernels: how often ONNX Runtime built each kernel; None where that was not asked for.
+        bytes: size of the file.
+        origin: network, method, data set and accuracy, as far as the file tells.
+    """
+
+    path: str
+    kind: str
+    bits: str
+    placement: str
+    quantizer: str
+    weights: str
+    input: str
+    layers: tuple[Layer, ...]
+    tensors: tuple[TensorRecord, ...]
+    sums: tuple[Headroom, ...]
+    floats: tuple[FloatPart, ...]
+    kernels: dict[str, int] | None
+    bytes: int
+    origin: dict[str, Any]
+
+    @property
+    def overflows(self) -> tuple[Headroom, ...]:
+        """Sums that some input could make overflow int32."""
+        return tuple(found for found in self.sums if not found.fits)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for machines."""
+        return asdict(self)
+
+
+def inspect_model(path: Path | str, *, model: str | nn.Module | None = None) -> Inspection:
+    """Describe a checkpoint or an exported file, whichever ``path`` is.
+
+    Args:
+        path: the file.
+        model: the network of a checkpoint, where it is the user's own.
+
+    Raises:
+        UserError: the file cannot be used, or is neither.
+    """
+    file = Path(path)
+    if zipfile.is_zipfile(file) or file.suffix in (".pt", ".pth"):
+        return inspect_checkpoint(file, model=model)
+    if model is not None:
+        raise UserError(f"{file} is no checkpoint, so --model has no meaning for it; leave it out")
+    return inspect_onnx(file)
+
+
+def inspect_checkpoint(path: Path | str, *, model: str | nn.Module | None = None) -> Inspection:
+    """Describe a quantized checkpoint by the file that ``export`` would write.
+
+    Raises:
+        UserError: as ``load_trained``.
+    """
+    trained = load_trained(path, model=model)
+    built, checkpoint = trained.build(), trained.checkpoint
+    origin = {
+        "model": checkpoint.model.name,
+        "model_args": checkpoint.model.args,
+        "method": checkpoint.training.method,
+        "epochs": checkpoint.training.epochs,
+        "seed": checkpoint.training.seed,
+        "accuracy": trained.metadata["accuracy"],
+    }
+    return Inspection(
+        path=str(path),
+        kind="checkpoint",
+        bits=str(trained.prepared.settings.bits),
+        placement=trained.prepared.settings.placement,
+        quantizer=trained.prepared.settings.quantizer,
+        weights="",
+        input="",
+        layers=_layers(built.model, built.layers, built.tensors, None),
+        tensors=built.tensors,
+        sums=tuple(file_headroom(built.model).values()),
+        floats=tuple(FloatPart(e.name, e.operation, e.reason) for e in trained.prepared.account.floats),
+        kernels=None,
+        bytes=Path(path).stat().st_size,
+        origin=origin,
+    )
+
+
+def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
+    """Describe an exported file.
+
+    Args:
+        path: the file.
+        build: let ONNX Runtime build its kernels and list them, and what computes in float.
+
+    Raises:
+        UserError: the file cannot be used, or was not exported by this package.
+    """
+    model = load_model(path)
+    metadata = read_metadata(model)
+    kernels = list_kernels(model, optimized_graph(model), metadata) if build else None
+    origin: dict[str, Any] = {"version": metadata.version, "checkpoint_sha256": metadata.checkpoint_sha256}
+    origin |= {"accuracy": metadata.accuracy, "normalization": metadata.normalization}
+    return Inspection(
+        path=str(path),
+        kind="onnx",
+        bits=metadata.bits,
+        placement=metadata.placement,
+        quantizer=metadata.quantizer,
+        weights=metadata.weights,
+        input=metadata.input,
+        layers=_layers(model, metadata.layers, metadata.tensors, kernels),
+        tensors=metadata.tensors,
+        sums=tuple(file_headroom(model).values()),
+        floats=tuple(FloatPart(k.module, k.op, k.reason) for k in kernels or [] if not k.integer),
+        kernels=None if kernels is None else dict(Counter(kernel.op for kernel in kernels).most_common()),
+        bytes=Path(path).stat().st_size,
+        origin=origin,
+    )
+
+
+def _layers(
+    model: onnx.ModelProto,
+    records: tuple[LayerRecord, ...],
+    tensors: tuple[TensorRecord, ...],
+    kernels: list[Kernel] | None,
+) -> tuple[Layer, ...]:
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    scales = {tensor.name: tensor.scale for tensor in tensors}
+    return tuple(_layer(record, constants, scales.get(record.name), kernels) for record in records)
+
+
+def _layer(
+    record: LayerRecord,
+    constants: Mapping[str, onnx.TensorProto],
+    output_scale: float | None,
+    kernels: list[Kernel] | None,
+) -> Layer:
+    own = {kind: constants[name] for kind in _CONSTANTS if (name := f"{record.name}.{kind}") in constants}
+    codes, scale = own.get("weight_packed", own.get("weight")), own.get("weight_scale")
+    if codes is None or scale is None:
+        raise UserError(f"the file lacks the weights of {record.name}, which its tables name; export it again")
+    steps = numpy_helper.to_array(scale)
+    built = None
+    if kernels is not None:
+        products = (k.op for k in kernels if k.module == record.module and record.op[:4] in k.op)
+        built = tuple(dict.fromkeys(products))
+    return Layer(
+        name=record.name,
+        module=record.module,
+        op=record.op,
+        weight_bits=record.weight_bits,
+        activation_bits=record.activation_bits,
+        weight_scale=(float(steps.min()), float(steps.max())),
+        output_scale=output_scale,
+        codes_used=np.unique(numpy_helper.to_array(codes).astype(np.int8)).size,
+        bytes=sum(constant.ByteSize() for constant in own.values()),
+        kernel=record.kernel,
+        built=built,
+    )

@@ -1,0 +1,202 @@
+"""Post-training quantization: full-precision weights and some images become a quantized checkpoint and an ONNX file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkd_deploy.atomic import atomic_write
+from qkd_deploy.calibration.calibrate import IMAGES, calibrate
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from qkd_deploy.checkpoints.records import ModelRecord, TrainingRecord, dataset_record, quantization_record
+from qkd_deploy.data import ImageDataset
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.onnx_export import ExportReport, build_model, export_onnx
+from qkd_deploy.mixed_precision.budget import Budget
+from qkd_deploy.mixed_precision.choose import choose_bits
+from qkd_deploy.mixed_precision.search import Choice
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.run_data import RunData
+from qkd_deploy.workflows.export import longest_origin, origin, output_beside
+from qkd_deploy.workflows.full_precision import checkpoint_of, dataset_of, prepared_for, settings_for, start_for
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qkd_deploy.graph.prepare import PreparedModel
+
+METHOD = "ptq"
+"""What checkpoints say about how their steps came about."""
+
+
+@dataclass(frozen=True)
+class CalibratedExport:
+    """What was written, and what it reaches.
+
+    Attributes:
+        report: on the ONNX file.
+        checkpoint: the quantized checkpoint, as a training run leaves one.
+        dataset: the data set's name for results.
+        images: number of its held-out images.
+        measure: what was measured on them: "accuracy", the data set's own metric, or, without labels, the agreement
+            with the network in full precision.
+        accuracy: that measure of the frozen integer model, in percent.
+        float_accuracy: the same of the network in full precision; None where there are no labels.
+        bits: what was given or chosen for the network.
+        choice: the bits chosen under a budget; None where none was given.
+    """
+
+    report: ExportReport
+    checkpoint: Path
+    dataset: str
+    images: int
+    measure: str
+    accuracy: float
+    float_accuracy: float | None
+    bits: str
+    choice: Choice | None = None
+
+
+def export_calibrated(
+    path: Path | str,
+    output: Path | str | None = None,
+    *,
+    settings: Mapping[str, Any],
+    images: int = IMAGES,
+    batch_norm: bool = False,
+    weights: str = "int8",
+    input: str = "float32",
+    progress: Callable[[str], None] = lambda _: None,
+) -> CalibratedExport:
+    """Quantize a trained network without training it, and write it as ONNX with a quantized checkpoint beside it.
+
+    The checkpoint takes the name of the ONNX file with the suffix ``.quantized.pt``. Both files are written, or none.
+
+    Args:
+        path: full-precision weights: a state_dict, safetensors, or a checkpoint of this package.
+        output: the ONNX file; by default beside the weights, with the suffix ``.onnx``.
+        settings: of ``TrainConfig``: the data set, the network (a checkpoint of this package knows its own), bits and
+            placement, and ``step_initialization`` as the method of calibration.
+        images: number of training images to calibrate on.
+        batch_norm: estimate batch norms anew in the quantized network; see ``calibrate``.
+        weights: see ``export_onnx``.
+        input: see ``export_onnx``.
+        progress: receives lines about what is being done.
+
+    Raises:
+        UserError: the weights are quantized already, of an unknown network or do not fit it, the data set cannot be
+            used, a setting is wrong, or a file cannot be written.
+    """
+    target = output_beside(path, output)
+    beside = target.with_suffix(".quantized.pt")
+    if beside.exists() and Path(path).exists() and beside.samefile(path):
+        raise UserError(f"the weights {path} would be replaced by the quantized checkpoint; choose another --output")
+    config = _config(path, settings)
+    data = RunData(dataset_of(config), None, None)
+    network = start_for(path, data.dataset, config, progress)
+    before = data.score(network, 0, None) if data.measurable else None
+    choice = None
+    how: dict[str, Any] = {"method": config.step_initialization, "images": images, "batch_norm": batch_norm}
+    if config.auto_bits:
+        form = {"weights": weights, "input": input}
+        choice = _choose(network, data.dataset, config, how, form, progress)
+        config = replace(config, bits_for={**config.bits_for, **choice.overrides(config.bits)})
+    norms = ", with new batch norms" if batch_norm else ""
+    progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}{norms}")
+    prepared = prepared_for(network, data.dataset, config)
+    calibrate(prepared, data.dataset, **how)
+    after = data.score(prepared, 0, None, network)
+    checkpoint = _checkpoint(prepared, data.dataset, config, after)
+    with _all_or_nothing(beside):
+        save_checkpoint(beside, checkpoint)
+        report = export_onnx(
+            prepared, target, weights=weights, input=input, metadata=origin(checkpoint, _sha256(beside))
+        )
+    measure = data.measure if data.measurable else "agreement with full precision"
+    return CalibratedExport(
+        report, beside, data.dataset.known_as, len(data.test), measure, after, before, config.bits, choice
+    )
+
+
+def _choose(
+    network: nn.Module,
+    dataset: ImageDataset,
+    config: TrainConfig,
+    how: dict[str, Any],
+    form: dict[str, str],
+    progress: Callable[[str], None],
+) -> Choice:
+    """Bits of the layers under the budget; ``how`` they are calibrated and in which ``form`` they are written."""
+    budget = Budget.parse(config.auto_bits)
+    if budget.kind == "size" and form["weights"] != "packed":
+        raise UserError(
+            f"{budget.text} needs --weights packed: as int8, every weight takes a byte whatever its bits are"
+        )
+
+    def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
+        overrides = {**config.bits_for, **bits_for}
+        return prepared_for(network, dataset, replace(config, bits=bits, bits_for=overrides))
+
+    def measure(prepared: PreparedModel) -> float:
+        calibrate(prepared, dataset, **how)
+        return len(build_model(prepared, **form, metadata=longest_origin(dataset))[0].SerializeToString())
+
+    return choose_bits(
+        prepare,
+        dataset,
+        budget,
+        config.auto_bits_from,
+        base=config.bits,
+        images=how["images"],
+        measure=measure,
+        progress=progress,
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
+    known = checkpoint_of(path)
+    if known is not None and known.quantization is not None:
+        bits = known.quantization.bits
+        raise UserError(f"{path} is quantized already ({bits}); leave --calibrate out, or give full-precision weights")
+    if settings.get("auto_bits") and "bits" not in settings:
+        settings = {**settings, "bits": settings.get("auto_bits_from", TrainConfig.auto_bits_from)[0]}
+    return settings_for(path, settings, known)
+
+
+def _checkpoint(prepared: PreparedModel, dataset: ImageDataset, config: TrainConfig, accuracy: float) -> Checkpoint:
+    shape = list(dataset.train.image_shape)
+    return Checkpoint(
+        state_dict=dict(prepared.state_dict()),
+        model=ModelRecord(config.model, len(dataset.classes), dataset.in_channels, shape, config.model_args),
+        dataset=dataset_record(dataset),
+        training=TrainingRecord(METHOD, epochs=0, seed=0, accuracy=accuracy, images=len(dataset.test)),
+        quantization=quantization_record(config, dataset),
+    )
+
+
+@contextmanager
+def _all_or_nothing(path: Path) -> Iterator[None]:
+    """Where the block fails after writing ``path``, give the file its old content back, or remove it again."""
+    existed = path.exists()
+    before = path.read_bytes() if path.is_file() else None
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if not existed:
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+            elif before is not None and path.read_bytes() != before:
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(before)
+        raise
