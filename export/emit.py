@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.ops.activations import Functions
-from qkd_deploy.export.ops.float_islands import emit_island
+from qkd_deploy.export.ops.float_islands import emit_float_op
 from qkd_deploy.export.ops.layers import emit_layer
 from qkd_deploy.export.ops.movement import Movement
 from qkd_deploy.export.ops.pooling import Pooling
@@ -27,7 +27,7 @@ from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, references, substitute
 from qkd_deploy.graph.ops.contract import OPERATORS
 from qkd_deploy.graph.ops.operations import is_on_tokens
-from qkd_deploy.graph.quantized import Codes
+from qkd_deploy.graph.quantized import QuantizedTensor
 
 BATCH = "batch"
 
@@ -135,7 +135,7 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
 
         made = self.frozen.evaluate(node, *substitute((node.args, node.kwargs), value))
         self.constants[node.name] = made
-        if not isinstance(made, Codes):
+        if not isinstance(made, QuantizedTensor):
             return self.builder.constant(f"{node.name}.value", made.detach().cpu().numpy())
         self.grids[node.name] = (node, made.grid)
         codes = self.builder.constant(f"{node.name}.codes", made.grid.store(made.codes))
@@ -163,7 +163,7 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
         return value
 
     def _island(self, node: Node) -> ir.Value:
-        return emit_island(self.builder, self.frozen, node, self.values)
+        return emit_float_op(self.builder, self.frozen, node, self.values)
 
     def _layer(self, node: Node) -> ir.Value:
         tokens = is_on_tokens(self.frozen.network, node)

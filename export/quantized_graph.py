@@ -12,7 +12,7 @@ from qkd_deploy.export.metadata import TensorRecord
 from qkd_deploy.graph.exact.unary import RELABELLED, before_key
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.quantized import Grid
+from qkd_deploy.graph.quantized import QuantParams
 
 
 class QuantizedGraph:
@@ -24,14 +24,14 @@ class QuantizedGraph:
         self.builder = GraphBuilder()
         self.inputs: list[ir.Value] = []
         self.values: dict[str, ir.Value] = {}  # tensor name -> its float (dequantized) value
-        self.grids: dict[str, tuple[Node, Grid]] = {}  # tensor name -> whose grid its codes are on
+        self.grids: dict[str, tuple[Node, QuantParams]] = {}  # tensor name -> whose grid its codes are on
         self.tensors: list[TensorRecord] = []
 
     def _simple(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
         operands = [self.values[name] for name in node.inputs]
         return self.builder.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
 
-    def _quantize(self, node: Node, grid: Grid, value: ir.Value, step: ir.Value | None = None) -> ir.Value:
+    def _quantize(self, node: Node, grid: QuantParams, value: ir.Value, step: ir.Value | None = None) -> ir.Value:
         """Q -> [Clip] -> DQ behind a value, with a ``step`` for other units; a uint8 input already is the codes."""
         name, b = node.name, self.builder
         made = self.frozen.grid(before_key(node)) if node.kind in RELABELLED else None
@@ -51,20 +51,20 @@ class QuantizedGraph:
         """Codes in the shape of the node's tensor, where a layer was computed in another; see ``Tokens``."""
         return codes
 
-    def _recorded(self, node: Node, grid: Grid, codes: ir.Value) -> ir.Value:
+    def _recorded(self, node: Node, grid: QuantParams, codes: ir.Value) -> ir.Value:
         """The real values of codes, which get a row of the table of tensors."""
         lo, hi = grid.lo + grid.zero_point, grid.hi + grid.zero_point
         name, scale = node.name, float(grid.scale)
         self.tensors.append(TensorRecord(name, str(codes.name), node.module, grid.bits, scale, grid.zero_point, lo, hi))
         return self._dequantize(node, grid, codes)
 
-    def _dequantize(self, node: Node, grid: Grid, codes: ir.Value) -> ir.Value:
+    def _dequantize(self, node: Node, grid: QuantParams, codes: ir.Value) -> ir.Value:
         scale, zero_point = self._grid_constants(node, grid)
         return self.builder.add(
             "DequantizeLinear", [codes, scale, zero_point], f"{node.name}.dequantized", node=node.name
         )
 
-    def _grid_constants(self, node: Node, grid: Grid, prefix: str = "") -> tuple[ir.Value, ir.Value]:
+    def _grid_constants(self, node: Node, grid: QuantParams, prefix: str = "") -> tuple[ir.Value, ir.Value]:
         b = self.builder
         scale = b.scalar(f"{node.name}.{prefix}scale", float(grid.scale), np.float32)
         return scale, b.scalar(f"{node.name}.{prefix}zero_point", grid.zero_point, np.uint8)

@@ -9,7 +9,7 @@ from qkd_deploy.export.ops.layer_norm import emit_exact_norm, emit_float_norm
 from qkd_deploy.export.quantized_graph import QuantizedGraph
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import contract, operations
-from qkd_deploy.graph.quantized import TableGrid
+from qkd_deploy.graph.quantized import LookupParams
 
 _FEW_CHANNELS = 192
 """Longer runs multiply as fast without being repeated."""
@@ -44,7 +44,7 @@ class Functions(QuantizedGraph):
     def _table(self, node: Node) -> ir.Value:
         """Codes looked up by codes; GatherElements on one dimension is ten times as fast as Gather."""
         grid, b, name = self.frozen.grid(str(node.quantizer)), self.builder, node.name
-        assert isinstance(grid, TableGrid)
+        assert isinstance(grid, LookupParams)
         self.grids[name] = (node, grid)
         table = b.constant(
             f"{name}.{contract.table_name(self.frozen.network, node.target)}.table", grid.table.cpu().numpy()

@@ -43,7 +43,7 @@ class _Island(nn.Module):
         return operations.apply(self.network, self.node, args, kwargs, training=False)
 
 
-def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: dict[str, ir.Value]) -> ir.Value:
+def emit_float_op(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: dict[str, ir.Value]) -> ir.Value:
     """Translate ``node`` and append it to the graph; returns its float value.
 
     Raises:
@@ -73,7 +73,7 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
         name = f"{node.name}/{part.op_type}_{len(builder.nodes)}"
         inputs = [replaced[value] for value in part.inputs]
         if part.op_type in _INEXACT_WHEN_FUSED:
-            inputs[0] = barrier(builder, inputs[0], f"{name}.input")
+            inputs[0] = block_fusion(builder, inputs[0], f"{name}.input")
         builder.nodes.append(ir.Node(part.domain, part.op_type, inputs, attributes, outputs=outputs, name=name))
         replaced.update(zip(part.outputs, outputs, strict=True))
     result = replaced[graph.outputs[0]]
@@ -84,7 +84,7 @@ def emit_island(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: 
     return builder.add("Cast", [result], f"{node.name}.single", node=node.name, attributes=single)
 
 
-def barrier(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Value:
+def block_fusion(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Value:
     """The value behind a clip that changes nothing, which keeps ONNX Runtime from fusing across it."""
     lowest = builder.scalar("lowest", float(np.finfo(np.float32).min), np.float32)
     return builder.add("Clip", [value, lowest], name, node=name)

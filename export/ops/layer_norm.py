@@ -15,11 +15,16 @@ import onnx_ir as ir
 from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.graph.exact.rows import eps_in_steps, row_center
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.quantized import Grid
+from qkd_deploy.graph.quantized import QuantParams
 
 
 def emit_exact_norm(
-    builder: GraphBuilder, node: Node, grid: Grid, codes: ir.Value, weight: ir.Value | None, bias: ir.Value | None
+    builder: GraphBuilder,
+    node: Node,
+    grid: QuantParams,
+    codes: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
 ) -> ir.Value:
     """Normalise the last dimension of ``codes``, which are on ``grid``; returns floats before their quantizer."""
     name, length = node.name, (node.shape or ())[-1]

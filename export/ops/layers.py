@@ -16,7 +16,7 @@ from torch import nn
 
 from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import LayerRecord
-from qkd_deploy.export.ops.shallow_input import widen
+from qkd_deploy.export.ops.shallow_input import align_input_channels
 from qkd_deploy.export.ops.tokens import POINTWISE
 from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.graph.integer.layer import IntegerLayer
@@ -50,7 +50,9 @@ def emit_layer(
     if tokens:
         codes, attributes = codes.reshape(*codes.shape, 1, 1), POINTWISE
     elif integer and not linear:
-        wide = widen(builder, name, operand, frozen.graph.node(node.inputs[0]).shape or (), codes, attributes)
+        wide = align_input_channels(
+            builder, name, operand, frozen.graph.node(node.inputs[0]).shape or (), codes, attributes
+        )
         operand, codes, attributes = wide.operand, wide.weight, wide.attributes
     weight = dequantize_weight(
         builder, name, emit_weight_codes(builder, name, codes, layer, weights), layer.scale.cpu().numpy()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qkd_deploy.export.ops.float_islands import barrier
+from qkd_deploy.export.ops.float_islands import block_fusion
 from qkd_deploy.export.ops.layers import dequantize_weight
 from qkd_deploy.export.quantized_graph import QuantizedGraph
 from qkd_deploy.graph.ir import Node
@@ -25,7 +25,7 @@ class Pooling(QuantizedGraph):
         """A pool; zeros around floats stay what they are: the runtime would make them padding, which never counts."""
         source, value = self.frozen.graph.node(node.inputs[0]), self.values[node.inputs[0]]
         if source.kind == "pad" and source.name not in self.grids:
-            value = barrier(self.builder, value, f"{node.name}.input")
+            value = block_fusion(self.builder, value, f"{node.name}.input")
         attributes = {**_windows(node), **attributes}
         return self.builder.add(operator, [value], f"{node.name}.float", node=node.name, attributes=attributes)
 

@@ -34,7 +34,7 @@ class WideConv:
     attributes: dict[str, Any]
 
 
-def widen(
+def align_input_channels(
     builder: GraphBuilder,
     name: str,
     operand: ir.Value,

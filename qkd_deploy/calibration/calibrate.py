@@ -22,7 +22,7 @@ from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.quantizers.observer import Statistics
+from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import require_method, step_from
 
 IMAGES = 512
@@ -93,7 +93,7 @@ class _Gathering:
     def __init__(self, prepared: PreparedModel, method: str) -> None:
         self._prepared = prepared
         self._method = method
-        self._statistics: dict[str, Statistics] = {}
+        self._statistics: dict[str, HistogramObserver] = {}
         self._factors: dict[str, float] = {}
         self._spread = spread()
 
@@ -115,7 +115,7 @@ class _Gathering:
 
     def _take_in(self, key: str, value: Tensor, *, signed: bool) -> None:
         if key not in self._statistics:
-            self._statistics[key] = Statistics(signed=signed)
+            self._statistics[key] = HistogramObserver(signed=signed)
             self._factors[key] = next(self._spread)
         self._statistics[key].update(value)
 

@@ -17,7 +17,7 @@ from qkd_deploy.graph.ops.contract import OPERATORS
 from qkd_deploy.graph.ops.normalize import Normalizer
 from qkd_deploy.graph.passes import batch_norms_as_depthwise as channel_norm
 from qkd_deploy.graph.passes.fuse import fuse
-from qkd_deploy.graph.passes.softmax_as_exponentials import weigh_by_exponentials
+from qkd_deploy.graph.passes.softmax_as_exponentials import softmax_as_exponentials
 from qkd_deploy.graph.placement.place import Placed, Settings, place
 from qkd_deploy.graph.placement.report import Account, account_of
 from qkd_deploy.graph.trace.checks import own_copy
@@ -96,7 +96,7 @@ def _graph_of(
     Normalizer(network, graph, recorder, recorder.batch_dims, traced.mode_leaves).run()
     fuse(network, graph, norms_as_layers=settings.integer)
     if settings.integer:
-        weigh_by_exponentials(graph)
+        softmax_as_exponentials(graph)
     return graph, {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
 
 

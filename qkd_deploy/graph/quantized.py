@@ -19,7 +19,7 @@ POOL_CODE = 64
 """Weight code of average pools written as convolutions: the largest that is safe on every x86 CPU."""
 
 
-class Grid(nn.Module):
+class QuantParams(nn.Module):
     """The integer grid of a tensor: ``value = code * scale``, stored as ``code + zero_point`` in uint8."""
 
     scale: Tensor
@@ -54,16 +54,16 @@ class Grid(nn.Module):
         """Centered codes as they are stored: uint8, with the zero point."""
         return (codes + self.zero_point).to(torch.uint8).cpu().numpy()
 
-    def times(self, factor: float) -> Grid:
+    def times(self, factor: float) -> QuantParams:
         """The grid of the same codes when they stand for ``factor`` times as much."""
-        return Grid(float(self.scale * factor), self.bits, self.zero_point, self.lo, self.hi)
+        return QuantParams(float(self.scale * factor), self.bits, self.zero_point, self.lo, self.hi)
 
     def extra_repr(self) -> str:
         """Scale and range for ``print``."""
         return f"scale {self.scale.item():.6g}, zero point {self.zero_point}, codes {self.lo}..{self.hi}"
 
 
-def meets_signed(left: Grid, right: Grid) -> bool:
+def meets_signed(left: QuantParams, right: QuantParams) -> bool:
     """Whether stored codes of ``left`` times signed bytes of ``right`` stay within 16 bits, two products at a time.
 
     So x86 CPUs without VNNI add them, while those with VNNI multiply by signed bytes half again as fast.
@@ -73,22 +73,22 @@ def meets_signed(left: Grid, right: Grid) -> bool:
     return 2 * most * least >= -(2**15) and 2 * most * largest < 2**15
 
 
-class TableGrid(Grid):
+class LookupParams(QuantParams):
     """The grid of a function's result, with the codes of the function for each of its operand's codes."""
 
     table: Tensor
 
-    def __init__(self, grid: Grid, table: Tensor) -> None:
+    def __init__(self, grid: QuantParams, table: Tensor) -> None:
         """``table``: uint8 ``[256]``, stored codes by the operand's stored codes."""
         super().__init__(float(grid.scale), grid.bits, grid.zero_point, grid.lo, grid.hi)
         self.register_buffer("table", table)
 
 
-class Codes(NamedTuple):
+class QuantizedTensor(NamedTuple):
     """A quantized tensor: centered codes (float32 integers) and their grid."""
 
     codes: Tensor
-    grid: Grid
+    grid: QuantParams
 
     def real(self) -> Tensor:
         """DequantizeLinear: ``code * scale``."""
@@ -96,8 +96,8 @@ class Codes(NamedTuple):
 
 
 def real(value: Any) -> Any:
-    """Nested values with every ``Codes`` dequantized."""
-    if isinstance(value, Codes):
+    """Nested values with every ``QuantizedTensor`` dequantized."""
+    if isinstance(value, QuantizedTensor):
         return value.real()
     return rebuilt(value, real)
 

@@ -13,7 +13,7 @@ from qkd_deploy.graph.ir import Node, Ref, substitute
 from qkd_deploy.graph.ops import operations
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.mixed_precision.costs import weight_layers, weight_of
-from qkd_deploy.quantizers.observer import Statistics
+from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import initial_step, step_from
 from qkd_deploy.quantizers.step import fake_quantize
 
@@ -36,7 +36,7 @@ class SingleLayers:
         self._nodes = prepared.graph.nodes
         self._layers = weight_layers(prepared)
         self._first_calls = {nodes[0].name: module for module, nodes in self._layers.items()}
-        self._statistics: dict[str, Statistics] = {}  # of the tensors that layers read
+        self._statistics: dict[str, HistogramObserver] = {}  # of the tensors that layers read
         self._steps: dict[tuple[str, TensorSpec], float] = {}
         self._last_use = {node.name: place for place, node in enumerate(self._nodes)}
         for place, node in enumerate(self._nodes):
@@ -55,7 +55,7 @@ class SingleLayers:
             if node.kind != "layer" or str(node.target) not in self._layers or node.inputs[0] in seen:
                 return
             seen.add(node.inputs[0])
-            statistics = self._statistics.setdefault(node.inputs[0], Statistics(signed=self._signed(node)))
+            statistics = self._statistics.setdefault(node.inputs[0], HistogramObserver(signed=self._signed(node)))
             statistics.update(values[node.inputs[0]])
 
         self._finish(self._start(inputs), 0, before=take_in)

@@ -22,7 +22,7 @@ _ROW_SAMPLE = 4096
 """Values of one sample (or of one output channel) that enter the histogram, at most."""
 
 
-class Statistics:
+class HistogramObserver:
     """Largest and mean magnitude and a histogram of all values seen.
 
     Bin ``k > 0`` counts the values in ``((k - 1) * width, k * width]``, bin ``-k`` their mirror image, and bin 0 exact

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qkd_deploy.bits import STEP_FLOOR, TensorSpec
 from qkd_deploy.errors import UserError
-from qkd_deploy.quantizers.observer import Statistics
+from qkd_deploy.quantizers.observer import HistogramObserver
 
 METHODS = ("mse", "percentile", "lsq", "minmax")
 _CANDIDATES = 64
@@ -31,7 +31,7 @@ def initial_step(v: Tensor, spec: TensorSpec, method: str = "mse") -> float:
         UserError: an unknown method, or values that are not finite.
     """
     require_method(method)
-    statistics = Statistics(signed=spec.signed)
+    statistics = HistogramObserver(signed=spec.signed)
     statistics.update(v)
     return step_from(statistics, spec, method)
 
@@ -47,7 +47,7 @@ def require_method(method: str) -> None:
 
 
 @torch.no_grad()
-def step_from(statistics: Statistics, spec: TensorSpec, method: str) -> float:
+def step_from(statistics: HistogramObserver, spec: TensorSpec, method: str) -> float:
     """The starting step on the grid ``spec`` for the values in ``statistics``; ``method`` is one of ``METHODS``."""
     if statistics.largest == 0.0:
         return 1.0 / spec.hi  # a tensor of zeros: any step represents it
@@ -64,7 +64,7 @@ def _clipped_share(spec: TensorSpec) -> float:
     return share
 
 
-def _least_squares(statistics: Statistics, spec: TensorSpec, minmax: float) -> float:
+def _least_squares(statistics: HistogramObserver, spec: TensorSpec, minmax: float) -> float:
     """Search the step between 100 % and 2 % of ``minmax`` on a log grid; of equally good ones the widest is taken."""
     values, counts = statistics.distribution()
     ratios = torch.logspace(0.0, -1.7, _CANDIDATES)

@@ -38,7 +38,7 @@ from qkd_deploy.training.methods.method_stage import MethodNetworks, method_netw
 from qkd_deploy.training.methods.pretrain import pretrain_stage
 from qkd_deploy.training.monitoring.metrics import EpochRecord
 from qkd_deploy.training.monitoring.progress import RunProgress
-from qkd_deploy.training.monitoring.quantizer_monitor import Observer
+from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 from qkd_deploy.training.networks import start_network
 from qkd_deploy.training.run_data import load_run_data
@@ -233,7 +233,7 @@ class Run:
         loop = PhaseLoop(stage, batches, processes, options, progress=self._progress, seed=seed)
         if self._saved is not None and self._saved["stage"] == stage.name:
             loop.load_state_dict(self._saved)
-        observer = Observer(student) if student is not None and processes.writes else None
+        observer = QuantizerMonitor(student) if student is not None and processes.writes else None
 
         def after_epoch(record: EpochRecord) -> None:
             seen = observer.observe(self._some_images[:_OBSERVED_IMAGES]) if observer is not None else None

@@ -24,7 +24,7 @@ _CODE_PIXELS = 128 * 3 * 32 * 32  # inputs on which all codes are compared: 128 
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """One exported file; ``frozen`` and ``prepared`` are None when no checkpoint was given.
 
     ``precise`` runs it without saturation, whatever the CPU.

@@ -19,7 +19,7 @@ from qkd_deploy.verification.checks.golden import golden_differences
 from qkd_deploy.verification.checks.identity import Difference, against_digests, against_expected
 from qkd_deploy.verification.checks.torch_side import evaluation_mode
 from qkd_deploy.verification.load import load_model
-from qkd_deploy.verification.model_under_test import Subject
+from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import cpu_capabilities
@@ -69,7 +69,7 @@ def verify_onnx(
         UserError: the file or the data cannot be used (which is no verdict about the model).
     """
     model = load_model(path)
-    subject = Subject(model, read_metadata(model), frozen, prepared)
+    subject = ModelUnderTest(model, read_metadata(model), frozen, prepared)
     source = _source(subject.model, subject.metadata, data, inputs, split, limit)
     report = _empty_report(Path(path))
     report.metric = source.metric_name
@@ -102,7 +102,9 @@ def _judged(name: str, step: Callable[[], Level], identity: Level) -> Level:
         return Level(name, "failed", (str(error),))
 
 
-def _saturation(subject: Subject, source: Source, batch_size: int, report: VerificationReport) -> Saturation | None:
+def _saturation(
+    subject: ModelUnderTest, source: Source, batch_size: int, report: VerificationReport
+) -> Saturation | None:
     """What saturates, and where codes differ on a CPU that saturates, whether that is why."""
     try:
         found = find_saturation(subject.model, subject.reference, subject.metadata, report.cpu)
@@ -116,7 +118,7 @@ def _saturation(subject: Subject, source: Source, batch_size: int, report: Verif
     return found.explained(precise.status != "failed")
 
 
-def identity_level(subject: Subject, expected: onnx.ModelProto | None) -> tuple[list[Difference], Level]:
+def identity_level(subject: ModelUnderTest, expected: onnx.ModelProto | None) -> tuple[list[Difference], Level]:
     """Digests, fresh export and golden results; every difference is named.
 
     Raises:

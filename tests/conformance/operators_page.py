@@ -101,7 +101,7 @@ def spelling_text(target: Any) -> str:
 def contract_part() -> str:
     """Everything that depends on the contract table alone."""
     written: dict[str, list[str]] = {}
-    for target, kind in contract.SPELLINGS.items():
+    for target, kind in contract.TORCH_OPS.items():
         written.setdefault(kind, []).append(f"`{spelling_text(target)}`")
 
     def spelled(kind: str) -> str:

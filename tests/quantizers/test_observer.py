@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.quantizers.observer import Statistics
+from qkd_deploy.quantizers.observer import HistogramObserver
 
 
-def gathered(*batches: Tensor, signed: bool = True) -> Statistics:
-    statistics = Statistics(signed=signed)
+def gathered(*batches: Tensor, signed: bool = True) -> HistogramObserver:
+    statistics = HistogramObserver(signed=signed)
     for batch in batches:
         statistics.update(batch)
     return statistics

@@ -14,7 +14,7 @@ from watched import images, prepared
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.monitoring.metrics import TIMING_FIELDS, EpochRecord, MetricsFile, read_metrics
-from qkd_deploy.training.monitoring.quantizer_monitor import Observer
+from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
@@ -47,7 +47,7 @@ def test_the_guide_has_every_field_with_its_type() -> None:
 
 def test_every_line_is_as_documented(tmp_path: Path) -> None:
     recorder = RunRecorder(tmp_path, keep=0, warn=pytest.fail)
-    observer = Observer(prepared())
+    observer = QuantizerMonitor(prepared())
     recorder.epoch(PRETRAINING)
     recorder.epoch(RECORD, observer.observe(images()))
     recorder.epoch(replace(RECORD, accuracy=None), observer.observe(images()))

@@ -11,11 +11,11 @@ from watched import images, prepared
 
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.quantizers.registry import QUANTIZERS
-from qkd_deploy.training.monitoring.quantizer_monitor import Observer, TensorObservation
+from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor, TensorObservation
 
 
-def named(model: PreparedModel, observer: Observer | None = None) -> dict[str, TensorObservation]:
-    return {tensor.name: tensor for tensor in (observer or Observer(model)).observe(images()).tensors}
+def named(model: PreparedModel, observer: QuantizerMonitor | None = None) -> dict[str, TensorObservation]:
+    return {tensor.name: tensor for tensor in (observer or QuantizerMonitor(model)).observe(images()).tensors}
 
 
 def values_before_quantizers(model: PreparedModel) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ def test_weight_only_models_have_weights_only() -> None:
 
 def test_movement_is_counted_from_the_last_observation() -> None:
     model = prepared()
-    observer = Observer(model)
+    observer = QuantizerMonitor(model)
     part = model.activation(next(n.quantizer for n in model.graph.nodes if n.name == "add") or "")
     part.set_scale(part.scale().item() * 2)
     first, second = named(model, observer), named(model, observer)
@@ -106,7 +106,7 @@ def test_the_model_and_the_random_state_stay_as_they_are() -> None:
     modes = [part.training for part in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    Observer(model).observe(images())
+    QuantizerMonitor(model).observe(images())
     assert torch.equal(torch.get_rng_state(), random)
     assert [part.training for part in model.modules()] == modes and False in modes and True in modes
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
@@ -117,12 +117,12 @@ def test_values_that_are_no_numbers_do_not_stop_a_run() -> None:
     model = prepared()
     bad = images()
     bad[0, 0, 0, 0] = float("nan")
-    tensors = {tensor.name: tensor for tensor in Observer(model).observe(bad).tensors}
+    tensors = {tensor.name: tensor for tensor in QuantizerMonitor(model).observe(bad).tensors}
     assert sum(tensors["x"].counts) == bad.numel() - 1
 
 
 def test_a_record_gets_the_summary() -> None:
-    observation = Observer(prepared()).observe(images())
+    observation = QuantizerMonitor(prepared()).observe(images())
     record = observation.added_to(RECORD)
     assert record.accuracy == RECORD.accuracy and record.losses == RECORD.losses
     for tensor in observation.tensors:

@@ -15,7 +15,7 @@ from watched import images, prepared
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.monitoring.events import scalars
 from qkd_deploy.training.monitoring.metrics import EpochRecord, read_metrics
-from qkd_deploy.training.monitoring.quantizer_monitor import Observation, Observer
+from qkd_deploy.training.monitoring.quantizer_monitor import Observation, QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
@@ -23,7 +23,7 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
 
 @pytest.fixture(scope="module")
 def observation() -> Observation:
-    return Observer(prepared()).observe(images())
+    return QuantizerMonitor(prepared()).observe(images())
 
 
 def with_ce(value: float) -> EpochRecord:
@@ -164,10 +164,10 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from epochs import RECORD
 from watched import images, prepared
-from qkd_deploy.training.monitoring.quantizer_monitor import Observer
+from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 
-observer = Observer(prepared())
+observer = QuantizerMonitor(prepared())
 recorder = RunRecorder(Path(sys.argv[1]), keep=0, warn=print)
 recorder.epoch(RECORD, observer.observe(images()))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from qkd_deploy import UserError, create_model, export_onnx, freeze, initialize, prepare
-from qkd_deploy.graph.quantized import Codes
+from qkd_deploy.graph.quantized import QuantizedTensor
 from qkd_deploy.verification.overflow.bounds import (
     CodeRange,
     Headroom,
@@ -119,7 +119,7 @@ def test_the_frozen_model_reaches_its_own_bound() -> None:
     node = both.frozen.graph.node("conv")
     layer, grid = both.frozen.layer(node), both.frozen.grid(str(node.source))
     worst = torch.where(layer.codes > 0, float(grid.hi), float(grid.lo))  # each channel's own worst image
-    sums = layer.accumulate(both.frozen.network.get_submodule("conv"), Codes(worst, grid))
+    sums = layer.accumulate(both.frozen.network.get_submodule("conv"), QuantizedTensor(worst, grid))
     middle = sums[:, :, 1, 1].diagonal()  # where the window meets no padding
     found = frozen_headroom(both.frozen)["conv"]
     assert int(middle.max()) == found.total[1]

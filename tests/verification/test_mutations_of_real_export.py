@@ -17,7 +17,7 @@ from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.training.config import make_config
 from qkd_deploy.training.monitoring.progress import NoProgress
 from qkd_deploy.training.run import train
-from qkd_deploy.verification.model_under_test import Subject
+from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.verify import identity_level
 from qkd_deploy.workflows.export import export_checkpoint, load_trained
 
@@ -56,7 +56,7 @@ def test_every_change_is_named_with_and_without_checkpoint(
         if attempt % 3 == 2:
             remove_digests(model)
         differences, level = identity_level(
-            Subject(model, read_metadata(model), None, None), expected if attempt % 3 else None
+            ModelUnderTest(model, read_metadata(model), None, None), expected if attempt % 3 else None
         )
         assert level.status == "failed"
         found = {difference.name: difference.module for difference in differences}
@@ -65,7 +65,7 @@ def test_every_change_is_named_with_and_without_checkpoint(
 
 def test_the_untouched_file_has_no_differences(exported: onnx.ModelProto, expected: onnx.ModelProto) -> None:
     for fresh in (None, expected):
-        differences, level = identity_level(Subject(exported, read_metadata(exported), None, None), fresh)
+        differences, level = identity_level(ModelUnderTest(exported, read_metadata(exported), None, None), fresh)
         assert (differences, level.status) == ([], "passed")
 
 

@@ -9,7 +9,7 @@ from graph_builder import GraphBuilder
 from onnx import TensorProto
 
 from qkd_deploy.graph.exact.add_scale import CodeRange
-from qkd_deploy.graph.exact.unary_scale import agreed_unary_scale
+from qkd_deploy.graph.exact.unary_scale import portable_unary_scale
 
 F32 = np.float32
 ALL_CODES = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
@@ -45,7 +45,7 @@ def test_sigmoid_of_all_codes() -> None:
     for scale, zero, out_scale, out_zero in random_grids(np.random.default_rng(0), 40):
         source = CodeRange(scale, zero, -zero, 255 - zero)
         out = CodeRange(out_scale / 64, out_zero, -out_zero, 255 - out_zero)
-        agreed = agreed_unary_scale(sigmoid, source, out, 1e-6, "act")
+        agreed = portable_unary_scale(sigmoid, source, out, 1e-6, "act")
         graph = unary_graph("Sigmoid", (scale, zero, agreed, out_zero))
         assert_agreement(graph.build(metadata=False), {"codes": ALL_CODES}, ("QLinearSigmoid",))
 

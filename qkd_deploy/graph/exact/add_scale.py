@@ -39,7 +39,7 @@ class CodeRange:
     hi: int
 
 
-def agreed_add_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) -> float:
+def portable_add_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) -> float:
     """The float32 output scale nearest to ``out.scale`` on which all forms of ``a + b`` agree, for every pair of codes.
 
     Raises:

@@ -20,7 +20,7 @@ _MAX_RATIO = 1024.0
 _Codes = npt.NDArray[np.int64]
 
 
-def agreed_mul_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) -> float:
+def portable_mul_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) -> float:
     """The float32 output scale nearest to ``out.scale`` on which all forms of ``a * b`` agree, for every pair of codes.
 
     Raises:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qkd_deploy.graph.exact.add_scale import CodeRange, agreed_add_scale
-from qkd_deploy.graph.exact.unary_scale import Doubles, agreed_unary_scale
+from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
+from qkd_deploy.graph.exact.unary_scale import Doubles, portable_unary_scale
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
 
@@ -31,13 +31,13 @@ def before_key(node: Node) -> str:
 
 def sigmoid_scale(source: CodeRange, out: CodeRange, name: str) -> float:
     """An output scale for ``sigmoid``; raises ``UserError`` where there is none."""
-    return agreed_unary_scale(_sigmoid, source, out, _SIGMOID_ERROR, name)
+    return portable_unary_scale(_sigmoid, source, out, _SIGMOID_ERROR, name)
 
 
 def exponential_scale(source: CodeRange, out: CodeRange, name: str) -> float:
     """An output scale for exponentials of codes less the row's largest; raises ``UserError`` where there is none."""
     below = CodeRange(source.scale, 255, source.lo - source.hi, 0)
-    return agreed_unary_scale(np.exp, below, out, _SIGMOID_ERROR, name)
+    return portable_unary_scale(np.exp, below, out, _SIGMOID_ERROR, name)
 
 
 def leaky_scale(slope: float, source: CodeRange, out: CodeRange, name: str) -> float:
@@ -48,14 +48,14 @@ def leaky_scale(slope: float, source: CodeRange, out: CodeRange, name: str) -> f
         return result
 
     largest = source.scale * max(-source.lo, source.hi) * max(1.0, abs(slope))
-    return agreed_unary_scale(leaky, source, out, _FLOAT32_ERROR * largest, name)
+    return portable_unary_scale(leaky, source, out, _FLOAT32_ERROR * largest, name)
 
 
 def before_relabelling(kind: str, source: CodeRange, name: str) -> CodeRange:
     """The grid that the codes of ``hard_sigmoid`` or ``tanh`` are made on, from an operand's."""
     if kind == "hard_sigmoid":
         made = CodeRange(6 / 256, 128, -128, 127)
-        scale = agreed_add_scale(source, CodeRange(source.scale, source.zero_point, 0, 0), made, name)
+        scale = portable_add_scale(source, CodeRange(source.scale, source.zero_point, 0, 0), made, name)
         return CodeRange(scale, 128, -128, 127)
     doubled = CodeRange(2 * source.scale, source.zero_point, source.lo, source.hi)
     return CodeRange(sigmoid_scale(doubled, CodeRange(2.0**-8, 0, 0, 255), name), 0, 0, 255)

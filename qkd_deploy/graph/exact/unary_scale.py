@@ -22,7 +22,7 @@ _ROUNDINGS = 2.0**-22  # of the division and of adding the zero point, relative 
 Doubles = npt.NDArray[np.float64]
 
 
-def agreed_unary_scale(
+def portable_unary_scale(
     function: Callable[[Doubles], Doubles], source: CodeRange, out: CodeRange, error: float, name: str
 ) -> float:
     """The float32 output scale nearest to ``out.scale`` on which no code depends on how the function is computed.

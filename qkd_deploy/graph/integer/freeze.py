@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.exact.add_scale import CodeRange, agreed_add_scale
-from qkd_deploy.graph.exact.mul_scale import agreed_mul_scale
+from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
+from qkd_deploy.graph.exact.mul_scale import portable_mul_scale
 from qkd_deploy.graph.exact.unary import (
     RELABELLED,
     before_key,
@@ -23,7 +23,7 @@ from qkd_deploy.graph.exact.unary import (
     sigmoid_scale,
 )
 from qkd_deploy.graph.integer.layer import IntegerLayer
-from qkd_deploy.graph.integer.lower_bounds import least_code
+from qkd_deploy.graph.integer.lower_bounds import lower_bound
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import module_key
@@ -32,7 +32,7 @@ from qkd_deploy.graph.ops.contract import OPERATORS
 from qkd_deploy.graph.ops.operations import slope_of
 from qkd_deploy.graph.placement.place import WIDE_BITS
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.graph.quantized import Grid, TableGrid, meets_signed
+from qkd_deploy.graph.quantized import LookupParams, QuantParams, meets_signed
 
 _POOL_RATIOS = (2.0**-31, 255.0)
 
@@ -48,7 +48,7 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
         UserError: weights or steps that are not finite, or a layer whose accumulator could overflow; names the layer.
     """
     frozen_graph = copy.deepcopy(prepared.graph)
-    grids: dict[str, Grid] = {}
+    grids: dict[str, QuantParams] = {}
     layers: dict[str, IntegerLayer] = {}
     least: dict[str, int] = {}  # codes that occur, by the keys of the grids
     holder: dict[str, str | None] = {}
@@ -93,7 +93,7 @@ def _require_finite(prepared: PreparedModel, node: Node) -> None:
         raise UserError(f"{node.name} has weights that are not finite; restore an earlier checkpoint")
 
 
-def _require_short_sums(node: Node, terms: int, left: Grid, right: Grid) -> None:
+def _require_short_sums(node: Node, terms: int, left: QuantParams, right: QuantParams) -> None:
     """Refuse products that could overflow int32, also while the zero points are not yet taken off."""
     top, zero = left.zero_point + left.hi, right.zero_point
     if meets_signed(left, right):
@@ -104,7 +104,9 @@ def _require_short_sums(node: Node, terms: int, left: Grid, right: Grid) -> None
         raise UserError(f"{node.name} sums {terms:,} products, which could overflow int32; attend to fewer positions")
 
 
-def _grid(prepared: PreparedModel, node: Node, operands: list[Grid], least: list[int]) -> tuple[Grid, int]:
+def _grid(
+    prepared: PreparedModel, node: Node, operands: list[QuantParams], least: list[int]
+) -> tuple[QuantParams, int]:
     """The grid of a node's output, narrowed to the range of its activation function, and the least code that occurs.
 
     ``least`` are the least codes of the operands.
@@ -120,14 +122,14 @@ def _grid(prepared: PreparedModel, node: Node, operands: list[Grid], least: list
     lo, hi = _clipped(scale, spec.lo, spec.hi, node.clip)
     ranges = [replace(_code_range(grid), lo=low) for grid, low in zip(operands, least, strict=True)]
 
-    def place(zero_point: int) -> tuple[Grid, int]:
+    def place(zero_point: int) -> tuple[QuantParams, int]:
         agreed, low, high = scale, lo, hi
         if operands and node.kind in _AGREED:
             agreed = _AGREED[node.kind](prepared, node, operands, CodeRange(scale, zero_point, lo, hi))
             low, high = _clipped(agreed, spec.lo, spec.hi, node.clip)
-        bound = least_code(prepared.graph, node, ranges, agreed)
+        bound = lower_bound(prepared.graph, node, ranges, agreed)
         bounded = bound is not None and bound >= low
-        grid = Grid(agreed, spec.bits, zero_point, low, high, bounded_below=bounded)
+        grid = QuantParams(agreed, spec.bits, zero_point, low, high, bounded_below=bounded)
         return grid, max(low, bound) if bound is not None else low
 
     grid, occurs = place(spec.zero_point)
@@ -139,31 +141,31 @@ def _grid(prepared: PreparedModel, node: Node, operands: list[Grid], least: list
     return (moved, occurs_there) if moved.bounded_below and moved.hi + at_the_top == 255 else (grid, occurs)
 
 
-def _agreed_sum(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+def _agreed_sum(prepared: PreparedModel, node: Node, operands: list[QuantParams], out: CodeRange) -> float:
     a = _code_range(operands[0])
     # a requantization is an addition of zero; x + x has one operand twice
     zero = CodeRange(a.scale, a.zero_point, 0, 0)
     b = _code_range(operands[-1]) if node.kind == "add" else zero
-    return agreed_add_scale(a, b, out, node.name)
+    return portable_add_scale(a, b, out, node.name)
 
 
-def _agreed_product(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
-    return agreed_mul_scale(_code_range(operands[0]), _code_range(operands[-1]), out, node.name)
+def _agreed_product(prepared: PreparedModel, node: Node, operands: list[QuantParams], out: CodeRange) -> float:
+    return portable_mul_scale(_code_range(operands[0]), _code_range(operands[-1]), out, node.name)
 
 
-def _agreed_sigmoid(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+def _agreed_sigmoid(prepared: PreparedModel, node: Node, operands: list[QuantParams], out: CodeRange) -> float:
     return sigmoid_scale(_code_range(operands[0]), out, node.name)
 
 
-def _agreed_exponential(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+def _agreed_exponential(prepared: PreparedModel, node: Node, operands: list[QuantParams], out: CodeRange) -> float:
     return exponential_scale(_code_range(operands[0]), out, node.name)
 
 
-def _agreed_leaky(prepared: PreparedModel, node: Node, operands: list[Grid], out: CodeRange) -> float:
+def _agreed_leaky(prepared: PreparedModel, node: Node, operands: list[QuantParams], out: CodeRange) -> float:
     return leaky_scale(slope_of(prepared.network, prepared.graph, node), _code_range(operands[0]), out, node.name)
 
 
-_AGREED: dict[str, Callable[[PreparedModel, Node, list[Grid], CodeRange], float]] = {
+_AGREED: dict[str, Callable[[PreparedModel, Node, list[QuantParams], CodeRange], float]] = {
     **dict.fromkeys(("add", "requantize", "clip"), _agreed_sum),
     "mul": _agreed_product,
     "sigmoid": _agreed_sigmoid,
@@ -188,7 +190,7 @@ def _clipped(scale: float, lo: int, hi: int, clip: tuple[float, float] | None) -
     return int(max(lo, ends[0])), int(min(hi, ends[1]))
 
 
-def _with_table(prepared: PreparedModel, node: Node, source: Grid, grid: Grid) -> TableGrid:
+def _with_table(prepared: PreparedModel, node: Node, source: QuantParams, grid: QuantParams) -> LookupParams:
     """The codes of a function for all 256 stored codes of its operand, computed in float64."""
     stored = torch.arange(256, device=source.scale.device)
     x = ((stored - source.zero_point).float() * source.scale).double()
@@ -196,12 +198,12 @@ def _with_table(prepared: PreparedModel, node: Node, source: Grid, grid: Grid) -
     if node.clip is not None:
         y = y.clamp(*node.clip)
     codes = torch.round(torch.nan_to_num(y) / grid.scale.double()).clamp(grid.lo, grid.hi)
-    return TableGrid(grid, (codes + grid.zero_point).to(torch.uint8))
+    return LookupParams(grid, (codes + grid.zero_point).to(torch.uint8))
 
 
-def _as_grid(codes: CodeRange) -> Grid:
-    return Grid(codes.scale, WIDE_BITS, codes.zero_point, codes.lo, codes.hi)
+def _as_grid(codes: CodeRange) -> QuantParams:
+    return QuantParams(codes.scale, WIDE_BITS, codes.zero_point, codes.lo, codes.hi)
 
 
-def _code_range(grid: Grid) -> CodeRange:
+def _code_range(grid: QuantParams) -> CodeRange:
     return CodeRange(float(grid.scale), grid.zero_point, grid.lo, grid.hi)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.graph.exact.fold import FoldedLayer, dequantized_weight
 from qkd_deploy.graph.ops import operations
-from qkd_deploy.graph.quantized import Codes
+from qkd_deploy.graph.quantized import QuantizedTensor
 
 _EXACT_FLOAT32 = 2**24
 
@@ -35,7 +35,7 @@ class IntegerLayer(nn.Module):
         largest_bias = int(folded.bias.abs().max()) if folded.bias_scale is not None else 0
         self._exact_sum = self.accumulator + largest_bias < _EXACT_FLOAT32
 
-    def accumulate(self, layer: nn.Module, x: Codes) -> Tensor:
+    def accumulate(self, layer: nn.Module, x: QuantizedTensor) -> Tensor:
         """``f32(acc + bias)``: the int32 accumulator and bias, rounded once to float32; channels in dim 1 or last."""
         exact = self._exact_product and not x.codes.is_cuda  # CUDA may choose TF32 or Winograd for float32
         dtype = torch.float32 if exact else torch.float64
@@ -46,7 +46,7 @@ class IntegerLayer(nn.Module):
             total = total.double()
         return total.mul_(self.upscale).add_(self._channels(layer, self.bias, total)).float()
 
-    def multiplier(self, layer: nn.Module, x: Codes, like: Tensor) -> Tensor:
+    def multiplier(self, layer: nn.Module, x: QuantizedTensor, like: Tensor) -> Tensor:
         """``f32(s_x * s_w)`` per channel, shaped to broadcast."""
         return self._channels(layer, x.grid.scale * self.scale, like)
 

@@ -34,7 +34,7 @@ _KEEPING = ("requantize", "clip", "global_avg_pool", "avg_pool")
 """Kinds whose results are no smaller than their operand's smallest value, or than padding with zeros."""
 
 
-def least_code(graph: Graph, node: Node, operands: Sequence[CodeRange], scale: float) -> int | None:
+def lower_bound(graph: Graph, node: Node, operands: Sequence[CodeRange], scale: float) -> int | None:
     """A lower bound of the centered codes that ``node`` computes before they are clipped; None where none is known.
 
     Args:

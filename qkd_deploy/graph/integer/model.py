@@ -16,14 +16,14 @@ from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operations
 from qkd_deploy.graph.ops.integer_kernels import KERNELS, ON_CODES
-from qkd_deploy.graph.quantized import Codes, Grid, real
+from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams, real
 
 
 class FrozenModel(nn.Module):
     """The integer model that ``freeze`` makes; equal to ONNX Runtime in every code. Inference only."""
 
     def __init__(
-        self, network: nn.Module, graph: Graph, grids: dict[str, Grid], layers: dict[str, IntegerLayer]
+        self, network: nn.Module, graph: Graph, grids: dict[str, QuantParams], layers: dict[str, IntegerLayer]
     ) -> None:
         """``network`` holds the user's modules (float parts, layer geometry); keys are those of the graph's nodes."""
         super().__init__()
@@ -37,10 +37,10 @@ class FrozenModel(nn.Module):
         """A frozen model stays in eval mode."""
         return super().train(False)
 
-    def grid(self, key: str) -> Grid:
+    def grid(self, key: str) -> QuantParams:
         """The grid of that quantizer key."""
         grid = self.grids[key]
-        assert isinstance(grid, Grid)
+        assert isinstance(grid, QuantParams)
         return grid
 
     def layer(self, node: Node) -> IntegerLayer:
@@ -51,7 +51,7 @@ class FrozenModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, *inputs: Any) -> Any:
-        """Float inputs (or ready ``Codes``) in, the user's output structure out, in floats."""
+        """Float inputs (or ready ``QuantizedTensor``) in, the user's output structure out, in floats."""
         return real(self.run(inputs, self.evaluate))
 
     @torch.inference_mode()
@@ -84,35 +84,39 @@ class FrozenModel(nn.Module):
             return self._layer(node, args[0], grid)
         if node.kind in RELABELLED and grid is not None:
             return self._relabelled(node, args[0], grid)
-        if node.kind == "rescale" and isinstance(args[0], Codes):
-            return Codes(args[0].codes, self.grid(module_key(node.name)))
+        if node.kind == "rescale" and isinstance(args[0], QuantizedTensor):
+            return QuantizedTensor(args[0].codes, self.grid(module_key(node.name)))
         if grid is not None and node.kind in KERNELS:
-            return Codes(KERNELS[node.kind](grid, *args, **kwargs), grid)
-        if node.kind in ON_CODES and isinstance(args[0], Codes):
+            return QuantizedTensor(KERNELS[node.kind](grid, *args, **kwargs), grid)
+        if node.kind in ON_CODES and isinstance(args[0], QuantizedTensor):
             moved = operations.apply(self.network, node, (args[0].codes, *args[1:]), kwargs, training=False)
-            return Codes(moved, args[0].grid) if isinstance(moved, Tensor) else moved
+            return QuantizedTensor(moved, args[0].grid) if isinstance(moved, Tensor) else moved
         value = operations.apply(self.network, node, real(args), real(kwargs), training=False)
         if node.clip is not None:
             value = value.clamp(*node.clip)
-        return value if grid is None else Codes(grid.quantize(value.float()), grid)
+        return value if grid is None else QuantizedTensor(grid.quantize(value.float()), grid)
 
-    def _relabelled(self, node: Node, x: Codes, grid: Grid) -> Codes:
+    def _relabelled(self, node: Node, x: QuantizedTensor, grid: QuantParams) -> QuantizedTensor:
         """The stored codes stay as they were made; what they stand for changes."""
         before = self.grid(before_key(node))
         made = made_codes(node.kind, x.real(), before.scale).clamp_(before.lo, before.hi)
-        return Codes(made + (before.zero_point - grid.zero_point), grid)
+        return QuantizedTensor(made + (before.zero_point - grid.zero_point), grid)
 
-    def _layer(self, node: Node, x: Any, grid: Grid | None) -> Any:
+    def _layer(self, node: Node, x: Any, grid: QuantParams | None) -> Any:
         layer, module = self.layer(node), self.network.get_submodule(str(node.target))
-        if not isinstance(x, Codes) or (grid is None and not isinstance(module, nn.Linear)):
-            bias = layer.bias.double() * (x.grid.scale * layer.scale).double() if isinstance(x, Codes) else layer.bias
+        if not isinstance(x, QuantizedTensor) or (grid is None and not isinstance(module, nn.Linear)):
+            bias = (
+                layer.bias.double() * (x.grid.scale * layer.scale).double()
+                if isinstance(x, QuantizedTensor)
+                else layer.bias
+            )
             value = operations.layer_forward(module, real(x), layer.real_weight(), bias.float())
             if node.clip is not None:
                 value = value.clamp(*node.clip)
-            return value if grid is None else Codes(grid.quantize(value), grid)
+            return value if grid is None else QuantizedTensor(grid.quantize(value), grid)
         total = layer.accumulate(module, x)
         multiplier = layer.multiplier(module, x, total)
         if grid is None:
             total.mul_(multiplier)
             return total if node.clip is None else total.clamp(*node.clip)
-        return Codes(total.mul_(multiplier / grid.scale).clamp_(grid.lo, grid.hi).round_(), grid)
+        return QuantizedTensor(total.mul_(multiplier / grid.scale).clamp_(grid.lo, grid.hi).round_(), grid)

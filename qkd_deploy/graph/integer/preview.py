@@ -17,7 +17,7 @@ from torch import Tensor
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.graph.quantized import Codes, real
+from qkd_deploy.graph.quantized import QuantizedTensor, real
 
 StoredCodes = npt.NDArray[np.uint8]
 
@@ -44,7 +44,7 @@ def preview_codes(
 
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = frozen.evaluate(node, args, kwargs)
-        if isinstance(value, Codes) and node.quantizer is not None and node.name not in constants:
+        if isinstance(value, QuantizedTensor) and node.quantizer is not None and node.name not in constants:
             # the frozen grids: freezing moved the steps of additions by parts in a million, for the CPUs' sake, which
             # can move a bias to the next integer
             grid = None if node.source is None else frozen.grid(node.source)

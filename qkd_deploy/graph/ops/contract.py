@@ -1,7 +1,7 @@
 """What ONNX Runtime's CPU provider runs in integers, as data.
 
 ``OPERATORS`` says for every kind of node which integer kernel is expected and what its operands need.
-``SPELLINGS`` maps the ways in which PyTorch users write an operation (module class, function, tensor method) to its
+``TORCH_OPS`` maps the ways in which PyTorch users write an operation (module class, function, tensor method) to its
 kind. Whatever is not listed stays in float, between quantized borders, with ``FLOAT_REASONS`` or a general sentence.
 """
 
@@ -100,7 +100,7 @@ TABLES: dict[Any, str] = {
 }
 """Functions of single elements that become tables of 256 codes, and their names in ONNX."""
 
-SPELLINGS: dict[Any, str] = {
+TORCH_OPS: dict[Any, str] = {
     **dict.fromkeys(LAYERS, "layer"),
     **dict.fromkeys((F.linear, F.conv1d, F.conv2d), "functional_layer"),
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
@@ -214,14 +214,14 @@ KIND_REASONS: dict[str, str] = {
 GENERAL_REASON = "there is no integer kernel for it in the contract table"
 
 
-def spelling(target: Callable[..., Any] | nn.Module | str) -> Any:
+def torch_key(target: Callable[..., Any] | nn.Module | str) -> Any:
     """The key of a module instance, function or method name in the tables."""
     return type(target) if isinstance(target, nn.Module) else target
 
 
 def float_reason(target: Any) -> str:
     """Why an operation stays in float."""
-    return FLOAT_REASONS.get(spelling(target), GENERAL_REASON)
+    return FLOAT_REASONS.get(torch_key(target), GENERAL_REASON)
 
 
 def table_name(network: nn.Module, target: Any) -> str:

@@ -99,7 +99,7 @@ class Normalizer(
             if node.module in self.mode_leaves and self.recorder.unchanged.get(node.name):
                 node.kind = "dropout"
                 return
-        kind = "copy" if self._is_neutral(node, target) else contract.SPELLINGS.get(contract.spelling(target))
+        kind = "copy" if self._is_neutral(node, target) else contract.TORCH_OPS.get(contract.torch_key(target))
         node.kind, node.reason = "float", contract.float_reason(target)
         if kind == "identity":
             self._drop(node)
@@ -130,7 +130,7 @@ class Normalizer(
 
     def _is_neutral(self, node: Node, target: Any) -> bool:
         """Whether it is ``x * 1``, ``x + 0`` and the like."""
-        neutral = contract.NEUTRAL.get(contract.spelling(target))
+        neutral = contract.NEUTRAL.get(contract.torch_key(target))
         if neutral is None or len(node.args) != 2 or node.kwargs:
             return False
         return isinstance(node.args[1], (int, float)) and node.args[1] == neutral
@@ -169,7 +169,7 @@ class Normalizer(
 
     def _clip(self, node: Node, target: Any) -> str:
         bound = self._bind(node, target, "clip")
-        limits = contract.CLIP_RANGES.get(contract.spelling(target))
+        limits = contract.CLIP_RANGES.get(contract.torch_key(target))
         if limits is None:
             name = target if isinstance(target, str) else getattr(target, "__name__", "")
             if name.startswith("clamp_max") and len(node.args) > 1:

@@ -17,7 +17,7 @@ from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.placement.layer_bits import last_layers
 
 
-def hand_on_affine(model: nn.Module, graph: Graph, bits: Mapping[str, BitWidths]) -> None:
+def fold_layer_norms(model: nn.Module, graph: Graph, bits: Mapping[str, BitWidths]) -> None:
     """Rewrite every layer norm that nothing but linear layers reads, one of its own each; ``bits`` are theirs by name.
 
     The last layers are left out: what they read is a feature, with which other networks' features are compared.

@@ -12,7 +12,7 @@ from torch import nn
 
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import as_layer
-from qkd_deploy.graph.passes.hoist_slices import slice_early
+from qkd_deploy.graph.passes.hoist_slices import hoist_slices
 
 _MOVABLE = ("max_pool", "reshape", "transpose", "dropout")
 _CLIPPABLE = (
@@ -33,7 +33,7 @@ def fuse(model: nn.Module, graph: Graph, *, norms_as_layers: bool) -> Graph:
     while _hoist_one_clip(graph):
         pass
     _fuse_clips(graph)
-    slice_early(model, graph)
+    hoist_slices(model, graph)
     _name_tensors(graph)
     return graph
 

@@ -21,7 +21,7 @@ _OF_ONE = ("sigmoid", "tanh", "hard_sigmoid", "table", "clip", "rescale", "leaky
 _OF_ROWS = ("layer", "layer_norm", "softmax")
 
 
-def slice_early(model: nn.Module, graph: Graph) -> None:
+def hoist_slices(model: nn.Module, graph: Graph) -> None:
     """Move every slice of one dimension, unless it is the batch, as far forward as what it slices allows."""
     waiting = [node for node in graph.nodes if node.kind == "slice"]
     while waiting:

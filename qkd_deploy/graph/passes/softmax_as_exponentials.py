@@ -10,7 +10,7 @@ from __future__ import annotations
 from qkd_deploy.graph.ir import Graph, Node, Ref
 
 
-def weigh_by_exponentials(graph: Graph) -> None:
+def softmax_as_exponentials(graph: Graph) -> None:
     """Rewrite every softmax that only such a product reads, with copies, reshapes of rows or dropout between them."""
     readers = graph.consumers()
     for softmax in [node for node in graph.nodes if node.kind == "softmax"]:

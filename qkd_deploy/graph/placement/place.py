@@ -19,7 +19,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops.contract import FLOAT_CONSTANTS, OPERATORS
-from qkd_deploy.graph.passes.fold_layer_norms import hand_on_affine
+from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
 from qkd_deploy.graph.placement.layer_bits import layer_bits
 from qkd_deploy.graph.placement.signs import Signs
 from qkd_deploy.quantizers.registry import quantizer_kind
@@ -93,7 +93,7 @@ def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[
     """
     bits = layer_bits(model, graph, settings)
     if settings.integer:
-        hand_on_affine(model, graph, bits)
+        fold_layer_norms(model, graph, bits)
     placer = _Placer(model, graph, settings, bits, smallest)
     if not settings.bits.weights_only:
         placer.place_integer() if settings.integer else placer.place_paper()

@@ -43,7 +43,7 @@ def _key(node: fx.Node) -> Any:
 
 
 def _is_dropout(node: fx.Node) -> bool:
-    return node.op == "call_function" and contract.SPELLINGS.get(node.target) == "dropout"
+    return node.op == "call_function" and contract.TORCH_OPS.get(node.target) == "dropout"
 
 
 def _literal_options(node: fx.Node) -> dict[str, Any]:

@@ -259,7 +259,7 @@ class ConcreteTracer(fx.Tracer):
             return Unknown()
 
     def _require_no_chance(self, target: Any, drawn: Tensor) -> None:
-        known = not isinstance(target, str) and contract.SPELLINGS.get(target) == "dropout"
+        known = not isinstance(target, str) and contract.TORCH_OPS.get(target) == "dropout"
         if not self.root.training and not known and not torch.equal(drawn, torch.get_rng_state()):
             raise Untraceable(
                 "it draws random numbers in eval mode, too",

@@ -82,7 +82,7 @@ class _Measured:
     counts: Tensor
 
 
-class Observer:
+class QuantizerMonitor:
     """Looks at the quantizers of a prepared model without disturbing its training.
 
     Args:

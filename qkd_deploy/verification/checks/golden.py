@@ -10,12 +10,12 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Golden, array_digest
 from qkd_deploy.verification.checks.identity import Difference
 from qkd_deploy.verification.compare import output_difference
-from qkd_deploy.verification.model_under_test import Subject
+from qkd_deploy.verification.model_under_test import ModelUnderTest
 
 _FLOAT_TOLERANCE = 1e-4
 
 
-def golden_differences(subject: Subject, golden: Golden) -> list[Difference]:
+def golden_differences(subject: ModelUnderTest, golden: Golden) -> list[Difference]:
     """The first tensor of each side whose codes are not the recorded ones, and outputs that differ.
 
     Raises:
@@ -40,7 +40,7 @@ def golden_differences(subject: Subject, golden: Golden) -> list[Difference]:
     return differences
 
 
-def _codes(subject: Subject, golden: Golden, side: str, found: Mapping[str, np.ndarray]) -> list[Difference]:
+def _codes(subject: ModelUnderTest, golden: Golden, side: str, found: Mapping[str, np.ndarray]) -> list[Difference]:
     by_tensor = subject.by_tensor(found)
     for name, digest in golden.codes.items():
         if name in by_tensor and array_digest(by_tensor[name]) != digest:
@@ -48,5 +48,5 @@ def _codes(subject: Subject, golden: Golden, side: str, found: Mapping[str, np.n
     return []
 
 
-def _difference(subject: Subject, name: str, message: str) -> Difference:
+def _difference(subject: ModelUnderTest, name: str, message: str) -> Difference:
     return Difference("golden", name, subject.metadata.module_of(name), message)

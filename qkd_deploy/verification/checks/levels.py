@@ -17,14 +17,14 @@ from qkd_deploy.verification.checks.kernels import list_kernels
 from qkd_deploy.verification.checks.outputs import FLIP_TOLERANCE, FLOAT_TOLERANCE, OutputsComparison
 from qkd_deploy.verification.checks.torch_side import outputs_of, tensors_for
 from qkd_deploy.verification.compare import CodesComparison, output_difference
-from qkd_deploy.verification.model_under_test import Subject
+from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.report import Level, VerificationReport
 from qkd_deploy.verification.runtime import RuntimeModel, optimized_graph
 from qkd_deploy.verification.source import Batch, Source
 
 
 def codes_level(
-    subject: Subject, source: Source, threads: tuple[int, ...], batch_size: int, report: VerificationReport
+    subject: ModelUnderTest, source: Source, threads: tuple[int, ...], batch_size: int, report: VerificationReport
 ) -> Level:
     """Reference against runtime, and frozen model against runtime, on the first batches: every code must be equal."""
     comparison = subject.comparison()
@@ -56,7 +56,7 @@ class _OutputCheck:
 
 
 def _compare_reference(
-    subject: Subject,
+    subject: ModelUnderTest,
     batch: Batch,
     codes: Mapping[str, np.ndarray],
     runtime_outputs: Mapping[str, np.ndarray],
@@ -76,7 +76,7 @@ def _compare_reference(
 
 
 def _compare_frozen(
-    subject: Subject,
+    subject: ModelUnderTest,
     model: FrozenModel,
     batch: Batch,
     codes: Mapping[str, np.ndarray],
@@ -90,7 +90,7 @@ def _compare_frozen(
 
 
 def _codes_result(
-    subject: Subject, comparison: CodesComparison, outputs: _OutputCheck, images: int, threads: tuple[int, ...]
+    subject: ModelUnderTest, comparison: CodesComparison, outputs: _OutputCheck, images: int, threads: tuple[int, ...]
 ) -> Level:
     problems = []
     if comparison.first is not None:
@@ -115,7 +115,7 @@ def _codes_result(
     return Level("codes", "passed", (done, *notes))
 
 
-def preview_level(subject: Subject, source: Source, batch_size: int) -> Level:
+def preview_level(subject: ModelUnderTest, source: Source, batch_size: int) -> Level:
     """Each layer of the float fake-quantized model, fed the frozen codes, against the frozen layer."""
     if subject.prepared is None or subject.frozen is None:
         return Level("preview", "skipped", ("no checkpoint was given",))
@@ -135,7 +135,7 @@ def preview_level(subject: Subject, source: Source, batch_size: int) -> Level:
     return Level("preview", "passed", (f"{differing} of {total:,} codes of single layers differ, by one step at most",))
 
 
-def kernels_level(subject: Subject, require_integer: bool, report: VerificationReport) -> Level:
+def kernels_level(subject: ModelUnderTest, require_integer: bool, report: VerificationReport) -> Level:
     """Lists the kernels that ONNX Runtime built; float ones fail only with ``require_integer``."""
     report.kernels = list_kernels(subject.model, optimized_graph(subject.model), subject.metadata)
     integer, floats = len(report.kernels) - len(report.float_ops), len(report.float_ops)
@@ -149,7 +149,7 @@ def kernels_level(subject: Subject, require_integer: bool, report: VerificationR
 
 
 def accuracy_level(
-    subject: Subject,
+    subject: ModelUnderTest,
     source: Source,
     threads: tuple[int, ...],
     batch_size: int,
@@ -176,7 +176,7 @@ def accuracy_level(
     return tally.accuracy_result(tolerance)
 
 
-def _outputs_comparison(subject: Subject, source: Source) -> OutputsComparison:
+def _outputs_comparison(subject: ModelUnderTest, source: Source) -> OutputsComparison:
     """Outputs must be equal in every bit, unless an operator in float has a part in them."""
     after_float = subject.reference.run(next(iter(source.batches(1))).feeds).after_float
     exact = {output.name: output.name not in after_float for output in subject.model.graph.output}

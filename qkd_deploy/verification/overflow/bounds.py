@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
     from qkd_deploy.graph.integer.model import FrozenModel
-    from qkd_deploy.graph.quantized import Grid
+    from qkd_deploy.graph.quantized import QuantParams
 
 INT32_BITS = 31
 _PRODUCTS = ("matmul", "weighted_mean")
@@ -126,7 +126,7 @@ def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
     from qkd_deploy.graph.quantized import meets_signed
 
     found: dict[str, Headroom] = {}
-    grids: dict[str, Grid] = {}  # tensor -> the grid that its codes are on
+    grids: dict[str, QuantParams] = {}  # tensor -> the grid that its codes are on
     for node in frozen.graph.nodes:
         first = node.inputs[0] if node.inputs else ""
         if node.quantizer is not None:
@@ -144,11 +144,11 @@ def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
     return found
 
 
-def _stored(grid: Grid) -> CodeRange:
+def _stored(grid: QuantParams) -> CodeRange:
     return CodeRange(grid.lo + grid.zero_point, grid.hi + grid.zero_point, grid.zero_point)
 
 
-def _signed(grid: Grid) -> CodeRange:
+def _signed(grid: QuantParams) -> CodeRange:
     """Of codes that become signed bytes."""
     return CodeRange(grid.lo - grid.middle, grid.hi - grid.middle, -grid.middle)
 

@@ -10,7 +10,7 @@ from additions import pairs, runtime_add, signed, unsigned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd_deploy.graph.exact.add_scale import CodeRange, _fixed_point, agreed_add_scale, fma
+from qkd_deploy.graph.exact.add_scale import CodeRange, _fixed_point, fma, portable_add_scale
 
 
 def _single(value: float) -> np.ndarray:
@@ -49,7 +49,7 @@ TRIPLES = {
 def test_round_ratios_of_scales_are_nudged_until_all_forms_agree(case: str) -> None:
     a, b, out = TRIPLES[case]
     before = pairs(a, b, out)
-    scale = agreed_add_scale(a, b, out, "add")
+    scale = portable_add_scale(a, b, out, "add")
     assert abs(scale / out.scale - 1) < 1e-4
     moved = CodeRange(scale, out.zero_point, out.lo, out.hi)
     after = pairs(a, b, moved)
@@ -70,7 +70,7 @@ def test_arm_adds_in_fixed_point_and_rounds_ties_away_from_zero() -> None:
 
 
 def test_most_of_those_ratios_need_the_nudge() -> None:
-    moved = [agreed_add_scale(a, b, out, "add") != out.scale for a, b, out in TRIPLES.values()]
+    moved = [portable_add_scale(a, b, out, "add") != out.scale for a, b, out in TRIPLES.values()]
     assert sum(moved) >= 3
 
 
@@ -81,7 +81,7 @@ def test_agreed_scales_of_random_round_ratios(
 ) -> None:
     kinds = {True: signed, False: unsigned}
     a, b, out = kinds[a_signed](p / 100), kinds[b_signed](q / 100), kinds[o_signed](r / 100)
-    scale = agreed_add_scale(a, b, out, "add")
+    scale = portable_add_scale(a, b, out, "add")
     moved = CodeRange(scale, out.zero_point, out.lo, out.hi)
     forms = pairs(a, b, moved)
     assert all(np.array_equal(form, forms["definition"]) for form in forms.values())
@@ -92,7 +92,7 @@ def test_agreed_scales_of_random_round_ratios(
 def test_hopeless_ratios_of_additions_are_raised_first(left: float, right: float) -> None:
     """A step a million times too small cannot agree: float32 loses the zero points' offsets."""
     a, b, out = signed(left), signed(right), signed(1e-8)
-    scale = agreed_add_scale(a, b, out, "add")
+    scale = portable_add_scale(a, b, out, "add")
     moved = CodeRange(scale, out.zero_point, out.lo, out.hi)
     assert np.array_equal(runtime_add(a, b, moved), pairs(a, b, moved)["definition"])
     assert scale > 100 * out.scale

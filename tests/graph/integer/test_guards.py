@@ -18,7 +18,7 @@ from qkd_deploy.graph.exact import fold
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.integer import freeze as freezing
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.graph.quantized import Codes
+from qkd_deploy.graph.quantized import QuantizedTensor
 
 IMAGES = noise(4, 3, 6, 6)
 
@@ -134,7 +134,7 @@ def test_wide_layers_below_the_limit_are_exact() -> None:
     codes = grid.quantize(x)
     exact = codes.numpy().astype(np.int64) @ layer.codes.numpy().astype(np.int64).T + layer.bias.numpy()
     assert exact.max() > 2**24
-    got = layer.accumulate(deployed.frozen.network.get_submodule("0"), Codes(codes, grid))
+    got = layer.accumulate(deployed.frozen.network.get_submodule("0"), QuantizedTensor(codes, grid))
     assert np.array_equal(got.numpy(), exact.astype(np.float32))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
 from qkd_deploy.graph.exact.add_scale import CodeRange
-from qkd_deploy.graph.integer.lower_bounds import least_code
+from qkd_deploy.graph.integer.lower_bounds import lower_bound
 from qkd_deploy.graph.ir import Graph, Node, Ref
 
 
@@ -100,7 +100,7 @@ GRIDS = st.builds(
 @given(GRIDS, GRIDS, st.floats(1e-2, 1.0))
 def test_no_product_is_below_the_bound(a: CodeRange, b: CodeRange, scale: float) -> None:
     nodes = [Node("a", "input"), Node("b", "input"), Node("c", "mul", (Ref("a"), Ref("b")))]
-    bound = least_code(Graph(nodes, ["a", "b"], Ref("c")), nodes[2], [a, b], scale)
+    bound = lower_bound(Graph(nodes, ["a", "b"], Ref("c")), nodes[2], [a, b], scale)
     ends = product((a.lo, a.hi), (b.lo, b.hi))
     exact = min(x * a.scale * y * b.scale for x, y in ends) / scale
     assert bound is not None and exact - 0.51 <= bound <= round(exact)
@@ -112,7 +112,7 @@ def test_no_gated_value_is_below_the_bound(x: CodeRange, scale: float, gate: str
     nodes = [Node("x", "input"), Node("g", gate, (Ref("x"),)), Node("y", "mul", tuple(map(Ref, names)))]
     gates = CodeRange(1 / 256, 0, 0, 255)
     operands = [gates, x] if swapped else [x, gates]
-    bound = least_code(Graph(nodes, ["x"], Ref("y")), nodes[2], operands, scale)
+    bound = lower_bound(Graph(nodes, ["x"], Ref("y")), nodes[2], operands, scale)
     values = np.arange(x.lo, x.hi + 1) * x.scale
     opened = 1 / (1 + np.exp(-values)) if gate == "sigmoid" else np.clip(values / 6 + 0.5, 0, 1)
     codes = np.rint(values * (np.rint(opened * 256).clip(0, 255) / 256) / scale)

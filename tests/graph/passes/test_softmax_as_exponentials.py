@@ -20,7 +20,7 @@ from qkd_deploy.bench.float_twin import float_twin
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import exponential_scale
 from qkd_deploy.graph.prepare import PreparedModel
-from qkd_deploy.graph.quantized import Grid, meets_signed
+from qkd_deploy.graph.quantized import QuantParams, meets_signed
 from qkd_deploy.verification.overflow.bounds import file_headroom, frozen_headroom
 from qkd_deploy.verification.runtime import CodesModel, quantized_values
 
@@ -197,8 +197,8 @@ def test_constant_right_operands_are_signed_too(rectified: bool) -> None:
 
 
 def test_what_signed_bytes_may_meet() -> None:
-    def grid(zero_point: int, lo: int, hi: int) -> Grid:
-        return Grid(1.0, 8, zero_point, lo, hi)
+    def grid(zero_point: int, lo: int, hi: int) -> QuantParams:
+        return QuantParams(1.0, 8, zero_point, lo, hi)
 
     exponentials, codes = grid(0, 0, 128), grid(128, -128, 127)
     assert meets_signed(exponentials, codes) and meets_signed(exponentials, grid(0, 0, 255))
