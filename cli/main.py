@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ from importlib import import_module
 import click
 
 from qkd_deploy import __version__
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 
 # One line of help per command; the module qkd_deploy.cli.<name> defines it as `command` and is imported only to run it.
 COMMANDS = {
@@ -48,8 +47,7 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            close = difflib.get_close_matches(name, COMMANDS, n=1)
-            advice = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(COMMANDS)}"
+            advice = closest(name, COMMANDS, otherwise=f"choose one of {', '.join(COMMANDS)}")
             raise click.UsageError(f"no command {name!r}; {advice}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable
@@ -10,6 +9,8 @@ from math import isfinite
 from typing import Any
 
 import click
+
+from qkd_deploy.errors import closest
 
 _WORD = re.compile(r"[A-Za-z_~./][^\n\"']*")
 """Text that cannot be mistaken for another TOML value: it begins like a name or a path."""
@@ -20,10 +21,9 @@ class Choice(click.Choice[str]):
 
     def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
         """Say what is supported, and which of it resembles the value."""
-        close = difflib.get_close_matches(str(value), self.choices, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
         known = ", ".join(self.choices)
-        return f"{value!r} is not supported; {hint}choose {'one of ' if len(self.choices) > 1 else ''}{known}"
+        hint = closest(value, self.choices, then=f"choose {'one of ' if len(self.choices) > 1 else ''}{known}")
+        return f"{value!r} is not supported; {hint}"
 
 
 class Points(click.FloatRange):

@@ -1,6 +1,8 @@
-"""The one exception for mistakes that the user can correct."""
+"""The one exception for mistakes that the user can correct, and the hint that goes with a misspelt word."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -8,3 +10,21 @@ class UserError(Exception):
 
     The command line prints the sentence and exits with code 2; library callers may catch it.
     """
+
+
+def closest(word: object, known: Iterable[str], *, cutoff: float = 0.6, otherwise: str = "", then: str = "") -> str:
+    """Ask ``did you mean 'name'?`` for the known name that resembles a word, whatever its case.
+
+    Args:
+        word: what the user wrote.
+        known: the names that there are.
+        cutoff: how alike they must be, from 0 to 1.
+        otherwise: what to say where none is.
+        then: what to say in both cases, behind it.
+    """
+    import difflib  # only mistakes need it
+
+    folded = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=cutoff)
+    hint = f"did you mean {folded[found[0]]!r}?" if found else otherwise
+    return f"{hint} {then}".strip()

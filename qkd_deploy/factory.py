@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 
 Factory = Callable[..., object]
 
@@ -178,6 +177,5 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 def _closest(name: str, known: Iterable[str]) -> str:
     """A hint in brackets, led by a blank, at the known name that resembles ``name``; empty where none does."""
-    folded = {key.lower(): key for key in known}
-    matches = difflib.get_close_matches(name.lower(), folded, n=1)
-    return f" (did you mean '{folded[matches[0]]}'?)" if matches else ""
+    hint = closest(name, known)
+    return f" ({hint})" if hint else ""

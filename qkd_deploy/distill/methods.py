@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,7 +13,7 @@ from qkd_deploy.distill.qat import qat_phases
 from qkd_deploy.distill.qfd import qfd_phases
 from qkd_deploy.distill.qkd import qkd_phases
 from qkd_deploy.distill.sqakd import sqakd_phases
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,8 @@ class Method:
     def _kept(self, only: Sequence[str]) -> list[str]:
         for name in only:
             if name not in self.shares:
-                close = difflib.get_close_matches(name, self.shares, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise UserError(f"{self.name} has no phase {name!r}; {hint}its phases: {', '.join(self.shares)}")
+                hint = closest(name, self.shares, then=f"its phases: {', '.join(self.shares)}")
+                raise UserError(f"{self.name} has no phase {name!r}; {hint}")
         return [name for name in self.shares if name in only or not only]
 
 
@@ -96,6 +94,5 @@ def method_named(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    close = difflib.get_close_matches(name, METHODS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(f"unknown method {name!r}; {hint}known methods: {', '.join(METHODS)}")
+    hint = closest(name, METHODS, then=f"known methods: {', '.join(METHODS)}")
+    raise UserError(f"unknown method {name!r}; {hint}")

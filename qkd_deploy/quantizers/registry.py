@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from qkd_deploy.quantizers.ewgs import EwgsActivation, EwgsQuantizer
@@ -45,6 +44,5 @@ def quantizer_kind(name: str) -> Kind:
     """
     if name in QUANTIZERS:
         return QUANTIZERS[name]
-    close = difflib.get_close_matches(name, QUANTIZERS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(f"unknown quantizer {name!r}; {hint}known quantizers: {', '.join(QUANTIZERS)}")
+    hint = closest(name, QUANTIZERS, then=f"known quantizers: {', '.join(QUANTIZERS)}")
+    raise UserError(f"unknown quantizer {name!r}; {hint}")

@@ -7,7 +7,6 @@ options of ``verify``. Every combination of the axes' values is an entry.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -17,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 from qkd_deploy.training.config import TrainConfig, make_config
 
 _TABLES = ("settings", "grid", "verify")
@@ -171,5 +170,5 @@ def _verify_options(file: Path, given: dict[str, Any]) -> VerifyOptions:
 
 
 def _hint(word: str, known: list[str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    hint = closest(word, known)
+    return f" ({hint})" if hint else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +12,7 @@ from typing import Any
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.distill import Method, MethodOptions, Phase, method_named
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.training.config_fields import checked, choice, number
 from qkd_deploy.training.recipes import recipe_for
@@ -283,5 +282,4 @@ def write_config(config: TrainConfig, path: Path | str) -> None:
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; remove it"
+    return "; " + closest(word, known, otherwise="remove it")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import Field, field
 from math import inf
 from typing import Any
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 from qkd_deploy.factory import plain_arguments
 
 
@@ -49,9 +48,8 @@ def checked(item: Field[Any], value: Any) -> Any:
 def _check_range(item: Field[Any], value: Any) -> None:
     choices = item.metadata.get("choices")
     if choices is not None and value not in choices:
-        hint = difflib.get_close_matches(value, choices, n=1)
-        suggestion = f"did you mean {hint[0]!r}? " if hint else ""
-        raise UserError(f"{item.name} is {value!r}; {suggestion}choose one of {', '.join(choices)}")
+        hint = closest(value, choices, then=f"choose one of {', '.join(choices)}")
+        raise UserError(f"{item.name} is {value!r}; {hint}")
     if "least" in item.metadata:
         above, least, most = (item.metadata[key] for key in ("above", "least", "most"))
         if not (above < value < inf and least <= value <= most):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from qkd_deploy.bits import BitWidths, bits_for
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Graph
 from qkd_deploy.graph.passes import batch_norms_as_depthwise as channel_norm
 
@@ -25,9 +24,8 @@ def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, 
         raise UserError("the network has no convolution or linear layer to quantize")
     for pattern in settings.overrides:
         if not any(bits_for(str(node.target), {pattern: settings.bits}) for node in layers):
-            close = get_close_matches(pattern, [str(node.target) for node in layers], n=1, cutoff=0.3)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"the pattern {pattern!r} matches no layer of the network{hint}")
+            hint = closest(pattern, [str(node.target) for node in layers], cutoff=0.3)
+            raise UserError(f"the pattern {pattern!r} matches no layer of the network; {hint}".removesuffix("; "))
     wide = settings.first_last_bits
     edge_bits = BitWidths(wide, settings.bits.activation if settings.bits.weights_only else wide)
     edges = _first_layers(graph, norms) | last_layers(graph, norms)

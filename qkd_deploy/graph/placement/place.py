@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from torch import nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops.contract import FLOAT_CONSTANTS, OPERATORS
@@ -59,8 +58,7 @@ class Settings:
             ("weight_range", self.weight_range, WEIGHT_RANGES),
         ):
             if value not in allowed:
-                close = get_close_matches(str(value), allowed, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(allowed)}"
+                hint = closest(value, allowed, otherwise=f"choose one of {', '.join(allowed)}")
                 raise UserError(f"unknown {name} {value!r}; {hint}")
         if not 2 <= self.first_last_bits <= 8:
             raise UserError(f"first_last_bits must be 2 to 8, got {self.first_last_bits}")

@@ -6,14 +6,13 @@ whose output then is the feature, averaged over positions.
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.quantizers.scale_search import initial_step
@@ -158,8 +157,7 @@ def _submodule(network: nn.Module, path: str) -> nn.Module:
 
 
 def _hint(path: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(path, names, n=1, cutoff=0.3)
-    return f"; did you mean {close[0]!r}?" if close else f"; its modules: {', '.join(names[:8])} ..."
+    return "; " + closest(path, names, cutoff=0.3, otherwise=f"its modules: {', '.join(names[:8])} ...")
 
 
 @torch.no_grad()
