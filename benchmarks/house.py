@@ -4,8 +4,8 @@
 
 Arrows: imports at run time and for types alike, those inside functions too. A room is a package of the table below. Its
 files may import from rooms under it, and within a room no files import each other in a circle. Branches: ``if``, loops,
-conditional expressions, comprehensions and their conditions, ``and`` / ``or``, ``except`` and ``assert``, over the lines
-of code of functions whose bodies have eight lines and more.
+conditional expressions, comprehensions and their conditions, ``and`` / ``or``, ``except`` and ``assert``, over the
+lines of code of functions whose bodies have eight lines and more.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from qkd_deploy.export.ops.tokens import Tokens
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, references, substitute
 from qkd_deploy.graph.ops.contract import OPERATORS
-from qkd_deploy.graph.ops.operations import is_on_tokens
 from qkd_deploy.graph.quantized import QuantizedTensor
 
 BATCH = "batch"
@@ -69,7 +68,8 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
         }
         self.handlers: dict[str, Callable[[Node], ir.Value]] = {
             "input": self._input,
-            "layer": self._layer,
+            "conv": self._layer,
+            "linear": self._layer,
             "add": lambda node: self._simple(node, "Add"),
             "concat": lambda node: self._simple(node, "Concat", axis=node.kwargs["dim"]),
             "mul": self._mul,
@@ -166,7 +166,7 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
         return emit_float_op(self.builder, self.frozen, node, self.values)
 
     def _layer(self, node: Node) -> ir.Value:
-        tokens = is_on_tokens(self.frozen.network, node)
+        tokens = node.is_on_tokens
         operand = self._image_of_tokens(node) if tokens else self.values[node.inputs[0]]
         value, record = emit_layer(self.builder, self.frozen, node, operand, self.weights)
         self.layers.append(record)

@@ -83,9 +83,7 @@ def export_onnx(
         temporary.write_bytes(proto.SerializeToString())
     frozen = emitted.frozen
     used = {
-        node.name: int(torch.unique(frozen.layer(node).codes).numel())
-        for node in frozen.graph.nodes
-        if node.kind == "layer"
+        node.name: int(torch.unique(frozen.layer(node).codes).numel()) for node in frozen.graph.nodes if node.is_layer
     }
     opset = proto.opset_import[0].version
     requires = PACKED_RUNTIME if weights == "packed" or opset > OPSET else ""

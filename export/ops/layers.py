@@ -22,7 +22,6 @@ from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.operations import is_on_tokens
 
 
 def emit_layer(
@@ -46,7 +45,7 @@ def emit_layer(
     linear = isinstance(module, nn.Linear)
     integer = node.source is not None and (node.quantizer is not None or linear)
     attributes = {"transB": 1} if linear else _conv_attributes(module)
-    tokens = is_on_tokens(frozen.network, node)
+    tokens = node.is_on_tokens
     if tokens:
         codes, attributes = codes.reshape(*codes.shape, 1, 1), POINTWISE
     elif integer and not linear:

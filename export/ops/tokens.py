@@ -14,7 +14,6 @@ import onnx_ir as ir
 
 from qkd_deploy.export.quantized_graph import QuantizedGraph
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.operations import is_on_tokens
 
 POINTWISE: dict[str, Any] = {
     "kernel_shape": [1, 1],
@@ -45,7 +44,7 @@ class Tokens(QuantizedGraph):
 
     def _back_to_tokens(self, node: Node, codes: ir.Value) -> ir.Value:
         """Codes of such a layer in the shape of its tensor; all others as they are."""
-        if not is_on_tokens(self.frozen.network, node):
+        if not node.is_on_tokens:
             return codes
         name, b, order = node.name, self.builder, {"perm": [0, 2, 3, 1]}
         row = b.add("Transpose", [codes], f"{name}.made", node=f"{name}{CHANNELS_LAST}", attributes=order)

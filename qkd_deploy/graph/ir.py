@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+LAYER_KINDS = ("conv", "linear")
+"""Kinds of nodes that have weights."""
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -66,6 +69,20 @@ class Node:
     dtype: torch.dtype = torch.float32
     reason: str = ""
     partial: bool = False
+
+    @property
+    def is_layer(self) -> bool:
+        """True for convolutions and linear layers."""
+        return self.kind in LAYER_KINDS
+
+    @property
+    def is_on_tokens(self) -> bool:
+        """True for linear layers with codes in and out and more dimensions than rows and features.
+
+        They run as convolutions over their tokens, other linear layers as products of matrices.
+        """
+        quantized = self.source is not None and self.quantizer is not None
+        return self.kind == "linear" and quantized and len(self.shape or ()) > 2
 
     @property
     def open_shape(self) -> tuple[int, ...]:

@@ -143,7 +143,7 @@ class PreparedModel(nn.Module):
 
     def layers(self) -> list[Node]:
         """The convolution and linear nodes, in execution order."""
-        return [node for node in self.graph.nodes if node.kind == "layer"]
+        return [node for node in self.graph.nodes if node.is_layer]
 
     def weight_steps(self) -> list[nn.Parameter]:
         """The learned scalars that decide the weights' scales: usually one step per layer."""
@@ -200,7 +200,7 @@ class PreparedModel(nn.Module):
         self, node: Node, quantizer: StepQuantizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """One node whose clip is left to its quantizer: fewer passes over memory, the same values and gradients."""
-        if node.kind != "layer":
+        if not node.is_layer:
             return quantizer(operations.apply(self.network, node, args, kwargs, training=True))
         value = self._products(node, args[0])
         batch_norm = operations.batch_norm_of(self.network, node)
@@ -210,7 +210,7 @@ class PreparedModel(nn.Module):
         self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], source: tuple[Tensor, int] | None = None
     ) -> Any:
         """One node before its quantizer; ``source`` is for a layer's constants, as in ``folded``."""
-        if node.kind == "layer":
+        if node.is_layer:
             value = self._layer(node, args[0], source)
         else:
             value = operations.apply(self.network, node, args, kwargs, training=self.training)

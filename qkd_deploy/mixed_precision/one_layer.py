@@ -52,7 +52,7 @@ class SingleLayers:
         seen: set[str] = set()
 
         def take_in(node: Node, values: Values) -> None:
-            if node.kind != "layer" or str(node.target) not in self._layers or node.inputs[0] in seen:
+            if not node.is_layer or str(node.target) not in self._layers or node.inputs[0] in seen:
                 return
             seen.add(node.inputs[0])
             statistics = self._statistics.setdefault(node.inputs[0], HistogramObserver(signed=self._signed(node)))
@@ -105,7 +105,7 @@ class SingleLayers:
                 values.pop(name, None)
 
     def _evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen | None) -> Any:
-        if node.kind == "layer":
+        if node.is_layer:
             value = self._layer(node, args[0], chosen)
         else:
             value = operations.apply(self._prepared.network, node, args, kwargs, training=False)

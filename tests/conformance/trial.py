@@ -30,7 +30,7 @@ from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
 
 _TEST_IMAGES, _SEED = 3, 1000
-_PRODUCTS = ("layer", "matmul", "weighted_mean")
+_PRODUCTS = ("conv", "linear", "matmul", "weighted_mean")
 WIDTHS = ("w8a8", "w4a4", "w2a4")
 
 Codes = dict[str, npt.NDArray[np.uint8]]
@@ -170,7 +170,7 @@ def integer_macs(trial: Trial, shape: tuple[int, ...]) -> float:
         if node.kind not in _PRODUCTS or node.name in left_in_float or node.shape is None:
             continue
         depth = (trial.prepared.graph.node(node.inputs[0]).shape or (0,))[-1]
-        if node.kind == "layer":
+        if node.is_layer:
             layer = trial.prepared.network.get_submodule(str(node.target))
             assert isinstance(layer.weight, Tensor)
             depth = layer.weight[0].numel()

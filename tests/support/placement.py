@@ -72,7 +72,7 @@ def unquantized(prepared: PreparedModel, *inputs: Tensor) -> Any:
     """What the prepared graph computes without any quantizer."""
 
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if node.kind == "layer":
+        if node.is_layer:
             weight, bias = operations.layer_parameters(prepared.network, node)
             layer = prepared.network.get_submodule(str(node.target))
             value = operations.layer_forward(layer, args[0], weight, bias)

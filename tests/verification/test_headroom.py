@@ -94,7 +94,7 @@ def test_frozen_model_and_file_have_the_same_worst_cases(
     both = deployed(name, size, bits, **options)
     frozen, file = frozen_headroom(both.frozen), file_headroom(both.model)
     assert frozen == file
-    assert list(file) == [node.name for node in both.frozen.graph.nodes if node.kind == "layer"]
+    assert list(file) == [node.name for node in both.frozen.graph.nodes if node.is_layer]
     assert all(found.fits and found.bits > 8 for found in file.values())
 
 

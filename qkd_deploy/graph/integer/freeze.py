@@ -62,7 +62,7 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
             grids[own], least[own] = grids[made].times(node.kwargs["factor"]), least[made]
         if node.kind == "pad" and made is not None:
             least[made] = min(least[made], 0)
-        if node.kind == "layer":
+        if node.is_layer:
             _require_finite(prepared, node)
             source = grids[node.source] if node.source is not None else None
             folded = prepared.folded(node, (source.scale, source.extent) if source is not None else None)

@@ -80,7 +80,7 @@ class FrozenModel(nn.Module):
     def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One node on codes where its operands are codes, on floats elsewhere."""
         grid = self.grid(node.quantizer) if node.quantizer is not None else None
-        if node.kind == "layer":
+        if node.is_layer:
             return self._layer(node, args[0], grid)
         if node.kind in RELABELLED and grid is not None:
             return self._relabelled(node, args[0], grid)
@@ -104,7 +104,7 @@ class FrozenModel(nn.Module):
 
     def _layer(self, node: Node, x: Any, grid: QuantParams | None) -> Any:
         layer, module = self.layer(node), self.network.get_submodule(str(node.target))
-        if not isinstance(x, QuantizedTensor) or (grid is None and not isinstance(module, nn.Linear)):
+        if not isinstance(x, QuantizedTensor) or (grid is None and node.kind != "linear"):
             bias = (
                 layer.bias.double() * (x.grid.scale * layer.scale).double()
                 if isinstance(x, QuantizedTensor)

@@ -37,7 +37,8 @@ class Operator:
 
 OPERATORS: dict[str, Operator] = {
     "input": Operator("QuantizeLinear", "none", True),
-    "layer": Operator("QLinearConv or QGemm", "layer", True),
+    "conv": Operator("QLinearConv", "layer", True),
+    "linear": Operator("QGemm", "layer", True),
     "add": Operator("QLinearAdd", "wide", True),
     "mul": Operator("QLinearMul", "wide", True),
     "matmul": Operator("QLinearMatMul", "wide", True),
@@ -101,7 +102,8 @@ TABLES: dict[Any, str] = {
 """Functions of single elements that become tables of 256 codes, and their names in ONNX."""
 
 TORCH_OPS: dict[Any, str] = {
-    **dict.fromkeys(LAYERS, "layer"),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d), "conv"),
+    nn.Linear: "linear",
     **dict.fromkeys((F.linear, F.conv1d, F.conv2d), "functional_layer"),
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
     **dict.fromkeys((operator.add, torch.add, "add"), "add"),

@@ -73,7 +73,7 @@ class FunctionalRules(Rules):
             return "a convolution of an unbatched tensor has no integer kernel"
         layer.sources = (weight, bias)
         self.model.get_submodule(node.module).add_module(node.name, layer)
-        self._settle(node, "layer", (bound["input"],))
+        self._settle(node, "linear" if isinstance(layer, nn.Linear) else "conv", (bound["input"],))
         node.target = f"{node.module}.{node.name}" if node.module else node.name
         return ""
 

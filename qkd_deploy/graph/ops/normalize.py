@@ -147,13 +147,19 @@ class Normalizer(
 
     # -- layers ------------------------------------------------------------------------------------------------------
 
-    def _layer(self, node: Node, target: nn.Module) -> str:
-        if getattr(target, "padding_mode", "zeros") != "zeros":
+    def _conv(self, node: Node, target: nn.Conv1d | nn.Conv2d) -> str:
+        if target.padding_mode != "zeros":
             return f"padding mode {target.padding_mode!r} has no integer kernel"
-        if not isinstance(target, nn.Linear) and self._rank(node.args[0]) != target.weight.dim():  # type: ignore[operator]
+        if self._rank(node.args[0]) != target.weight.dim():
             return "a convolution of an unbatched tensor has no integer kernel"
+        return self._layer(node, "conv")
+
+    def _linear(self, node: Node, target: nn.Linear) -> str:
+        return self._layer(node, "linear")
+
+    def _layer(self, node: Node, kind: str) -> str:
         path = str(node.target)
-        self._settle(node, "layer", (node.args[0],))
+        self._settle(node, kind, (node.args[0],))
         node.target = path
         return ""
 

@@ -184,15 +184,6 @@ def _in_order(terms: Tensor) -> Tensor:
     return total
 
 
-def is_on_tokens(network: nn.Module, node: Node) -> bool:
-    """Whether a layer is a linear one with codes in and out and more dimensions than rows and features.
-
-    Such a layer runs as a convolution over its tokens, other linear ones as products of matrices.
-    """
-    linear = node.kind == "layer" and isinstance(network.get_submodule(str(node.target)), nn.Linear)
-    return linear and node.source is not None and node.quantizer is not None and len(node.shape or ()) > 2
-
-
 def batch_norm_of(network: nn.Module, node: Node) -> BatchNorm | None:
     """The batch norm fused behind a layer, or None."""
     if node.batch_norm is None:

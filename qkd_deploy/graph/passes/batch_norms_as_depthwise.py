@@ -56,7 +56,7 @@ def as_layer(model: nn.Module, graph: Graph, node: Node) -> None:
     assert isinstance(norm, BatchNorm)
     if _CHILD not in norm._modules:
         norm.add_module(_CHILD, (ChannelIdentity if rank == 4 else SequenceIdentity)(norm.num_features))
-    node.kind, node.target, node.batch_norm, node.reason = "layer", f"{path}.{_CHILD}", path, ""
+    node.kind, node.target, node.batch_norm, node.reason = "conv", f"{path}.{_CHILD}", path, ""
 
 
 def _as_sequence(graph: Graph, node: Node) -> None:

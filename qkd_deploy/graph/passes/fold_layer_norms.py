@@ -56,7 +56,7 @@ def _linear_readers(model: nn.Module, graph: Graph, norm: Node) -> list[Node]:
                 moved.append(reader)
             elif reader.kind == "python":
                 continue
-            elif reader.kind == "layer" and _is_own_linear(model, graph, reader):
+            elif reader.is_layer and _is_own_linear(model, graph, reader):
                 found.append(reader)
             else:
                 return []
@@ -75,5 +75,5 @@ def _keeps_rows(node: Node, reader: Node) -> bool:
 def _is_own_linear(model: nn.Module, graph: Graph, node: Node) -> bool:
     """A linear layer with a parameter for its weight, which is called once."""
     layer = model.get_submodule(str(node.target))
-    once = sum(other.kind == "layer" and other.target == node.target for other in graph.nodes) == 1
+    once = sum(other.is_layer and other.target == node.target for other in graph.nodes) == 1
     return isinstance(layer, nn.Linear) and isinstance(layer._parameters.get("weight"), nn.Parameter) and once

@@ -16,7 +16,7 @@ from qkd_deploy.graph.passes.hoist_slices import hoist_slices
 
 _MOVABLE = ("max_pool", "reshape", "transpose", "dropout")
 _CLIPPABLE = (
-    *("layer", "add", "mul", "matmul", "concat", "avg_pool", "uneven_avg_pool", "global_avg_pool"),
+    *("conv", "linear", "add", "mul", "matmul", "concat", "avg_pool", "uneven_avg_pool", "global_avg_pool"),
     *("leaky_relu", "batch_norm", "clip"),
 )
 
@@ -54,14 +54,14 @@ def _absorb(graph: Graph, node: Node, reader: Node) -> None:
 
 
 def _fuse_batch_norms(model: nn.Module, graph: Graph) -> None:
-    for node in [n for n in graph.nodes if n.kind == "layer"]:
+    for node in [n for n in graph.nodes if n.is_layer]:
         reader = _only_reader(graph, node.name, "batch_norm")
         if reader is None:
             continue
         features = model.get_submodule(str(reader.target)).num_features
         layer: Any = model.get_submodule(str(node.target))
         # BatchNorm1d behind a Linear on tokens normalises another dimension than the layer's outputs
-        if features == layer.weight.shape[0] and not (isinstance(layer, nn.Linear) and len(node.shape or ()) != 2):
+        if features == layer.weight.shape[0] and not (node.kind == "linear" and len(node.shape or ()) != 2):
             node.batch_norm = str(reader.target)
             _absorb(graph, node, reader)
 

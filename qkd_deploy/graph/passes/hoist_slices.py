@@ -18,7 +18,7 @@ from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 _DROPOUTS = (F.dropout, torch.dropout)
 _ELEMENTWISE = ("add", "mul", "concat")
 _OF_ONE = ("sigmoid", "tanh", "hard_sigmoid", "table", "clip", "rescale", "leaky_relu", "dropout")
-_OF_ROWS = ("layer", "layer_norm", "softmax")
+_OF_ROWS = ("conv", "linear", "layer_norm", "softmax")
 
 
 def hoist_slices(model: nn.Module, graph: Graph) -> None:
@@ -116,9 +116,9 @@ def _acts_on_elements(model: nn.Module, node: Node) -> bool:
 
 def _acts_on_rows(model: nn.Module, node: Node) -> bool:
     """A linear layer does, unless a batch norm takes statistics over all rows."""
-    if node.kind != "layer":
+    if not node.is_layer:
         return True
-    return isinstance(model.get_submodule(str(node.target)), nn.Linear) and node.batch_norm is None
+    return node.kind == "linear" and node.batch_norm is None
 
 
 def _broadcast(operands: list[Node], rank: int, dim: int) -> _Dims:

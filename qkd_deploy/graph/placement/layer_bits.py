@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, BitWidths]:
     """Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have their own."""
-    nodes = [node for node in graph.nodes if node.kind == "layer"]
+    nodes = [node for node in graph.nodes if node.is_layer]
     norms = {n.name for n in nodes if channel_norm.is_channel_identity(model.get_submodule(str(n.target)))}
     layers = [node for node in nodes if node.name not in norms]
     if not layers:
@@ -44,7 +44,7 @@ def _first_layers(graph: Graph, norms: set[str]) -> set[str]:
     """Layers with no other layer between them and an input; ``norms`` do not count."""
     first: set[str] = set()
     behind: dict[str, bool] = {}  # whether a layer is or stands before a node
-    layers = {node.name for node in graph.nodes if node.kind == "layer"} - norms
+    layers = {node.name for node in graph.nodes if node.is_layer} - norms
     for node in graph.nodes:
         behind[node.name] = any(behind[name] or name in layers for name in node.inputs)
         if node.name in layers and not behind[node.name]:
@@ -58,7 +58,7 @@ def last_layers(graph: Graph, norms: set[str] | frozenset[str] = frozenset()) ->
     reach = set(graph.outputs())
     for node in reversed(graph.nodes):
         if node.name in reach:
-            if node.kind == "layer" and node.name not in norms:
+            if node.is_layer and node.name not in norms:
                 last.add(node.name)
             else:
                 reach.update(node.inputs)

@@ -122,7 +122,7 @@ class _Placer:
             if node.kind == "python":
                 continue
             first = node.inputs[0] if node.inputs else ""
-            if node.kind == "layer":
+            if node.is_layer:
                 node.source = self.grid.get(first)
             if operator.operand_bits == "codes":
                 self.grid[node.name] = self._rescaled(node, self.grid.get(first))
@@ -171,11 +171,7 @@ class _Placer:
 
         An activation function behind it does need one: only as a range of codes does it run in integers.
         """
-        return (
-            node.kind == "layer"
-            and node.clip is None
-            and isinstance(self.model.get_submodule(str(node.target)), nn.Linear)
-        )
+        return node.kind == "linear" and node.clip is None
 
     def _needs(self, node: Node) -> list[int | None]:
         """Bits that the readers of a tensor need; None for a reader of floats."""
@@ -218,7 +214,7 @@ class _Placer:
         made = self._spec(grid).bits
         narrow: dict[int, set[str]] = {}
         for reader in self.graph.consumers()[node.name]:
-            if reader.kind == "layer" and self.layer_bits[reader.name].activation < made:
+            if reader.is_layer and self.layer_bits[reader.name].activation < made:
                 narrow.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
             elif self._is_factor(node.name, reader) and made > FACTOR_BITS:
                 narrow.setdefault(FACTOR_BITS, set()).add(reader.name)
@@ -247,7 +243,7 @@ class _Placer:
         for node in list(self.graph.nodes):
             wanted: dict[int, set[str]] = {}
             for reader in self.graph.consumers()[node.name]:
-                if reader.kind == "layer":
+                if reader.is_layer:
                     wanted.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
             if node.kind == "input" and wanted:
                 self.grid[node.name] = self._add_quantizer(node, max(wanted))
@@ -255,5 +251,5 @@ class _Placer:
             for bits, readers in wanted.items():
                 self._insert(node, "requantize", bits, readers)
         for node in self.graph.nodes:
-            if node.kind == "layer":
+            if node.is_layer:
                 node.source = self.grid.get(node.inputs[0])

@@ -8,7 +8,6 @@ from torch import nn
 
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.contract import FLOAT_CONSTANTS, KIND_REASONS, OPERATORS
-from qkd_deploy.graph.ops.operations import is_on_tokens
 from qkd_deploy.graph.placement.place import Placed
 
 
@@ -70,9 +69,9 @@ def account_of(network: nn.Module, placed: Placed) -> Account:
 def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) -> Entry:
     operation, kernel, reason = node.kind, OPERATORS[node.kind].kernel, ""
     bits = str(placed.activations[node.quantizer].bits) if node.quantizer else "float"
-    if node.kind == "layer":
-        linear = isinstance(network.get_submodule(str(node.target)), nn.Linear)
-        matrix = linear and not is_on_tokens(network, node)
+    if node.is_layer:
+        linear = node.kind == "linear"
+        matrix = linear and not node.is_on_tokens
         operation, kernel = "linear" if linear else "conv", "QGemm" if matrix else "QLinearConv"
         bits = str(placed.layer_bits[node.name])
         reason = _layer_reason(node, linear)

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from torch import nn
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.graph.ir import Graph, Node
+from qkd_deploy.graph.ir import LAYER_KINDS, Graph, Node
 from qkd_deploy.graph.ops.contract import MOSTLY_POSITIVE, NONNEGATIVE
 
 _GATES = ("sigmoid", "hard_sigmoid")
 _SHARES = (*_GATES, "softmax")
-_SIGNED = ("layer", "batch_norm", "layer_norm", "constant", "python", "tanh")
+_SIGNED = (*LAYER_KINDS, "batch_norm", "layer_norm", "constant", "python", "tanh")
 _SMALL_SLOPE = 0.3
 
 

@@ -155,13 +155,11 @@ def _signed(grid: QuantParams) -> CodeRange:
 
 def _integer_sums(frozen: FrozenModel, node: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None] | None:
     """Weights [channels, products] and bias of a node that sums integers; None for every other."""
-    from torch import nn
-
     from qkd_deploy.graph.quantized import POOL_CODE
 
-    if node.kind == "layer" and node.source is not None:
+    if node.is_layer and node.source is not None:
         layer = frozen.layer(node)
-        if node.quantizer is None and not isinstance(frozen.network.get_submodule(str(node.target)), nn.Linear):
+        if node.quantizer is None and node.kind != "linear":
             return None
         return layer.codes.flatten(1).cpu().numpy(), layer.bias.cpu().numpy()
     if node.kind == "avg_pool" and node.quantizer is not None:

@@ -340,7 +340,7 @@ def test_values_that_may_be_far_below_zero_get_half_of_the_codes(middle: Middle,
 def test_a_lone_batch_norm_is_a_depthwise_convolution() -> None:
     deployed = check(Small(lambda net, x: torch.relu(net.bn(x * 0.5)), bn=nn.BatchNorm2d(8)))
     node = deployed.frozen.graph.node("bn")
-    assert node.kind == "layer"
+    assert node.is_layer
     assert node.clip == (0.0, float("inf"))
     assert int(deployed.frozen.layer(node).codes.abs().min()) == 32
 
@@ -348,7 +348,7 @@ def test_a_lone_batch_norm_is_a_depthwise_convolution() -> None:
 def test_a_batch_norm_of_features_is_one_of_sequences() -> None:
     net = Small(lambda net, x: x * torch.sigmoid(net.bn(x.mean((2, 3)))).unflatten(1, (8, 1, 1)), bn=nn.BatchNorm1d(8))
     deployed = check(net)
-    assert deployed.frozen.graph.node("bn").kind == "layer"
+    assert deployed.frozen.graph.node("bn").is_layer
     assert {"bn.column", "bn.row"} <= {node.name for node in deployed.frozen.graph.nodes}
 
 
