@@ -38,7 +38,9 @@ LAYERS = (
     "graph.prepared",
     "graph.placement",
     "graph.passes",
+    "graph.lower",
     "graph.ops",
+    "graph.contract",
     "graph.trace",
     "graph.exact",
     "graph.modes",
@@ -173,7 +175,7 @@ def _branches(node: ast.AST) -> int:
 
 def kinds_known(known: dict[str, Path]) -> dict[str, int]:
     """For every kind of node, in how many files of ours it is named: as a string, or as its row."""
-    from qkd_deploy.graph.ops.contract import OPERATORS
+    from qkd_deploy.graph.ops import OPERATORS
 
     texts = [path.read_text(encoding="utf-8") for path in known.values()]
     found = {}

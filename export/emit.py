@@ -25,7 +25,7 @@ from qkd_deploy.export.ops.products import Products
 from qkd_deploy.export.ops.tokens import Tokens
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, references, substitute
-from qkd_deploy.graph.ops.contract import OPERATORS
+from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.quantized import QuantizedTensor
 
 BATCH = "batch"
@@ -62,7 +62,7 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
         self.constants: dict[str, Any] = {}  # their values: codes, or floats that only floats read
         self.layers: list[LayerRecord] = []
         self.ready: dict[str, Callable[[Node], ir.Value]] = {  # those that bring their quantizers
-            "table": self._table,
+            "lookup": self._table,
             "exponential": self._exponential,
             "weighted_mean": self._weighted_mean,
         }
@@ -80,7 +80,7 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
             "leaky_relu": self._leaky_relu,
             "softmax": lambda node: self._simple(node, "Softmax", axis=-1),
             "layer_norm": self._layer_norm,
-            "table": self._island,
+            "lookup": self._island,
             "max_pool": self._max_pool,
             "avg_pool": self._avg_pool,
             "uneven_avg_pool": self._uneven_avg_pool,
@@ -100,12 +100,12 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
             "amin": lambda node: self._extreme(node, "ReduceMin"),
             "dropout": lambda node: self.values[node.inputs[0]],
             "batch_norm": self._island,
-            "float": self._island,
+            "float_op": self._island,
         }
 
     def run(self) -> Emitted:
         for node in self.frozen.graph.nodes:
-            if node.kind != "python":
+            if node.kind != "scalar":
                 self.values[node.name] = self._value(node)
         model = self.builder.model(self.inputs, self._outputs())
         self._name_batch(model)
@@ -123,7 +123,7 @@ class _Emitter(Functions, Movement, Pooling, Products, Tokens):
             grid = self.frozen.grid(node.quantizer)
             self.grids[node.name] = (node, grid)
             return self._quantize(node, grid, value)
-        if OPERATORS[node.kind].operand_bits == "codes" and first in self.grids:
+        if operator_of(node).moves_codes and first in self.grids:
             self.grids.setdefault(node.name, self.grids[first])
         return self._float_clip(node, value)
 

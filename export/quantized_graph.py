@@ -9,9 +9,10 @@ import onnx_ir as ir
 
 from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import TensorRecord
-from qkd_deploy.graph.exact.unary import RELABELLED, before_key
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.module_keys import before_key
+from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.quantized import QuantParams
 
 
@@ -34,7 +35,7 @@ class QuantizedGraph:
     def _quantize(self, node: Node, grid: QuantParams, value: ir.Value, step: ir.Value | None = None) -> ir.Value:
         """Q -> [Clip] -> DQ behind a value, with a ``step`` for other units; a uint8 input already is the codes."""
         name, b = node.name, self.builder
-        made = self.frozen.grid(before_key(node)) if node.kind in RELABELLED else None
+        made = self.frozen.grid(before_key(node.name)) if operator_of(node).relabelling is not None else None
         scale, zero_point = self._grid_constants(node, made or grid, "made_" if made else "")
         scale = scale if step is None else step
         lo, hi = grid.lo + grid.zero_point, grid.hi + grid.zero_point

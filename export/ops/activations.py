@@ -8,7 +8,7 @@ import onnx_ir as ir
 from qkd_deploy.export.ops.layer_norm import emit_exact_norm, emit_float_norm
 from qkd_deploy.export.quantized_graph import QuantizedGraph
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops import contract, operations
+from qkd_deploy.graph.ops.activations import lookup_of, slope_of
 from qkd_deploy.graph.quantized import LookupParams
 
 _FEW_CHANNELS = 192
@@ -46,9 +46,9 @@ class Functions(QuantizedGraph):
         grid, b, name = self.frozen.grid(str(node.quantizer)), self.builder, node.name
         assert isinstance(grid, LookupParams)
         self.grids[name] = (node, grid)
-        table = b.constant(
-            f"{name}.{contract.table_name(self.frozen.network, node.target)}.table", grid.table.cpu().numpy()
-        )
+        lookup = lookup_of(self.frozen.network, node)
+        assert lookup is not None
+        table = b.constant(f"{name}.{lookup.name}.table", grid.table.cpu().numpy())
         flat = b.constant(f"{name}.flat", np.array([-1], np.int64))
         back = b.constant(f"{name}.shape", np.array(node.open_shape, np.int64))
         line = b.add("Reshape", [self._codes(node.inputs[0]), flat], f"{name}.line", node=f"{name}.flat")
@@ -84,7 +84,7 @@ class Functions(QuantizedGraph):
         return b.add("DequantizeLinear", [wide, *constants], f"{name}.repeated.dequantized", node=name)
 
     def _leaky_relu(self, node: Node) -> ir.Value:
-        slope = operations.slope_of(self.frozen.network, self.frozen.graph, node)
+        slope = slope_of(self.frozen.network, self.frozen.graph, node)
         operand = self.values[node.inputs[0]]
         return self.builder.add(
             "LeakyRelu", [operand], f"{node.name}.float", node=node.name, attributes={"alpha": slope}

@@ -19,7 +19,7 @@ from qkd_deploy.export.graph_builder import OPSET, GraphBuilder
 from qkd_deploy.export.ops.group_norm import emit_group_norm, is_group_norm
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, substitute
-from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops import apply
 
 _EXAMPLE_BATCH = 2
 _INEXACT_WHEN_FUSED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax")
@@ -40,7 +40,7 @@ class _Island(nn.Module):
             return known[ref.name]
 
         args, kwargs = substitute((self.node.args, self.node.kwargs), value)
-        return operations.apply(self.network, self.node, args, kwargs, training=False)
+        return apply(self.network, self.node, args, kwargs, training=False)
 
 
 def emit_float_op(builder: GraphBuilder, frozen: FrozenModel, node: Node, values: dict[str, ir.Value]) -> ir.Value:

@@ -10,7 +10,7 @@ import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepare import PreparedModel
 
 
@@ -32,7 +32,7 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
     """
     for node in prepared.layers():
         quantizer = prepared.weight(node)
-        weight, _ = operations.layer_parameters(prepared.network, node)
+        weight, _ = layer_parameters(prepared.network, node)
         if not bool(torch.isfinite(weight).all()):
             raise UserError(f"{node.name} has weights that are not finite; start from other weights")
         if not quantizer.fixed:

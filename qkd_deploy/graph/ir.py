@@ -122,7 +122,7 @@ class Graph:
         """Names of the nodes that no input has a part in."""
         found: set[str] = set()
         for node in self.nodes:
-            if node.kind not in ("input", "python") and all(name in found for name in node.inputs):
+            if node.kind not in ("input", "scalar") and all(name in found for name in node.inputs):
                 found.add(node.name)
         return found
 

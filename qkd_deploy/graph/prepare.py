@@ -12,9 +12,10 @@ from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.ops import operations
-from qkd_deploy.graph.ops.contract import OPERATORS
-from qkd_deploy.graph.ops.normalize import Normalizer
+from qkd_deploy.graph.lower import lower
+from qkd_deploy.graph.ops import apply, operator_of
+from qkd_deploy.graph.ops.constants import INPUT
+from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
 from qkd_deploy.graph.passes import batch_norms_as_depthwise as channel_norm
 from qkd_deploy.graph.passes.fuse import fuse
 from qkd_deploy.graph.passes.softmax_as_exponentials import softmax_as_exponentials
@@ -93,7 +94,7 @@ def _graph_of(
     traced = trace(network, inputs, leaf_modules)
     recorder, graph = traced.recorder, traced.graph
     placeholders = list(graph.inputs)
-    Normalizer(network, graph, recorder, recorder.batch_dims, traced.mode_leaves).run()
+    lower(network, graph, recorder, traced.mode_leaves)
     fuse(network, graph, norms_as_layers=settings.integer)
     if settings.integer:
         softmax_as_exponentials(graph)
@@ -121,15 +122,15 @@ class PreparedModel(nn.Module):
             {k: self._fixed(k, spec) or kind.activation(spec) for k, spec in placed.activations.items()}
         )
         self.weights = nn.ModuleDict({weight_key(node): self._weight_quantizer(node) for node in self.layers()})
-        self.account: Account = account_of(network, placed)
+        self.account: Account = account_of(placed)
 
     def _fixed(self, key: str, spec: TensorSpec) -> Quantizer | None:
         """A quantizer whose step is known: of raw pixels, and of functions with a known range."""
         node = next(node for node in self.graph.nodes if node.quantizer == key)
-        step = OPERATORS[node.kind].step
+        step = operator_of(node).step
         if step is not None:
             return StepQuantizer(spec, step=step, learnable=False)
-        if self.settings.input_quantization is None or node.kind != "input":
+        if self.settings.input_quantization is None or node.kind != INPUT.name:
             return None
         scale, zero_point = self.settings.input_quantization
         grid = TensorSpec(spec.bits, zero_point > 0, zero_point, -zero_point, 2**spec.bits - 1 - zero_point)
@@ -201,9 +202,9 @@ class PreparedModel(nn.Module):
     ) -> Any:
         """One node whose clip is left to its quantizer: fewer passes over memory, the same values and gradients."""
         if not node.is_layer:
-            return quantizer(operations.apply(self.network, node, args, kwargs, training=True))
+            return quantizer(apply(self.network, node, args, kwargs, training=True))
         value = self._products(node, args[0])
-        batch_norm = operations.batch_norm_of(self.network, node)
+        batch_norm = batch_norm_of(self.network, node)
         return quantizer(value) if batch_norm is None else normalize_and_quantize(batch_norm, quantizer, value)
 
     def unquantized(
@@ -213,7 +214,7 @@ class PreparedModel(nn.Module):
         if node.is_layer:
             value = self._layer(node, args[0], source)
         else:
-            value = operations.apply(self.network, node, args, kwargs, training=self.training)
+            value = apply(self.network, node, args, kwargs, training=self.training)
         if node.clip is not None:
             value = value.clamp(*node.clip)
         return value
@@ -223,7 +224,7 @@ class PreparedModel(nn.Module):
             return self._train_layer(node, x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             folded = self.folded(node, source)
-            value = operations.layer_forward(self._module(node), x.float(), folded.weight(), folded.real_bias())
+            value = layer_forward(self._module(node), x.float(), folded.weight(), folded.real_bias())
         if not torch.is_grad_enabled():
             return value
         trained = self._train_layer(node, x)  # eval mode with gradients: the folded value, the ordinary gradient
@@ -231,14 +232,14 @@ class PreparedModel(nn.Module):
 
     def _train_layer(self, node: Node, x: Tensor) -> Tensor:
         value = self._products(node, x)
-        batch_norm = operations.batch_norm_of(self.network, node)
+        batch_norm = batch_norm_of(self.network, node)
         result: Tensor = value if batch_norm is None else batch_norm(value)
         return result
 
     def _products(self, node: Node, x: Tensor) -> Tensor:
         """A layer with quantized weights, without its batch norm."""
-        weight, bias = operations.layer_parameters(self.network, node)
-        return operations.layer_forward(self._module(node), x, self.weight(node)(weight), bias)
+        weight, bias = layer_parameters(self.network, node)
+        return layer_forward(self._module(node), x, self.weight(node)(weight), bias)
 
     def _module(self, node: Node) -> nn.Module:
         return self.network.get_submodule(str(node.target))
@@ -250,13 +251,13 @@ class PreparedModel(nn.Module):
             node: a layer of this model.
             source: scale and largest code of the input's grid; this model's own quantizer when left out.
         """
-        weight, bias = operations.layer_parameters(self.network, node, exact=True)
+        weight, bias = layer_parameters(self.network, node, exact=True)
         quantizer = self.weight(node)
         scale, extent = source or (None, 0)
         if source is None and node.source is not None:
             scale, extent = self._source(node.source)
         codes = quantizer.codes(weight)
-        batch_norm = operations.batch_norm_of(self.network, node)
+        batch_norm = batch_norm_of(self.network, node)
         return fold_layer(
             codes,
             quantizer.scale().detach(),

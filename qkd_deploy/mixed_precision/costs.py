@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.export.packing import container_bits
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepare import PreparedModel
 
 
@@ -40,7 +40,7 @@ class LayerCosts:
 
 def weight_of(prepared: PreparedModel, node: Node) -> Tensor:
     """The full-precision weights of a layer."""
-    return operations.layer_parameters(prepared.network, node)[0]
+    return layer_parameters(prepared.network, node)[0]
 
 
 def weight_layers(prepared: PreparedModel) -> dict[str, list[Node]]:

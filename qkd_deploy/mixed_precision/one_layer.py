@@ -10,7 +10,8 @@ from torch import Tensor
 from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.export.onnx_export import flat_tensors
 from qkd_deploy.graph.ir import Node, Ref, substitute
-from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops import apply
+from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.mixed_precision.costs import weight_layers, weight_of
 from qkd_deploy.quantizers.observer import HistogramObserver
@@ -108,7 +109,7 @@ class SingleLayers:
         if node.is_layer:
             value = self._layer(node, args[0], chosen)
         else:
-            value = operations.apply(self._prepared.network, node, args, kwargs, training=False)
+            value = apply(self._prepared.network, node, args, kwargs, training=False)
         return value if node.clip is None else value.clamp(*node.clip)
 
     def _layer(self, node: Node, x: Tensor, chosen: Chosen | None) -> Tensor:
@@ -116,9 +117,9 @@ class SingleLayers:
         weight = weight_of(self._prepared, node)
         if chosen is not None and chosen[0] == node.target:
             x, weight = self._rounded_input(node, x, chosen[1]), self._rounded_weight(node, weight, chosen[1])
-        _, bias = operations.layer_parameters(self._prepared.network, node)
-        value = operations.layer_forward(layer, x, weight, bias)
-        batch_norm = operations.batch_norm_of(self._prepared.network, node)
+        _, bias = layer_parameters(self._prepared.network, node)
+        value = layer_forward(layer, x, weight, bias)
+        batch_norm = batch_norm_of(self._prepared.network, node)
         return value if batch_norm is None else batch_norm(value)
 
     # -- rounding ----------------------------------------------------------------------------------------------------

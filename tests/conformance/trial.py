@@ -127,7 +127,7 @@ def liveness(trial: Trial, shape: tuple[int, ...]) -> tuple[float, list[str]]:
     one, two = trial.frozen.codes(first[None]), trial.frozen.codes(second[None])
     depending = set(trial.frozen.graph.inputs)
     for node in trial.frozen.graph.nodes:
-        if node.kind != "python" and depending & set(node.inputs):  # a size is the same for both
+        if node.kind != "scalar" and depending & set(node.inputs):  # a size is the same for both
             depending.add(node.name)
     moved = {name: one[name] != two[name] for name in one if name in depending}
     share = sum(int(m.sum()) for m in moved.values()) / max(1, sum(m.size for m in moved.values()))

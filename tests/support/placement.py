@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from qkd_deploy import initialize, prepare
 from qkd_deploy.export.onnx_export import flat_tensors
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops import apply
+from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
 from qkd_deploy.graph.prepare import PreparedModel
 
 IMAGES = noise(3, 3, 8, 8)
@@ -73,13 +74,13 @@ def unquantized(prepared: PreparedModel, *inputs: Tensor) -> Any:
 
     def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.is_layer:
-            weight, bias = operations.layer_parameters(prepared.network, node)
+            weight, bias = layer_parameters(prepared.network, node)
             layer = prepared.network.get_submodule(str(node.target))
-            value = operations.layer_forward(layer, args[0], weight, bias)
-            norm = operations.batch_norm_of(prepared.network, node)
+            value = layer_forward(layer, args[0], weight, bias)
+            norm = batch_norm_of(prepared.network, node)
             value = value if norm is None else norm(value)
         else:
-            value = operations.apply(prepared.network, node, args, kwargs, training=False)
+            value = apply(prepared.network, node, args, kwargs, training=False)
         return value if node.clip is None else value.clamp(*node.clip)
 
     return prepared.graph.run(inputs, evaluate)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from qkd_deploy.graph.exact.fold import FoldedLayer, dequantized_weight
-from qkd_deploy.graph.ops import operations
-from qkd_deploy.graph.quantized import QuantizedTensor
+from qkd_deploy.graph.ops.layers import layer_forward
+from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams, real
 
 _EXACT_FLOAT32 = 2**24
 
@@ -35,13 +37,49 @@ class IntegerLayer(nn.Module):
         largest_bias = int(folded.bias.abs().max()) if folded.bias_scale is not None else 0
         self._exact_sum = self.accumulator + largest_bias < _EXACT_FLOAT32
 
+    def forward(
+        self,
+        layer: nn.Module,
+        x: Any,
+        grid: QuantParams | None,
+        clip: tuple[float, float] | None,
+        *,
+        needs_grid: bool,
+    ) -> Any:
+        """Compute the layer.
+
+        Args:
+            layer: the user's module, for its geometry.
+            x: a ``QuantizedTensor``, or floats.
+            grid: of the output; None for floats.
+            clip: the range of the activation function behind it.
+            needs_grid: True where integers cannot give floats, so that a layer without ``grid`` runs in float.
+        """
+        if not isinstance(x, QuantizedTensor) or (grid is None and needs_grid):
+            return self._in_float(layer, x, grid, clip)
+        total = self.accumulate(layer, x)
+        multiplier = self.multiplier(layer, x, total)
+        if grid is not None:
+            return QuantizedTensor(total.mul_(multiplier / grid.scale).clamp_(grid.lo, grid.hi).round_(), grid)
+        total.mul_(multiplier)
+        return total if clip is None else total.clamp(*clip)
+
+    def _in_float(self, layer: nn.Module, x: Any, grid: QuantParams | None, clip: tuple[float, float] | None) -> Any:
+        bias = self.bias
+        if isinstance(x, QuantizedTensor):
+            bias = bias.double() * (x.grid.scale * self.scale).double()
+        value = layer_forward(layer, real(x), self.real_weight(), bias.float())
+        if clip is not None:
+            value = value.clamp(*clip)
+        return value if grid is None else QuantizedTensor(grid.quantize(value), grid)
+
     def accumulate(self, layer: nn.Module, x: QuantizedTensor) -> Tensor:
         """``f32(acc + bias)``: the int32 accumulator and bias, rounded once to float32; channels in dim 1 or last."""
         exact = self._exact_product and not x.codes.is_cuda  # CUDA may choose TF32 or Winograd for float32
         dtype = torch.float32 if exact else torch.float64
         weight = self.codes.to(dtype).div_(self.upscale)
         with torch.backends.nnpack.flags(enabled=False):  # its Winograd transforms round
-            total = operations.layer_forward(layer, x.codes.to(dtype), weight, None)
+            total = layer_forward(layer, x.codes.to(dtype), weight, None)
         if not (exact and self._exact_sum):
             total = total.double()
         return total.mul_(self.upscale).add_(self._channels(layer, self.bias, total)).float()

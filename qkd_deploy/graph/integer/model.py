@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from qkd_deploy.graph.exact.unary import RELABELLED, before_key, made_codes
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.ops import operations
-from qkd_deploy.graph.ops.integer_kernels import KERNELS, ON_CODES
+from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams, real
 
 
@@ -78,45 +76,15 @@ class FrozenModel(nn.Module):
         return next((b.device.type for b in self.buffers()), "cpu")
 
     def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One node on codes where its operands are codes, on floats elsewhere."""
-        grid = self.grid(node.quantizer) if node.quantizer is not None else None
-        if node.is_layer:
-            return self._layer(node, args[0], grid)
-        if node.kind in RELABELLED and grid is not None:
-            return self._relabelled(node, args[0], grid)
-        if node.kind == "rescale" and isinstance(args[0], QuantizedTensor):
-            return QuantizedTensor(args[0].codes, self.grid(module_key(node.name)))
-        if grid is not None and node.kind in KERNELS:
-            return QuantizedTensor(KERNELS[node.kind](grid, *args, **kwargs), grid)
-        if node.kind in ON_CODES and isinstance(args[0], QuantizedTensor):
-            moved = operations.apply(self.network, node, (args[0].codes, *args[1:]), kwargs, training=False)
-            return QuantizedTensor(moved, args[0].grid) if isinstance(moved, Tensor) else moved
-        value = operations.apply(self.network, node, real(args), real(kwargs), training=False)
+        """Compute one node on codes where its operands are codes, on floats elsewhere."""
+        operator = operator_of(node)
+        made = operator.integers(operator, self, node, args, kwargs)
+        if made is not None:
+            return made
+        value = operator.floats(self.network, node, real(args), real(kwargs), False)
         if node.clip is not None:
             value = value.clamp(*node.clip)
-        return value if grid is None else QuantizedTensor(grid.quantize(value.float()), grid)
-
-    def _relabelled(self, node: Node, x: QuantizedTensor, grid: QuantParams) -> QuantizedTensor:
-        """The stored codes stay as they were made; what they stand for changes."""
-        before = self.grid(before_key(node))
-        made = made_codes(node.kind, x.real(), before.scale).clamp_(before.lo, before.hi)
-        return QuantizedTensor(made + (before.zero_point - grid.zero_point), grid)
-
-    def _layer(self, node: Node, x: Any, grid: QuantParams | None) -> Any:
-        layer, module = self.layer(node), self.network.get_submodule(str(node.target))
-        if not isinstance(x, QuantizedTensor) or (grid is None and node.kind != "linear"):
-            bias = (
-                layer.bias.double() * (x.grid.scale * layer.scale).double()
-                if isinstance(x, QuantizedTensor)
-                else layer.bias
-            )
-            value = operations.layer_forward(module, real(x), layer.real_weight(), bias.float())
-            if node.clip is not None:
-                value = value.clamp(*node.clip)
-            return value if grid is None else QuantizedTensor(grid.quantize(value), grid)
-        total = layer.accumulate(module, x)
-        multiplier = layer.multiplier(module, x, total)
-        if grid is None:
-            total.mul_(multiplier)
-            return total if node.clip is None else total.clamp(*node.clip)
-        return QuantizedTensor(total.mul_(multiplier / grid.scale).clamp_(grid.lo, grid.hi).round_(), grid)
+        if node.quantizer is None:
+            return value
+        grid = self.grid(node.quantizer)
+        return QuantizedTensor(grid.quantize(value.float()), grid)

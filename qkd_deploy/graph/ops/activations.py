@@ -1,145 +1,345 @@
-"""Activation functions beyond ranges: what is one integer kernel, and what is a product of two."""
+"""Activation functions beside sigmoids: ranges, rectifiers, gates, dropout, and any function of single elements."""
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from qkd_deploy.graph.exact.rows import LONGEST_ROW
-from qkd_deploy.graph.ir import Node, Ref, references
-from qkd_deploy.graph.ops.lowering import Rules
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.exact.add_scale import CodeRange
+from qkd_deploy.graph.exact.unary import leaky_scale
+from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.ops.arithmetic import ADD, MUL, least_of_operand, requantized_scale
+from qkd_deploy.graph.ops.constants import own_constant, parameter
+from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, move_codes, own_call, plain, requantized
+from qkd_deploy.graph.ops.gates import HARD_SIGMOID, SIGMOID
+from qkd_deploy.graph.ops.indexing import SLICE
+from qkd_deploy.graph.contract.lowering import Lowering, by_key, is_computed, named, torch_key
+from qkd_deploy.graph.ops.movement import RESHAPE
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.quantized import LookupParams, QuantizedTensor, QuantParams
 
-_LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
+_INFINITY = float("inf")
+_SMALL_SLOPE = 0.3
+"""A rectifier with no larger slope keeps tensors from going far below zero."""
 
 
-class ActivationRules(Rules):
-    """Handlers of sigmoids, their products, leaky rectifiers, and functions of rows."""
+# -- ranges ------------------------------------------------------------------------------------------------------------
 
-    def _sigmoid(self, node: Node, target: Any) -> str:
-        return self._settle(node, "sigmoid", (node.args[0],))
+_RANGES: dict[Any, tuple[float, float]] = {
+    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu"), (0.0, _INFINITY)),
+    **dict.fromkeys((nn.ReLU6, F.relu6), (0.0, 6.0)),
+}
+"""Ranges of the activation functions that take no bounds as arguments."""
 
-    def _tanh(self, node: Node, target: Any) -> str:
-        return self._settle(node, "tanh", (node.args[0],))
 
-    def _hard_sigmoid(self, node: Node, target: Any) -> str:
-        return self._settle(node, "hard_sigmoid", (node.args[0],))
+def _lower_clip(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, ("input", "min", "max"), **_default_bounds(target))
+    limits = by_key(_RANGES, target) or _bounds(bound, named(target))
+    if limits[0] > 0 or limits[1] < 0:
+        finite = {key: limit for key, limit in zip(("min", "max"), limits, strict=True) if math.isfinite(limit)}
+        node.args, node.kwargs, node.target, node.method = (node.args[0],), finite, torch.clamp, False
+        raise StaysInFloat("a clamp to a range without zero has no place on a quantization grid")
+    low.become(node, CLIP, (bound.get("input", node.args[0]),))
+    node.clip = limits
 
-    def _silu(self, node: Node, target: Any) -> str:
-        """``x * sigmoid(x)``."""
-        return self._gated(node, "sigmoid")
 
-    def _hard_swish(self, node: Node, target: Any) -> str:
-        """``x * hard_sigmoid(x)``."""
-        return self._gated(node, "hard_sigmoid")
+def _default_bounds(target: Any) -> dict[str, float]:
+    return {"min": -1.0, "max": 1.0} if target is F.hardtanh else {}
 
-    def _gated(self, node: Node, gate: str) -> str:
-        operand = node.args[0]
-        opened = self._before(node, gate, (operand,), "gate", node.shape or ())
-        return self._settle(node, "mul", (operand, opened))
 
-    def _table(self, node: Node, target: Any) -> str:
-        """Any function of single elements; the user's own call is kept."""
-        if any(references((node.args[1:], node.kwargs))) or not self._is_activation(node.args[0]):
-            return "a function of several tensors has no integer kernel here"
-        node.kind, node.reason = "table", ""
-        return ""
+def _bounds(bound: dict[str, Any], name: str) -> tuple[float, float]:
+    low, high = bound.get("min"), bound.get("max")
+    if name.startswith("clamp_max") and high is None:
+        low, high = None, low  # its only argument is the upper bound
+    if isinstance(low, Ref) or isinstance(high, Ref):
+        raise StaysInFloat("a clamp whose bounds are tensors stays in float")
+    return -_INFINITY if low is None else float(low), _INFINITY if high is None else float(high)
 
-    def _softmax(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "functional_softmax" if target is F.softmax else "softmax")
-        operand, shape, dim = node.args[0], node.shape or (), bound.get("dim")
-        if dim is None or not shape or bound.get("dtype") not in (None, torch.float32, torch.float64):
-            return "a softmax of a single number, without a dimension, or in half precision stays in float"
-        dim, last = dim % len(shape), len(shape) - 1
-        if dim in node.batch_dims or shape[dim] < 2:
-            return "a softmax over the batch or over one element stays in float"
-        if dim == last:
-            return self._settle(node, "softmax", (operand,))
-        order = [*range(len(shape))]
-        order[dim], order[last] = last, dim
-        if last in node.batch_dims:
-            return "a softmax beside a batch in the last dimension stays in float"
-        moved = tuple(shape[d] for d in order)
-        batch, turn = {"batch_dims": node.batch_dims}, {"dims": tuple(order)}
-        turned = self._before(node, "transpose", (operand,), "turned", moved, kwargs=turn, **batch)
-        shares = self._before(node, "softmax", (turned,), "softmax", moved, **batch)
-        return self._settle(node, "transpose", (shares,), **turn)
 
-    def _glu(self, node: Node, target: Any) -> str:
-        """The first half times the sigmoid of the second."""
-        operand, dim = node.args[0], self._bind(node, target, "glu").get("dim", -1)
-        shape, rank = node.shape or (), len(node.shape or ())
-        half = shape[dim]
-        if dim % rank in node.batch_dims:
-            return "a gate along the batch stays in float"
-        values, gates = (
-            self._before(
-                node, "slice", (operand,), suffix, shape,
-                kwargs={"ranges": ((dim % rank, start, start + half, 1),)}, batch_dims=node.batch_dims,
-            )
-            for suffix, start in (("values", 0), ("gates", half))
-        )  # fmt: skip
-        opened = self._before(node, "sigmoid", (gates,), "gate", shape)
-        return self._settle(node, "mul", (values, opened))
+# -- gates -------------------------------------------------------------------------------------------------------------
 
-    def _layer_norm(self, node: Node, target: Any) -> str:
-        bound = {**dict(zip(_LAYER_NORM, node.args, strict=False)), **node.kwargs}
-        if isinstance(target, nn.LayerNorm):
-            bound.update(normalized_shape=target.normalized_shape, eps=target.eps)
-        row = (node.shape or ())[-1:]
-        if tuple(bound["normalized_shape"]) != row or row[0] > LONGEST_ROW:
-            return (
-                f"a LayerNorm over more than the last dimension, or over more than {LONGEST_ROW} values, stays in float"
-            )
-        if self._is_activation(bound.get("weight")) or self._is_activation(bound.get("bias")):
-            return "a LayerNorm whose gain or offset is computed stays in float"
-        if isinstance(target, nn.LayerNorm):
-            gain, offset = (self._parameter(node, target, name) for name in ("weight", "bias"))
-        else:
-            gain = self._own_constant(node, bound.get("weight"), "gain")
-            offset = self._own_constant(node, bound.get("bias"), "offset")
-        return self._settle(node, "layer_norm", (node.args[0], gain, offset), eps=float(bound.get("eps", 1e-5)))
 
-    def _parameter(self, node: Node, module: nn.Module, name: str) -> Ref | None:
-        """A constant node for a parameter of the module that a node calls; None where it has none."""
-        value = getattr(module, name)
-        shape = None if value is None else tuple(value.shape)
-        path = f"{node.module}.{name}"
-        return None if shape is None else self._before(node, "constant", (), name, shape, target=path)
+def _lower_silu(low: Lowering, node: Node, target: Any) -> None:
+    _gated(low, node, SIGMOID)
 
-    def _leaky_relu(self, node: Node, target: Any) -> str:
-        operand, slope = node.args[0], self._slope(node, target)
-        if self._is_activation(slope):
-            return "a rectifier whose slopes are computed stays in float"
-        count = math.prod(self._shape(slope))
-        if not isinstance(slope, Ref) or count == 1:
-            return self._settle(node, "leaky_relu", (operand, self._own_constant(node, slope, "own_slope")))
-        return self._per_channel_slopes(node, operand, slope, count)
 
-    def _own_constant(self, node: Node, value: Any, suffix: str) -> Any:
-        """A constant that nobody else reads: it stays in float, while other readers may need its codes."""
-        if not isinstance(value, Ref):
-            return value
-        return self._before(node, "constant", (), suffix, self._shape(value), target=self.graph.node(value.name).target)
+def _lower_hard_swish(low: Lowering, node: Node, target: Any) -> None:
+    _gated(low, node, HARD_SIGMOID)
 
-    def _slope(self, node: Node, target: Any) -> Any:
-        """The slope below zero: a number, or the constant that holds it."""
-        if isinstance(target, nn.PReLU):
-            return self._parameter(node, target, "weight")
-        if isinstance(target, nn.LeakyReLU):
-            return float(target.negative_slope)
-        named = node.kwargs.get("negative_slope", node.kwargs.get("weight"))
-        return node.args[1] if len(node.args) > 1 else 0.01 if named is None else named
 
-    def _per_channel_slopes(self, node: Node, operand: Ref, slope: Ref, channels: int) -> str:
-        """``max(x, 0) + slope * min(x, 0)``."""
-        shape = node.shape or ()
-        column = (channels, *(1 for _ in shape[2:]))
-        slopes = self._before(node, "reshape", (slope, column), "slopes", column, target=torch.reshape)
-        below = self._before(node, "clip", (operand,), "below", shape, clip=(float("-inf"), 0.0))
-        scaled = self._before(node, "mul", (below, slopes), "scaled", shape)
-        above = self._before(node, "clip", (operand,), "above", shape, clip=(0.0, float("inf")))
-        return self._settle(node, "add", (above, scaled))
+def _gated(low: Lowering, node: Node, gate: Operator) -> None:
+    """``x * gate(x)``."""
+    operand = node.args[0]
+    opened = low.insert_before(node, gate, (operand,), "gate", node.shape or ())
+    low.become(node, MUL, (operand, opened))
+
+
+def _lower_glu(low: Lowering, node: Node, target: Any) -> None:
+    """The first half times the sigmoid of the second."""
+    operand, dim = node.args[0], low.bind(node, target, ("input", "dim"), dim=-1)["dim"]
+    shape, batch = node.shape or (), {"batch_dims": node.batch_dims}
+    half, dim = shape[dim], dim % len(shape)
+    if dim in node.batch_dims:
+        raise StaysInFloat("a gate along the batch stays in float")
+    first, second = ({"ranges": ((dim, start, start + half, 1),)} for start in (0, half))
+    values = low.insert_before(node, SLICE, (operand,), "values", shape, kwargs=first, **batch)
+    gates = low.insert_before(node, SLICE, (operand,), "gates", shape, kwargs=second, **batch)
+    opened = low.insert_before(node, SIGMOID, (gates,), "gate", shape)
+    low.become(node, MUL, (values, opened))
+
+
+# -- leaky rectifiers --------------------------------------------------------------------------------------------------
+
+
+def _lower_leaky_relu(low: Lowering, node: Node, target: Any) -> None:
+    operand, slope = node.args[0], _slope(low, node, target)
+    if low.is_activation(slope):
+        raise StaysInFloat("a rectifier whose slopes are computed stays in float")
+    count = math.prod(low.shape(slope))
+    if isinstance(slope, Ref) and count > 1:
+        _per_channel_slopes(low, node, operand, slope, count)
+    else:
+        low.become(node, LEAKY_RELU, (operand, own_constant(low, node, slope, "own_slope")))
+
+
+def _slope(low: Lowering, node: Node, target: Any) -> Any:
+    """The slope below zero: a number, or the constant that holds it."""
+    if isinstance(target, nn.PReLU):
+        return parameter(low, node, target, "weight")
+    if isinstance(target, nn.LeakyReLU):
+        return float(target.negative_slope)
+    if len(node.args) > 1:
+        return node.args[1]
+    return node.kwargs.get("negative_slope", node.kwargs.get("weight", 0.01))
+
+
+def _per_channel_slopes(low: Lowering, node: Node, operand: Ref, slope: Ref, channels: int) -> None:
+    """``max(x, 0) + slope * min(x, 0)``."""
+    shape = node.shape or ()
+    column = (channels, *(1 for _ in shape[2:]))
+    slopes = low.insert_before(node, RESHAPE, (slope, column), "slopes", column, target=torch.reshape)
+    below = low.insert_before(node, CLIP, (operand,), "below", shape, clip=(-_INFINITY, 0.0))
+    scaled = low.insert_before(node, MUL, (below, slopes), "scaled", shape)
+    above = low.insert_before(node, CLIP, (operand,), "above", shape, clip=(0.0, _INFINITY))
+    low.become(node, ADD, (above, scaled))
+
+
+def leaky_relu(x: Tensor, slope: float | Tensor) -> Tensor:
+    """``x`` where it is positive, ``slope * x`` elsewhere; the slope may be a parameter of one element."""
+    return F.prelu(x, slope.reshape(1)) if isinstance(slope, Tensor) else F.leaky_relu(x, slope)
+
+
+def _leaky_codes(grid: QuantParams, x: QuantizedTensor, slope: float | Tensor) -> Tensor:
+    return grid.quantize(leaky_relu(x.real(), slope))
+
+
+def slope_of(network: nn.Module, graph: Graph, node: Node) -> float:
+    """Read the slope of a leaky rectifier as a number, when it is no longer trained."""
+    slope = node.args[1]
+    if isinstance(slope, Ref):
+        slope = attribute_at(network, str(graph.node(slope.name).target)).item()
+    return float(slope)
+
+
+def _leaky_scale(network: nn.Module, graph: Graph, node: Node, operands: Sequence[CodeRange], out: CodeRange) -> float:
+    return leaky_scale(slope_of(network, graph, node), operands[0], out, node.name)
+
+
+def _sign_of_leaky(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:
+    if as_operands(node, operands, network, graph) is Sign.NONNEGATIVE:
+        return Sign.NONNEGATIVE
+    slope = node.args[1]
+    small = not isinstance(slope, (int, float)) or 0 <= slope <= _SMALL_SLOPE
+    return Sign.MOSTLY_POSITIVE if small else Sign.SIGNED
+
+
+# -- any function of single elements -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A function that becomes a table of 256 codes: its name in ONNX, how it is written, and the sign of its values."""
+
+    name: str
+    torch: tuple[Any, ...]
+    sign: Sign = Sign.SIGNED
+
+
+LOOKUPS = (
+    Lookup("Gelu", (nn.GELU, F.gelu), Sign.MOSTLY_POSITIVE),
+    Lookup("Mish", (nn.Mish, F.mish), Sign.MOSTLY_POSITIVE),
+    Lookup("Elu", (nn.ELU, F.elu)),
+    Lookup("Selu", (nn.SELU, F.selu)),
+    Lookup("Celu", (nn.CELU, F.celu)),
+    Lookup("Softplus", (nn.Softplus, F.softplus), Sign.NONNEGATIVE),
+    Lookup("Softsign", (nn.Softsign, F.softsign)),
+    Lookup("Shrink", (nn.Hardshrink, F.hardshrink, nn.Softshrink, F.softshrink)),
+    Lookup("Exp", (torch.exp, "exp"), Sign.NONNEGATIVE),
+    Lookup("Erf", (torch.erf, "erf")),
+    Lookup("Sqrt", (torch.sqrt, "sqrt"), Sign.NONNEGATIVE),
+    Lookup("Abs", (torch.abs, "abs"), Sign.NONNEGATIVE),
+    Lookup("Pow", (torch.square, "square"), Sign.NONNEGATIVE),
+    Lookup("Pow", (torch.pow, operator.pow, "pow")),
+    Lookup("Sin", (torch.sin, "sin")),
+    Lookup("Cos", (torch.cos, "cos")),
+)
+_LOOKUP_OF = {target: lookup for lookup in LOOKUPS for target in lookup.torch}
+
+
+def lookup_of(network: nn.Module, node: Node) -> Lookup | None:
+    """Find the table that a node's own call becomes; None for other calls."""
+    return _LOOKUP_OF.get(called(network, node))
+
+
+def called(network: nn.Module, node: Node) -> Any:
+    """The class, function or method's name that a node calls."""
+    if isinstance(node.target, str) and not node.method:
+        return type(network.get_submodule(node.target))
+    return torch_key(node.target)
+
+
+def sign_of_call(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:
+    """The sign of a function of single elements, whether it becomes a table or stays in float."""
+    lookup = lookup_of(network, node)
+    return Sign.SIGNED if lookup is None else lookup.sign
+
+
+def _lower_lookup(low: Lowering, node: Node, target: Any) -> None:
+    if is_computed(node.args[1:], node.kwargs) or not low.is_activation(node.args[0]):
+        raise StaysInFloat("a function of several tensors has no integer kernel here")
+    low.keep_call(node, LOOKUP)
+
+
+def _looked_up(grid: QuantParams, x: QuantizedTensor, *_: Any, **__: Any) -> Tensor:
+    assert isinstance(grid, LookupParams)
+    centered = grid.table.float() - grid.zero_point
+    return centered[(x.codes + x.grid.zero_point).long()]
+
+
+# -- dropout -----------------------------------------------------------------------------------------------------------
+
+_DROPOUTS = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
+)
+
+
+def _lower_dropout(low: Lowering, node: Node, target: Any) -> None:
+    if isinstance(target, nn.Module):
+        low.keep_call(node, DROPOUT)
+        return
+    # traced in eval mode: a dropout that is active here is random in the deployed model, too
+    active = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", target is not torch.dropout)
+    if active is not False:
+        raise UserError(f"{node.label} drops values in eval mode, too; call it with training=self.training")
+    rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+    if isinstance(rate, Ref):
+        raise StaysInFloat("a dropout whose rate is a tensor cannot be prepared")
+    node.args, node.kwargs = (node.args[0],), {"p": float(rate)}
+    low.keep_call(node, DROPOUT)
+
+
+def _drop(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
+    """Modules know their mode, functions are told."""
+    if isinstance(node.target, str):
+        return own_call(network, node, args, kwargs, training)
+    assert callable(node.target)
+    return node.target(*args, training=training, **kwargs)
+
+
+def _slice_dropout(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) -> dict[str, int]:
+    """Single elements are dropped, unless whole channels are."""
+    single = {nn.Dropout, F.dropout, torch.dropout}
+    return slice_rules.elements(model, node, operands, dim) if called(model, node) in single else {}
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+CLIP = Operator(
+    name="clip",
+    docs="a tensor within a range that holds zero; part of what makes the tensor where nobody else reads it",
+    kernel="QLinearAdd",
+    operands=Operands.WIDE,
+    own_scale=True,
+    floats=plain(lambda x: x),
+    integers=kernel(requantized),
+    torch=(
+        *(nn.ReLU, nn.ReLU6, nn.Hardtanh, F.relu, F.relu6, F.hardtanh),
+        *(torch.relu, torch.relu_, "relu", "relu_", torch.clamp, torch.clip, "clamp", "clamp_", "clip", "clip_"),
+        *(torch.clamp_min, torch.clamp_max, "clamp_min", "clamp_min_", "clamp_max", "clamp_max_"),
+    ),
+    lower=_lower_clip,
+    sign=as_operands,
+    absorbs_clip=True,
+    slices=slice_rules.elements,
+    portable_scale=requantized_scale,
+    lower_bound=least_of_operand,
+)
+LOOKUP = Operator(
+    name="lookup",
+    docs="any function of single elements, as a table of 256 codes",
+    kernel="GatherElements",
+    operands=Operands.WIDE,
+    own_scale=True,
+    floats=own_call,
+    integers=kernel(_looked_up),
+    torch=tuple(_LOOKUP_OF),
+    lower=_lower_lookup,
+    sign=sign_of_call,
+    slices=slice_rules.elements,
+)
+LEAKY_RELU = Operator(
+    name="leaky_relu",
+    docs="x where it is positive, slope * x elsewhere",
+    kernel="QLinearLeakyRelu",
+    operands=Operands.WIDE,
+    own_scale=True,
+    floats=plain(leaky_relu),
+    integers=kernel(_leaky_codes),
+    torch=(nn.LeakyReLU, F.leaky_relu, nn.PReLU, F.prelu, torch.prelu, "prelu"),
+    lower=_lower_leaky_relu,
+    sign=_sign_of_leaky,
+    float_constants=True,
+    absorbs_clip=True,
+    slices=slice_rules.elements,
+    portable_scale=_leaky_scale,
+)
+DROPOUT = Operator(
+    name="dropout",
+    docs="nothing, when the model is deployed",
+    kernel="",
+    operands=Operands.CODES,
+    own_scale=False,
+    floats=_drop,
+    integers=move_codes,
+    torch=_DROPOUTS,
+    lower=_lower_dropout,
+    sign=as_operands,
+    moves_with_clip=True,
+    slices=_slice_dropout,
+    internal=True,
+)
+ROWS = (
+    CLIP,
+    LOOKUP,
+    LEAKY_RELU,
+    DROPOUT,
+    Rewrite(name="silu", becomes="a product with a sigmoid", torch=(nn.SiLU, F.silu), lower=_lower_silu),
+    Rewrite(
+        name="hard_swish",
+        becomes="a product with a hard sigmoid",
+        torch=(nn.Hardswish, F.hardswish),
+        lower=_lower_hard_swish,
+    ),
+    Rewrite(name="glu", becomes="two slices, a sigmoid and a product", torch=(nn.GLU, F.glu), lower=_lower_glu),
+)

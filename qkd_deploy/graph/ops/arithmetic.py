@@ -1,157 +1,334 @@
-"""Arithmetic of tensors, numbers and constants.
+"""Sums and products of tensors, numbers and constants, element by element.
 
 A factor that is a positive number costs nothing: the codes stay, their scale changes ("rescale"). Other numbers and
-constant tensors are quantized like activations, on a grid of their own.
+constant tensors are quantized like activations, with a scale of their own.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from qkd_deploy.graph.ir import Node, Ref
-from qkd_deploy.graph.ops import operations
-from qkd_deploy.graph.ops.lowering import Rules
+from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
+from qkd_deploy.graph.exact.mul_scale import portable_mul_scale
+from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.ops.constants import constant, fixed_number, fixed_tensor
+from qkd_deploy.graph.contract.evaluation import kernel, plain, requantized
+from qkd_deploy.graph.ops.gates import GATES, HARD_SIGMOID
+from qkd_deploy.graph.contract.lowering import Lowering, is_number
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, Sign, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
+from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
+
+_TWO = ("input", "other", "alpha")
+MARGIN = 1e-3
+"""Of lower bounds, in steps of the result; far more than float32 kernels are off by."""
 
 
-class ArithmeticRules(Rules):
-    """Handlers of sums and products, element by element."""
+# -- scales ------------------------------------------------------------------------------------------------------------
 
-    def _add(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "two")
-        one, two, factor = bound.get("input"), bound.get("other"), bound.get("alpha", 1)
-        if factor != 1:
-            if not is_number(factor) or not factor or not self._is_activation(two):
-                return "a sum with a factor that is zero or computed stays in float"
-            assert isinstance(two, Ref)
-            two = self._times(node, two, float(factor), "scaled")
-        return self._two(node, "add", one, two)
 
-    def _mul(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "two")
-        one, two = bound.get("input"), bound.get("other")
-        if isinstance(one, (int, float)):
-            one, two = two, one
-        return (
-            self._multiply_by(node, one, float(two))
-            if isinstance(two, (int, float))
-            else self._two(node, "mul", one, two)
+def sum_scale(network: nn.Module, graph: Graph, node: Node, operands: Sequence[CodeRange], out: CodeRange) -> float:
+    """Make the scale of ``a + b`` portable; ``x + x`` has one operand twice."""
+    return portable_add_scale(operands[0], operands[-1], out, node.name)
+
+
+def requantized_scale(
+    network: nn.Module, graph: Graph, node: Node, operands: Sequence[CodeRange], out: CodeRange
+) -> float:
+    """Make the scale of a requantization portable: it is an addition of zero on the operand's own scale."""
+    a = operands[0]
+    return portable_add_scale(a, CodeRange(a.scale, a.zero_point, 0, 0), out, node.name)
+
+
+def _product_scale(
+    network: nn.Module, graph: Graph, node: Node, operands: Sequence[CodeRange], out: CodeRange
+) -> float:
+    return portable_mul_scale(operands[0], operands[-1], out, node.name)
+
+
+def _sign_of_product(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:
+    """A tensor times a gate that it opens itself (SiLU, hard swish) is never far below zero."""
+    sign = as_operands(node, operands, network, graph)
+    if sign is Sign.SIGNED and any(_opens(graph, node, name) for name in node.inputs):
+        return Sign.MOSTLY_POSITIVE
+    return sign
+
+
+def _opens(graph: Graph, node: Node, name: str) -> bool:
+    gate = graph.node(name)
+    return gate.kind in GATES and gate.inputs[0] in node.inputs
+
+
+def least_of_operand(graph: Graph, node: Node, operands: Sequence[CodeRange]) -> float:
+    """Results are no smaller than the operand's smallest value, or than padding with zeros."""
+    return operands[0].scale * min(operands[0].lo, 0)
+
+
+def _least_product(graph: Graph, node: Node, operands: Sequence[CodeRange]) -> float | None:
+    """The smallest product; of a tensor with a gate that it opens itself the smallest of those."""
+    if len(operands) != 2:
+        return None
+    names = node.inputs
+    for x, gate in ((0, 1), (1, 0)):
+        if len(names) == 2 and _is_own_gate(graph.node(names[gate]), names[x]):
+            return _least_gated(graph.node(names[gate]).kind, operands[x], operands[gate].scale)
+    ends = [(codes.lo * codes.scale, codes.hi * codes.scale) for codes in operands]
+    return min(a * b for a, b in product(*ends))
+
+
+def _is_own_gate(gate: Node, opener: str) -> bool:
+    return gate.kind in GATES and gate.inputs == [opener] and gate.clip is None
+
+
+def _least_gated(gate: str, x: CodeRange, step: float) -> float:
+    """The smallest of ``x * gate(x)`` over all codes of x, with gates rounded up to their own scale."""
+    values = np.arange(x.lo, x.hi + 1, dtype=np.float64) * x.scale
+    gates = np.floor(GATES[gate](values) / step + 0.5 + MARGIN) * step
+    return float((values * gates).min())
+
+
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+def _lower_add(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, _TWO, alpha=1)
+    one, two, factor = bound.get("input"), bound.get("other"), bound["alpha"]
+    if factor != 1:
+        if not is_number(factor) or not factor or not low.is_activation(two):
+            raise StaysInFloat("a sum with a factor that is zero or computed stays in float")
+        two = times(low, node, two, float(factor), "scaled")
+    _binary(low, node, ADD, one, two)
+
+
+def _lower_sub(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, _TWO, alpha=1)
+    if bound["alpha"] != 1:
+        raise StaysInFloat("ONNX Runtime subtracts only two tensors in integers, without a factor")
+    _subtract(low, node, bound.get("input"), bound.get("other"))
+
+
+def _lower_rsub(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, _TWO)
+    _subtract(low, node, bound.get("other"), bound.get("input"))
+
+
+def _subtract(low: Lowering, node: Node, one: Any, two: Any) -> None:
+    """``one - two`` as a sum: numbers and fixed constants change their sign, tensors are multiplied by -1."""
+    one, two = low.without_batch_copies((one, two))
+    fixed = fixed_tensor(low, two)
+    if is_number(two):
+        negative: Any = -float(two)
+    elif fixed is not None:
+        negative = constant(low, node, -fixed, "negative")
+    elif low.is_float(two):
+        negative = times(low, node, two, -1.0, "negative")
+    else:
+        raise StaysInFloat("a subtraction of integer tensors stays in float")
+    _binary(low, node, ADD, one, negative)
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+
+def _lower_mul(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, _TWO)
+    one, two = bound.get("input"), bound.get("other")
+    if isinstance(one, (int, float)):
+        one, two = two, one
+    if isinstance(two, (int, float)):
+        _multiply_by(low, node, one, float(two))
+    else:
+        _binary(low, node, MUL, one, two)
+
+
+def _lower_neg(low: Lowering, node: Node, target: Any) -> None:
+    _multiply_by(low, node, node.args[0], -1.0)
+
+
+def _lower_div(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, _TWO)
+    one, two = bound.get("input"), bound.get("other")
+    if node.kwargs.get("rounding_mode") is not None:
+        raise StaysInFloat("a division that rounds stays in float")
+    if is_number(two) and two:
+        _multiply_by(low, node, one, 1 / float(two))
+        return
+    fixed = fixed_tensor(low, two)
+    if fixed is None or not bool(torch.isfinite(1 / fixed).all()):
+        raise StaysInFloat("ONNX Runtime has no integer Div")
+    _binary(low, node, MUL, one, constant(low, node, 1 / fixed, "reciprocal"))
+
+
+def _multiply_by(low: Lowering, node: Node, operand: Any, factor: float) -> None:
+    """A positive factor only changes the scale; another one is a constant."""
+    if not low.is_activation(operand) or not math.isfinite(factor):
+        raise StaysInFloat("a product of integers or constants stays in float")
+    shifted = _hard_sigmoid_operand(low, operand, factor)
+    if shifted is not None:
+        low.become(node, HARD_SIGMOID, (shifted,))
+    elif factor > 0:
+        low.become(node, RESCALE, (operand,), factor=factor)
+    else:
+        _binary(low, node, MUL, operand, factor)
+
+
+def _hard_sigmoid_operand(low: Lowering, operand: Ref, factor: float) -> Ref | None:
+    """Find x in ``relu6(x + 3) / 6``, a hard sigmoid as it was written before PyTorch had the function."""
+    clip = low.graph.node(operand.name)
+    if clip.kind != "clip" or clip.clip != (0.0, 6.0) or not math.isclose(factor, 1 / 6, rel_tol=1e-6):
+        return None
+    shifted = low.graph.node(clip.inputs[0])
+    if shifted.kind != ADD.name or fixed_number(low, shifted.args[1]) != 3.0:
+        return None
+    x: Ref = shifted.args[0]
+    return x
+
+
+def times(low: Lowering, node: Node, operand: Ref, factor: float, suffix: str) -> Ref:
+    """Put ``operand * factor`` in front of a node: another scale, or a product with a constant."""
+    shape = low.shape(operand)
+    if factor > 0:
+        return low.insert_before(node, RESCALE, (operand,), suffix, shape, kwargs={"factor": factor})
+    number = constant(low, node, torch.tensor(factor), f"{suffix}_factor")
+    return low.insert_before(node, MUL, (operand, number), suffix, shape)
+
+
+def _binary(low: Lowering, node: Node, kind: Operator, one: Any, two: Any) -> None:
+    """Make a node the sum or product of two tensors; numbers become constants, which stand on the right."""
+    operands = low.without_batch_copies(
+        tuple(
+            constant(low, node, torch.tensor(float(operand)), suffix) if is_number(operand) else operand
+            for operand, suffix in ((one, "left"), (two, "right"))
         )
-
-    def _sub(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "two")
-        if bound.get("alpha", 1) != 1:
-            return "ONNX Runtime subtracts only two tensors in integers, without a factor"
-        return self._subtract(node, bound.get("input"), bound.get("other"))
-
-    def _rsub(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "two")
-        return self._subtract(node, bound.get("other"), bound.get("input"))
-
-    def _subtract(self, node: Node, one: Any, two: Any) -> str:
-        """``one - two`` as a sum: numbers and fixed constants change their sign, tensors are multiplied by -1."""
-        one, two = self._once((one, two))
-        if is_number(two):
-            return self._two(node, "add", one, -float(two))
-        buffer = self._fixed_tensor(two)
-        if buffer is not None:
-            return self._two(node, "add", one, self._constant(node, -buffer, "negative"))
-        if not self._is_float(two):
-            return "a subtraction of integer tensors stays in float"
-        return self._two(node, "add", one, self._times(node, two, -1.0, "negative"))
-
-    def _neg(self, node: Node, target: Any) -> str:
-        return self._multiply_by(node, node.args[0], -1.0)
-
-    def _div(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "two")
-        one, two = bound.get("input"), bound.get("other")
-        if node.kwargs.get("rounding_mode") is not None:
-            return "a division that rounds stays in float"
-        if is_number(two) and two:
-            return self._multiply_by(node, one, 1 / float(two))
-        buffer = self._fixed_tensor(two)
-        if buffer is None or not bool(torch.isfinite(1 / buffer).all()):
-            return "ONNX Runtime has no integer Div"
-        return self._two(node, "mul", one, self._constant(node, 1 / buffer, "reciprocal"))
-
-    def _multiply_by(self, node: Node, operand: Any, factor: float) -> str:
-        if not self._is_activation(operand) or not math.isfinite(factor):
-            return "a product of integers or constants stays in float"
-        if factor > 0:
-            if self._becomes_hard_sigmoid(node, operand, factor):
-                return ""
-            return self._settle(node, "rescale", (operand,), factor=factor)
-        return self._two(node, "mul", operand, factor)
-
-    def _becomes_hard_sigmoid(self, node: Node, operand: Ref, factor: float) -> bool:
-        """``relu6(x + 3) / 6``, as it was written before PyTorch had the function."""
-        clip = self.graph.node(operand.name)
-        if clip.kind != "clip" or clip.clip != (0.0, 6.0) or not math.isclose(factor, 1 / 6, rel_tol=1e-6):
-            return False
-        shifted = self.graph.node(clip.inputs[0])
-        if shifted.kind != "add" or self._number(shifted.args[1]) != 3.0:
-            return False
-        self._settle(node, "hard_sigmoid", (shifted.args[0],))
-        return True
-
-    def _number(self, value: Any) -> float | None:
-        """The number that a constant of our own holds."""
-        if not isinstance(value, Ref) or self.graph.node(value.name).kind != "constant" or self._shape(value) != ():
-            return None
-        buffer = self._fixed_tensor(value)
-        return None if buffer is None else float(buffer)
-
-    def _fixed_tensor(self, value: Any) -> torch.Tensor | None:
-        """The values of a float constant that training does not change; None for everything else."""
-        if not self._is_float(value) or self._is_activation(value):
-            return None
-        found = operations.apply(self.model, self.graph.node(value.name), (), {}, training=False)
-        return None if isinstance(found, torch.nn.Parameter) else found
-
-    def _two(self, node: Node, kind: str, one: Any, two: Any) -> str:
-        """Settle a sum or product of two tensors; numbers become constants."""
-        operands = []
-        for operand, suffix in ((one, "left"), (two, "right")):
-            if is_number(operand):
-                operand = self._constant(node, torch.tensor(float(operand)), suffix)
-            operands.append(operand)
-        operands = self._once(operands)
-        word = {"add": "an addition", "mul": "a product"}[kind]
-        if not all(self._is_float(operand) for operand in operands):
-            return f"{word} of integer tensors stays in float"
-        if not any(self._is_activation(operand) for operand in operands):
-            return f"{word} of constants stays in float"
-        if self._is_activation(operands[1]) and not self._is_activation(operands[0]):
-            operands.reverse()
-        return self._settle(node, kind, tuple(operands))
-
-    def _times(self, node: Node, operand: Ref, factor: float, suffix: str) -> Ref:
-        """``operand * factor`` in front of ``node``: another scale, or a product with a constant."""
-        shape = self._shape(operand)
-        if factor > 0:
-            return self._before(node, "rescale", (operand,), suffix, shape, kwargs={"factor": factor})
-        number = self._constant(node, torch.tensor(factor), f"{suffix}_factor")
-        return self._before(node, "mul", (operand, number), suffix, shape)
-
-    def _once(self, operands: Sequence[Any]) -> list[Any]:
-        """Constants instead of their copies for every image, where another operand brings the images."""
-        constants, single = self.graph.constants(), [self._unexpanded(operand) for operand in operands]
-        brought = any(isinstance(operand, Ref) and operand.name not in constants for operand in single)
-        return single if brought else list(operands)
-
-    def _unexpanded(self, value: Any) -> Any:
-        if isinstance(value, Ref) and (node := self.graph.node(value.name)).kind == "expand":
-            source: Ref = node.args[0]
-            copied = [dim for dim, size in enumerate(node.kwargs["sizes"]) if size not in (-1, 1)]
-            only_batch = all(dim in node.batch_dims for dim in copied)
-            return source if only_batch and source.name in self.graph.constants() else value
-        return value
+    )
+    word = "an addition" if kind is ADD else "a product"
+    if not all(low.is_float(operand) for operand in operands):
+        raise StaysInFloat(f"{word} of integer tensors stays in float")
+    computed = [low.is_activation(operand) for operand in operands]
+    if not any(computed):
+        raise StaysInFloat(f"{word} of constants stays in float")
+    low.become(node, kind, operands if computed[0] else operands[::-1])
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a number that the model's code holds."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def _rescaled(operator: Operator, frozen: Frozen, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The codes stay; what they stand for is multiplied."""
+    x = args[0]
+    return QuantizedTensor(x.codes, frozen.grid(module_key(node.name))) if isinstance(x, QuantizedTensor) else None
+
+
+def _added(grid: QuantParams, a: QuantizedTensor, b: QuantizedTensor) -> Tensor:
+    return grid.quantize(a.real() + b.real())
+
+
+def _multiplied(grid: QuantParams, a: QuantizedTensor, b: QuantizedTensor) -> Tensor:
+    return grid.quantize(a.real() * b.real())
+
+
+ADD = Operator(
+    name="add",
+    docs="the sum of two tensors",
+    kernel="QLinearAdd",
+    operands=Operands.WIDE,
+    own_scale=True,
+    floats=plain(torch.add),
+    integers=kernel(_added),
+    torch=(operator.add, torch.add, "add"),
+    lower=_lower_add,
+    sign=sum_of_operands,
+    absorbs_clip=True,
+    slices=slice_rules.broadcast,
+    portable_scale=sum_scale,
+)
+MUL = Operator(
+    name="mul",
+    docs="the product of two tensors",
+    kernel="QLinearMul",
+    operands=Operands.WIDE,
+    own_scale=True,
+    floats=plain(torch.mul),
+    integers=kernel(_multiplied),
+    torch=(operator.mul, torch.mul, torch.multiply, "mul", "multiply"),
+    lower=_lower_mul,
+    sign=_sign_of_product,
+    absorbs_clip=True,
+    slices=slice_rules.broadcast,
+    portable_scale=_product_scale,
+    lower_bound=_least_product,
+)
+RESCALE = Operator(
+    name="rescale",
+    docs="a tensor times a positive number",
+    kernel="",
+    operands=Operands.CODES,
+    own_scale=False,
+    floats=plain(lambda x, factor: x * factor),
+    integers=_rescaled,
+    sign=as_operands,
+    scale_factor=lambda node: float(node.kwargs["factor"]),
+    slices=slice_rules.elements,
+    internal=True,
+)
+REQUANTIZE = Operator(
+    name="requantize",
+    docs="the same tensor with fewer bits, for readers that need fewer",
+    kernel="QLinearAdd",
+    operands=Operands.CODES,
+    own_scale=True,
+    floats=plain(lambda x: x),
+    integers=kernel(requantized),
+    sign=as_operands,
+    portable_scale=requantized_scale,
+    lower_bound=least_of_operand,
+    internal=True,
+)
+ROWS = (
+    ADD,
+    MUL,
+    RESCALE,
+    REQUANTIZE,
+    Rewrite(
+        name="sub",
+        becomes="an addition",
+        torch=(operator.sub, torch.sub, torch.subtract, "sub", "subtract"),
+        lower=_lower_sub,
+    ),
+    Rewrite(name="rsub", becomes="an addition", torch=(torch.rsub, "rsub"), lower=_lower_rsub),
+    Rewrite(
+        name="div",
+        becomes="a factor, for a constant divisor",
+        torch=(operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "divide"),
+        lower=_lower_div,
+    ),
+    Rewrite(
+        name="neg",
+        becomes="a factor",
+        torch=(operator.neg, torch.neg, torch.negative, "neg", "negative"),
+        lower=_lower_neg,
+    ),
+)
+NEUTRAL: dict[Any, int] = {
+    **dict.fromkeys((operator.mul, torch.mul, "mul", operator.truediv, torch.div, "div"), 1),
+    **dict.fromkeys((operator.add, torch.add, "add", operator.sub, torch.sub, "sub"), 0),
+}
+"""Second operands with which an operation changes nothing."""
+
+
+def is_neutral(node: Node, key: Any) -> bool:
+    """True for ``x * 1``, ``x + 0`` and the like."""
+    neutral = NEUTRAL.get(key)
+    if neutral is None or len(node.args) != 2 or node.kwargs:
+        return False
+    return isinstance(node.args[1], (int, float)) and node.args[1] == neutral

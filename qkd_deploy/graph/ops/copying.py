@@ -4,58 +4,117 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from qkd_deploy.graph.ir import Node, Ref, references
-from qkd_deploy.graph.ops.indexing import SlicingRules
+from qkd_deploy.graph.contract.evaluation import move_codes, plain
+from qkd_deploy.graph.ops.indexing import lower_index
+from qkd_deploy.graph.contract.lowering import Lowering, is_computed
+from qkd_deploy.graph.ops.movement import RESHAPE
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands
 
 _ALONG_THE_BATCH = "tensors that are repeated along the batch, or get more dimensions, stay in float"
+_REPEATING = ("expand", "expand_as", "repeat")
 
 
-class CopyingRules(SlicingRules):
-    """Handlers of expanding and repeating."""
+def _lower_copy(low: Lowering, node: Node, target: Any) -> None:
+    """Copies that change nothing, and those that repeat what there is once, such as a token for every image."""
+    source = node.args[0]
+    unchanged = low.recorder.unchanged.get(node.name) and not is_computed(node.args[1:], node.kwargs)
+    if unchanged and target != "repeat":
+        low.keep_call(node, RESHAPE)
+    elif target in _REPEATING and low.is_float(source):
+        _lower_expand(low, node, source)
+    else:
+        raise StaysInFloat("a copy that changes the tensor stays in float")
 
-    def _copy(self, node: Node, target: Any) -> str:
-        """Copies that change nothing, and those that repeat what there is once, such as a token for every image."""
-        source = node.args[0]
-        unchanged = self.recorder.unchanged.get(node.name) and not any(references((node.args[1:], node.kwargs)))
-        if unchanged and target != "repeat":
-            node.kind, node.reason = "reshape", ""
-            return ""
-        if target in ("expand", "expand_as", "repeat") and self._is_float(source):
-            return self._expand(node, source)
-        return "a copy that changes the tensor stays in float"
 
-    def _expand(self, node: Node, source: Ref) -> str:
-        """One size for every dimension of the result, -1 where it is the source's own."""
-        shape, batch_dims = node.shape or (), self.batch_dims.get(source.name, ())
-        given = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
-        if any(isinstance(self.recorder.python.get(ref.name), tuple) for ref in references(given)):
-            return "an expansion to the whole size of another tensor stays in float"
-        more = len(shape) - self._rank(source)
-        if node.target == "repeat" and any(list(given[more + dim : more + dim + 1]) != [1] for dim in batch_dims):
-            return _ALONG_THE_BATCH
-        sizes: list[Any] = []
-        for dim, (old, new) in enumerate(zip((1,) * more + self._shape(source), shape, strict=True)):
-            follows = dim in node.batch_dims
-            if dim >= more and (dim - more in batch_dims if follows else old == new):
-                sizes.append(-1)
-            elif old != 1 or (follows and (node.target == "expand_as" or dim >= len(given))):
-                return self._repeat(node, source, given)
-            else:
-                sizes.append(given[dim] if follows else new)
-        return self._settle(node, "expand", (source,), sizes=tuple(sizes))
+def _lower_expand(low: Lowering, node: Node, source: Ref) -> None:
+    """One size for every dimension of the result, -1 where it is the source's own."""
+    given = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+    if any(isinstance(low.recorder.python.get(ref.name), tuple) for ref in references(given)):
+        raise StaysInFloat("an expansion to the whole size of another tensor stays in float")
+    more, batch_dims = len(node.shape or ()) - low.rank(source), low.batch_dims(source)
+    if node.target == "repeat" and any(list(given[more + dim : more + dim + 1]) != [1] for dim in batch_dims):
+        raise StaysInFloat(_ALONG_THE_BATCH)
+    sizes = [_expanded_size(low, node, source, given, dim) for dim in range(len(node.shape or ()))]
+    if None in sizes:
+        _repeat(low, node, source, given)
+    else:
+        low.become(node, EXPAND, (source,), sizes=tuple(sizes))
 
-    def _repeat(self, node: Node, source: Ref, times: Any) -> str:
-        """Whole tensors one behind the other, along one dimension after the other."""
-        shape = self._shape(source)
-        if node.target != "repeat" or len(times) != len(shape) or not all(isinstance(count, int) for count in times):
-            return _ALONG_THE_BATCH
-        repeated = [(dim, tuple(range(shape[dim])) * count) for dim, count in enumerate(times) if count != 1]
-        return self._index(node, source, *repeated)
 
-    def _repeat_interleave(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "repeat_interleave")
-        repeats, dim = bound["repeats"], bound.get("dim")
-        if not isinstance(repeats, int) or not isinstance(dim, int):
-            return "repeating by computed numbers, or the flattened tensor, stays in float"
-        size = self._shape(node.args[0])[dim]
-        return self._index(node, node.args[0], (dim, tuple(i // repeats for i in range(size * repeats))))
+def _expanded_size(low: Lowering, node: Node, source: Ref, given: Any, dim: int) -> Any:
+    """The size that a dimension is expanded to; -1 where it is the source's own, None where it is no expansion."""
+    shape, more = node.shape or (), len(node.shape or ()) - low.rank(source)
+    old = ((1,) * more + low.shape(source))[dim]
+    follows = dim in node.batch_dims
+    kept = dim - more in low.batch_dims(source) if follows else old == shape[dim]
+    if dim >= more and kept:
+        return -1
+    if old != 1 or (follows and (node.target == "expand_as" or dim >= len(given))):
+        return None
+    return given[dim] if follows else shape[dim]
+
+
+def _repeat(low: Lowering, node: Node, source: Ref, times: Any) -> None:
+    """Whole tensors one behind the other, along one dimension after the other."""
+    shape = low.shape(source)
+    if node.target != "repeat" or len(times) != len(shape) or not all(isinstance(count, int) for count in times):
+        raise StaysInFloat(_ALONG_THE_BATCH)
+    repeated = [(dim, tuple(range(shape[dim])) * count) for dim, count in enumerate(times) if count != 1]
+    lower_index(low, node, source, *repeated)
+
+
+def _lower_repeat_interleave(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, ("input", "repeats", "dim"), dim=None)
+    repeats, dim = bound["repeats"], bound["dim"]
+    if not isinstance(repeats, int) or not isinstance(dim, int):
+        raise StaysInFloat("repeating by computed numbers, or the flattened tensor, stays in float")
+    size = low.shape(node.args[0])[dim]
+    lower_index(low, node, node.args[0], (dim, tuple(i // repeats for i in range(size * repeats))))
+
+
+def _lower_identity(low: Lowering, node: Node, target: Any) -> None:
+    low.remove(node)
+
+
+def _expand(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    return x.expand(sizes)
+
+
+EXPAND = Operator(
+    name="expand",
+    docs="dimensions of one element repeated",
+    kernel="Expand",
+    operands=Operands.CODES,
+    own_scale=False,
+    floats=plain(_expand),
+    integers=move_codes,
+    sign=as_operands,
+)
+COPY = Rewrite(
+    name="copy",
+    becomes="nothing, a reshape, an expansion, or an index where whole tensors repeat",
+    torch=("to", "type", "clone", "detach", torch.clone, torch.detach, *_REPEATING),
+    lower=_lower_copy,
+)
+IDENTITY = Rewrite(
+    name="identity",
+    becomes="nothing",
+    torch=(nn.Identity, "contiguous", torch.Tensor.contiguous, "float"),
+    lower=_lower_identity,
+)
+ROWS = (
+    EXPAND,
+    COPY,
+    IDENTITY,
+    Rewrite(
+        name="repeat_interleave",
+        becomes="an index",
+        torch=(torch.repeat_interleave, "repeat_interleave"),
+        lower=_lower_repeat_interleave,
+    ),
+)

@@ -2,104 +2,226 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node, Ref
-from qkd_deploy.graph.ops.arithmetic import ArithmeticRules, is_number
+from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.ops.arithmetic import times
+from qkd_deploy.graph.contract.evaluation import kernel, plain
+from qkd_deploy.graph.contract.lowering import Lowering, is_number
+from qkd_deploy.graph.ops.movement import TRANSPOSE
+from qkd_deploy.graph.ops.normalization import SOFTMAX
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
+from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
+_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
 _NO_PRODUCT = "only an einsum that is one batched matrix product of two activations runs in integers"
 
 
-class MatrixRules(ArithmeticRules):
-    """Handlers of matrix products and scaled dot-product attention."""
+# -- products ----------------------------------------------------------------------------------------------------------
 
-    def _matmul(self, node: Node, target: Any) -> str:
-        bound = self._bind(node, target, "two")
-        operands = (bound.get("input"), bound.get("other", bound.get("mat2")))
-        if not all(self._is_float(operand) for operand in operands) or not self._is_activation(operands[0]):
-            return "a matrix product whose left operand is constant stays in float"
-        if min(self._rank(operand) for operand in operands) < 2:
-            return "a matrix product with a vector has no integer kernel here"
-        return self._settle(node, "matmul", operands)
 
-    def _einsum(self, node: Node, target: Any) -> str:
-        """A batched matrix product, where each operand has at most one dimension of its own and one is summed over."""
-        equation, *operands = node.args
-        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-            operands = list(operands[0])
-        spelled = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)", str(equation).replace(" ", ""))
-        if spelled is None or len(operands) != 2 or not all(self._is_activation(operand) for operand in operands):
-            return _NO_PRODUCT
-        left, right, result = spelled.groups()
-        shared = [c for c in left if c in right and c in result]
-        rows, columns, summed = (
-            [c for c in left if c not in right and c in result],
-            [c for c in right if c not in left and c in result],
-            [c for c in left if c in right and c not in result],
+def _lower_matmul(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, ("input", "other"))
+    operands = (bound.get("input"), bound.get("other", bound.get("mat2")))
+    if not all(low.is_float(operand) for operand in operands) or not low.is_activation(operands[0]):
+        raise StaysInFloat("a matrix product whose left operand is constant stays in float")
+    if min(low.rank(operand) for operand in operands) < 2:
+        raise StaysInFloat("a matrix product with a vector has no integer kernel here")
+    low.become(node, MATMUL, operands)
+
+
+def _matmul_codes(grid: QuantParams, a: QuantizedTensor, b: QuantizedTensor) -> Tensor:
+    sums = torch.matmul(a.codes.double(), b.codes.double()).float()
+    return sums.mul_(a.grid.scale * b.grid.scale / grid.scale).clamp_(grid.lo, grid.hi).round_()
+
+
+def weighted_mean(weights: Tensor, values: Tensor, undropped: Tensor) -> Tensor:
+    """Mean of the rows of ``values``; weights that dropout removed count in the sum that divides."""
+    return (weights @ values) / undropped.sum(-1, keepdim=True)
+
+
+def _weighted_mean_codes(
+    grid: QuantParams, weights: QuantizedTensor, values: QuantizedTensor, undropped: QuantizedTensor
+) -> Tensor:
+    """The step of the weights stands in both sums and cancels."""
+    sums = torch.matmul(weights.codes.double(), values.codes.double()).float()
+    means = sums / undropped.codes.double().sum(-1, keepdim=True).float()
+    return torch.round(means / (grid.scale / values.grid.scale)).clamp_(grid.lo, grid.hi)
+
+
+# -- einsum ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Equation:
+    """Letters of an einsum of two operands, by what happens to them."""
+
+    left: str
+    right: str
+    result: str
+
+    @property
+    def shared(self) -> list[str]:
+        return [c for c in self.left if c in self.right and c in self.result]
+
+    @property
+    def rows(self) -> list[str]:
+        return [c for c in self.left if c not in self.right and c in self.result]
+
+    @property
+    def columns(self) -> list[str]:
+        return [c for c in self.right if c not in self.left and c in self.result]
+
+    @property
+    def summed(self) -> list[str]:
+        return [c for c in self.left if c in self.right and c not in self.result]
+
+    @property
+    def is_product(self) -> bool:
+        """True where every letter is one of those, and of the last three there is one each."""
+        letters = {*self.shared, *self.rows, *self.columns, *self.summed}
+        distinct = all(len(set(part)) == len(part) for part in (self.left, self.right, self.result))
+        own = (len(self.rows), len(self.columns), len(self.summed))
+        return distinct and own == (1, 1, 1) and letters == {*self.left, *self.right} and letters >= {*self.result}
+
+
+def _lower_einsum(low: Lowering, node: Node, target: Any) -> None:
+    """A batched matrix product, where each operand has at most one dimension of its own and one is summed over."""
+    equation, *operands = node.args
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = list(operands[0])
+    spelled = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)", str(equation).replace(" ", ""))
+    if spelled is None or len(operands) != 2 or not all(low.is_activation(operand) for operand in operands):
+        raise StaysInFloat(_NO_PRODUCT)
+    letters = _Equation(*spelled.groups())
+    if not letters.is_product:
+        raise StaysInFloat(_NO_PRODUCT)
+    one, two = operands
+    for c in (*letters.shared, *letters.summed):  # a single element would be repeated
+        if low.shape(one)[letters.left.index(c)] != low.shape(two)[letters.right.index(c)]:
+            raise StaysInFloat(_NO_PRODUCT)
+    _multiply_turned(low, node, letters, one, two)
+
+
+def _multiply_turned(low: Lowering, node: Node, letters: _Equation, one: Ref, two: Ref) -> None:
+    """Turn both operands so that a matrix product multiplies them, and its result back."""
+    sizes = dict(zip(letters.left, low.shape(one), strict=True)) | dict(zip(letters.right, low.shape(two), strict=True))
+    batches = {c for i, c in enumerate(letters.result) if i in node.batch_dims}
+
+    def described(want: list[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return tuple(sizes[c] for c in want), tuple(i for i, c in enumerate(want) if c in batches)
+
+    def turned(operand: Ref, have: str, want: list[str], suffix: str) -> Ref:
+        order = tuple(have.index(c) for c in want)
+        if order == tuple(range(len(order))):
+            return operand
+        shape, follows = described(want)
+        return low.insert_before(
+            node, TRANSPOSE, (operand,), suffix, shape, kwargs={"dims": order}, batch_dims=follows
         )
-        letters = {*shared, *rows, *columns, *summed}
-        plain = all(len(set(part)) == len(part) for part in (left, right, result)) and letters == {*left, *right}
-        if not plain or (len(rows), len(columns), len(summed)) != (1, 1, 1) or not letters >= {*result}:
-            return _NO_PRODUCT
-        common = [(c, left.index(c), right.index(c)) for c in (*shared, *summed)]
-        if any(self._shape(operands[0])[i] != self._shape(operands[1])[j] for _, i, j in common):
-            return _NO_PRODUCT  # a single element is repeated
-        sizes = {**dict(zip(left, self._shape(operands[0]), strict=True)),
-                 **dict(zip(right, self._shape(operands[1]), strict=True))}  # fmt: skip
-        batches = {c for c, i in ((c, i) for i, c in enumerate(result)) if i in node.batch_dims}
 
-        def turned(operand: Ref, have: str, want: list[str], suffix: str) -> Ref:
-            order = tuple(have.index(c) for c in want)
-            if order == tuple(range(len(order))):
-                return operand
-            follows = tuple(i for i, c in enumerate(want) if c in batches)
-            shape = tuple(sizes[c] for c in want)
-            return self._before(
-                node, "transpose", (operand,), suffix, shape, kwargs={"dims": order}, batch_dims=follows
-            )
+    left = turned(one, letters.left, [*letters.shared, *letters.rows, *letters.summed], "left")
+    right = turned(two, letters.right, [*letters.shared, *letters.summed, *letters.columns], "right")
+    made = [*letters.shared, *letters.rows, *letters.columns]
+    if "".join(made) == letters.result:
+        low.become(node, MATMUL, (left, right))
+        return
+    shape, follows = described(made)
+    product = low.insert_before(node, MATMUL, (left, right), "product", shape, batch_dims=follows)
+    low.become(node, TRANSPOSE, (product,), dims=tuple(made.index(c) for c in letters.result))
 
-        one = turned(operands[0], left, [*shared, *rows, *summed], "left")
-        two = turned(operands[1], right, [*shared, *summed, *columns], "right")
-        made = [*shared, *rows, *columns]
-        if "".join(made) == result:
-            return self._settle(node, "matmul", (one, two))
-        follows = tuple(i for i, c in enumerate(made) if c in batches)
-        product = self._before(node, "matmul", (one, two), "product", tuple(sizes[c] for c in made), batch_dims=follows)
-        return self._settle(node, "transpose", (product,), dims=tuple(made.index(c) for c in result))
 
-    def _attention(self, node: Node, target: Any) -> str:
-        """``softmax(q @ k^T * scale) @ v``; a positive scale is free."""
-        bound = self._bind(node, target, "attention")
-        query, key, value = bound["query"], bound["key"], bound["value"]
-        if bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"):
-            return "attention with a mask stays in float"
-        if self._shape(key)[-2] < 2:
-            return "attention to a single token stays in float"
-        if isinstance(bound.get("dropout_p", 0.0), Ref) or bound.get("dropout_p", 0.0):
-            raise UserError(f"{node.label} drops values in eval mode, too; call it with dropout_p=0.0 there")
-        factor = self._shape(query)[-1] ** -0.5 if bound.get("scale") is None else bound["scale"]
-        if not is_number(factor):
-            return "attention with a computed scale stays in float"
-        key_shape, rank = self._shape(key), self._rank(key)
-        order = (*range(rank - 2), rank - 1, rank - 2)
-        flipped = (*key_shape[:-2], key_shape[-1], key_shape[-2])
-        own = self.batch_dims.get(key.name, ())
-        turned = self._before(node, "transpose", (key,), "keys", flipped, kwargs={"dims": order}, batch_dims=own)
-        query_shape = self._shape(query)
-        common = torch.broadcast_shapes(query_shape[:-2], key_shape[:-2])  # type: ignore[no-untyped-call]
-        scores_shape = (*common, query_shape[-2], key_shape[-2])
-        follows = {
-            dim + len(scores_shape) - self._rank(operand)
-            for operand in (query, key)
-            for dim in self.batch_dims.get(operand.name, ())
-        }
-        scores = self._before(
-            node, "matmul", (query, turned), "scores", scores_shape, batch_dims=tuple(sorted(follows))
-        )
-        scaled = self._times(node, scores, float(factor), "scaled")
-        weights = self._before(node, "softmax", (scaled,), "softmax", scores_shape)
-        return self._settle(node, "matmul", (weights, value))
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+def _lower_attention(low: Lowering, node: Node, target: Any) -> None:
+    """``softmax(q @ k^T * scale) @ v``; a positive scale is free."""
+    bound = low.bind(node, target, _ATTENTION, dropout_p=0.0, scale=None)
+    query, key, value = bound["query"], bound["key"], bound["value"]
+    if bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"):
+        raise StaysInFloat("attention with a mask stays in float")
+    if low.shape(key)[-2] < 2:
+        raise StaysInFloat("attention to a single token stays in float")
+    if isinstance(bound["dropout_p"], Ref) or bound["dropout_p"]:
+        raise UserError(f"{node.label} drops values in eval mode, too; call it with dropout_p=0.0 there")
+    factor = low.shape(query)[-1] ** -0.5 if bound["scale"] is None else bound["scale"]
+    if not is_number(factor):
+        raise StaysInFloat("attention with a computed scale stays in float")
+    scores = _scores(low, node, query, key)
+    scaled = times(low, node, scores, float(factor), "scaled")
+    weights = low.insert_before(node, SOFTMAX, (scaled,), "softmax", low.shape(scores))
+    low.become(node, MATMUL, (weights, value))
+
+
+def _scores(low: Lowering, node: Node, query: Ref, key: Ref) -> Ref:
+    """``q @ k^T``, the dimensions in front broadcast."""
+    (*before, tokens, width), rank = low.shape(key), low.rank(key)
+    order = {"dims": (*range(rank - 2), rank - 1, rank - 2)}
+    turned = low.insert_before(
+        node, TRANSPOSE, (key,), "keys", (*before, width, tokens), kwargs=order, batch_dims=low.batch_dims(key)
+    )
+    common = torch.broadcast_shapes(low.shape(query)[:-2], tuple(before))  # type: ignore[no-untyped-call]
+    shape = (*common, low.shape(query)[-2], tokens)
+    follows = {
+        dim + len(shape) - low.rank(operand) for operand in (query, key) for dim in low.batch_dims(operand)
+    }
+    return low.insert_before(node, MATMUL, (query, turned), "scores", shape, batch_dims=tuple(sorted(follows)))
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+MATMUL = Operator(
+    name="matmul",
+    docs="the product of matrices that are both computed",
+    kernel="QLinearMatMul",
+    operands=Operands.WIDE,
+    own_scale=True,
+    floats=plain(torch.matmul),
+    integers=kernel(_matmul_codes),
+    torch=(operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm"),
+    lower=_lower_matmul,
+    sign=sum_of_operands,
+    factor=1,
+    sums_products=True,
+    absorbs_clip=True,
+    slices=slice_rules.product,
+)
+WEIGHTED_MEAN = Operator(
+    name="weighted_mean",
+    docs="the mean of rows, weighted by exponentials",
+    kernel="MatMulInteger",
+    operands=Operands.WIDE,
+    own_scale=True,
+    floats=plain(weighted_mean),
+    integers=kernel(_weighted_mean_codes),
+    sign=as_operands,
+    sums_products=True,
+    in_float="its sums are integers; they are divided by each other in float32: the same on every CPU",
+    internal=True,
+)
+ROWS = (
+    MATMUL,
+    WEIGHTED_MEAN,
+    Rewrite(
+        name="attention",
+        becomes="a product, a factor, exponentials and a weighted mean",
+        torch=(F.scaled_dot_product_attention,),
+        lower=_lower_attention,
+    ),
+    Rewrite(
+        name="einsum",
+        becomes="transpositions and one product of matrices",
+        torch=(torch.einsum,),
+        lower=_lower_einsum,
+    ),
+)

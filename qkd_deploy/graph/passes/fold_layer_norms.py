@@ -54,7 +54,7 @@ def _linear_readers(model: nn.Module, graph: Graph, norm: Node) -> list[Node]:
         for reader in graph.consumers()[node.name]:
             if _keeps_rows(node, reader):
                 moved.append(reader)
-            elif reader.kind == "python":
+            elif reader.kind == "scalar":
                 continue
             elif reader.is_layer and _is_own_linear(model, graph, reader):
                 found.append(reader)

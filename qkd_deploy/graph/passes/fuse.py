@@ -11,14 +11,11 @@ from typing import Any
 from torch import nn
 
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
+from qkd_deploy.graph.ops import operator_of
+from qkd_deploy.graph.ops.activations import DROPOUT
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import as_layer
 from qkd_deploy.graph.passes.hoist_slices import hoist_slices
 
-_MOVABLE = ("max_pool", "reshape", "transpose", "dropout")
-_CLIPPABLE = (
-    *("conv", "linear", "add", "mul", "matmul", "concat", "avg_pool", "uneven_avg_pool", "global_avg_pool"),
-    *("leaky_relu", "batch_norm", "clip"),
-)
 
 
 def fuse(model: nn.Module, graph: Graph, *, norms_as_layers: bool) -> Graph:
@@ -72,12 +69,12 @@ def _hoist_one_clip(graph: Graph) -> bool:
         if clip.kind != "clip":
             continue
         moved = graph.node(clip.inputs[0])
-        if moved.kind not in _MOVABLE or _only_reader(graph, moved.name, "clip") is None:
+        if not operator_of(moved).moves_with_clip or _only_reader(graph, moved.name, "clip") is None:
             continue
-        if moved.kind == "dropout" and clip.clip != (0.0, float("inf")):
+        if moved.kind == DROPOUT.name and clip.clip != (0.0, float("inf")):
             continue  # dropout rescales in training: only a clip at zero and infinity commutes
         source = graph.node(moved.inputs[0])
-        if source.kind not in (*_MOVABLE, *_CLIPPABLE) or _only_reader(graph, source.name, moved.kind) is None:
+        if not (operator_of(source).moves_with_clip or operator_of(source).absorbs_clip) or _only_reader(graph, source.name, moved.kind) is None:
             continue
         _swap(graph, source, moved, clip)
         return True
@@ -101,7 +98,7 @@ def _swap(graph: Graph, source: Node, moved: Node, clip: Node) -> None:
 
 def _fuse_clips(graph: Graph) -> None:
     for node in list(graph.nodes):
-        if node.kind not in _CLIPPABLE or node not in graph.nodes:
+        if not operator_of(node).absorbs_clip or node not in graph.nodes:
             continue
         while (reader := _only_reader(graph, node.name, "clip")) is not None and reader.clip is not None:
             low, high = node.clip or (float("-inf"), float("inf"))

@@ -17,7 +17,10 @@ from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.ops.contract import FLOAT_CONSTANTS, OPERATORS
+from qkd_deploy.graph.contract.operator import Operands
+from qkd_deploy.graph.ops import operator_of
+from qkd_deploy.graph.ops.arithmetic import ADD, REQUANTIZE
+from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR
 from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
 from qkd_deploy.graph.placement.layer_bits import layer_bits
 from qkd_deploy.graph.placement.signs import Signs
@@ -107,39 +110,36 @@ class _Placer:
         layer_bits: dict[str, BitWidths],
         smallest: Mapping[str, float],
     ) -> None:
-        self.model, self.graph, self.settings, self.layer_bits = model, graph, settings, layer_bits
+        self.graph, self.settings, self.layer_bits = graph, settings, layer_bits
         self.activations: dict[str, TensorSpec] = {}
         self.signs = Signs(model, graph, smallest, raw_pixels=settings.input_quantization is not None)
         self.constants = graph.constants()
-        self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose grid its codes are on
+        self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose scale its codes have
         self.rescaled: dict[str, tuple[str, float]] = {}
 
     # -- integer placement -------------------------------------------------------------------------------------------
 
     def place_integer(self) -> None:
         for node in list(self.graph.nodes):
-            operator = OPERATORS[node.kind]
-            if node.kind == "python":
+            if node.kind == SCALAR.name:
                 continue
-            first = node.inputs[0] if node.inputs else ""
+            first = self.grid.get(node.inputs[0]) if node.inputs else None
             if node.is_layer:
-                node.source = self.grid.get(first)
-            if operator.operand_bits == "codes":
-                self.grid[node.name] = self._rescaled(node, self.grid.get(first))
-                if node.kind == "requantize":
-                    continue
+                node.source = first
+            if operator_of(node).moves_codes:
+                self.grid[node.name] = self._moved(node, first)
             else:
                 bits = self._bits_made(node)
                 self.grid[node.name] = self._add_quantizer(node, bits) if bits else None
-            if self.grid[node.name] is not None:
-                self._requantize_for_narrow_readers(node)
+            self._requantize_for_narrow_readers(node)
 
-    def _rescaled(self, node: Node, grid: str | None) -> str | None:
-        """The grid of codes that only move, or change their scale."""
-        if node.kind != "rescale" or grid is None:
+    def _moved(self, node: Node, grid: str | None) -> str | None:
+        """The scale of codes that only move, or stand for a multiple of what they stood for."""
+        factor = operator_of(node).scale_factor
+        if factor is None or grid is None:
             return grid
         key = module_key(node.name)
-        self.rescaled[key] = (grid, node.kwargs["factor"])
+        self.rescaled[key] = (grid, factor(node))
         return key
 
     def _spec(self, key: str) -> TensorSpec:
@@ -150,56 +150,68 @@ class _Placer:
 
     def _bits_made(self, node: Node) -> int | None:
         """Bits of the quantizer on a node's output; None where the tensor stays in float."""
-        needs = self._needs(node)
-        if OPERATORS[node.kind].step is not None:
+        if operator_of(node).step is not None:
             return WIDE_BITS
-        hard = [bits for bits in needs if bits is not None]
-        if hard:
-            return max(hard)
-        given = node.kind in ("input", "constant")
-        makes_integers = OPERATORS[node.kind].own_grid and not given and not self._is_linear(node)
-        return WIDE_BITS if makes_integers and not self._is_guard(node) else None
+        needed = [bits for bits in self._needs(node) if bits is not None]
+        if needed:
+            return max(needed)
+        return WIDE_BITS if self._makes_integers(node) and not self._is_guard(node) else None
+
+    def _makes_integers(self, node: Node) -> bool:
+        """True where a kernel makes codes though no reader asks for them.
+
+        A last linear layer gives floats from integers. An activation function behind it needs codes: only as a range of
+        codes does it run in integers.
+        """
+        given = node.kind in (INPUT.name, CONSTANT.name)
+        gives_floats = operator_of(node).floats_at_the_end and node.clip is None
+        return operator_of(node).own_scale and not given and not gives_floats
 
     def _is_guard(self, node: Node) -> bool:
-        """Whether it adds a constant for operations in float, as in ``rsqrt(x + 1e-6)``: codes would lose it."""
-        readers = self.graph.consumers()[node.name]
-        by_floats = all(OPERATORS[reader.kind].operand_bits == "float" for reader in readers)
-        return node.kind == "add" and node.inputs[1] in self.constants and bool(readers) and by_floats
-
-    def _is_linear(self, node: Node) -> bool:
-        """Whether it gives floats from integers: a last linear layer needs no quantizer on its output.
-
-        An activation function behind it does need one: only as a range of codes does it run in integers.
-        """
-        return node.kind == "linear" and node.clip is None
+        """True for a constant added for operations in float, as in ``rsqrt(x + 1e-6)``: codes would lose it."""
+        if node.kind != ADD.name or node.inputs[1] not in self.constants:
+            return False
+        wanted = {operator_of(reader).operands for reader in self.graph.consumers()[node.name]}
+        return wanted == {Operands.FLOATS}
 
     def _needs(self, node: Node) -> list[int | None]:
         """Bits that the readers of a tensor need; None for a reader of floats."""
         needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
         for reader in self.graph.consumers()[node.name]:
-            wanted = OPERATORS[reader.kind].operand_bits
-            if node.kind == "constant" and (reader.kind in FLOAT_CONSTANTS or not node.dtype.is_floating_point):
+            if self._read_as_floats(node, reader):
                 needs.append(None)
-            elif wanted == "layer":
-                needs.append(self.layer_bits[reader.name].activation)
-            elif wanted == "wide":
-                shared = self.settings.residual == "shared"
-                bits = self.settings.bits.activation if shared else WIDE_BITS
-                needs.append(min(bits, FACTOR_BITS) if self._is_factor(node.name, reader) else bits)
-            elif wanted == "pool":
-                needs.append(WIDE_BITS)
-            elif wanted == "codes":
+            elif operator_of(reader).moves_codes:
                 needs.extend(self._needs(reader))
-            elif wanted == "float":
-                needs.append(None)
+            else:
+                needs.extend(self._needed_by_kernel(node, reader))
         return needs
 
+    def _read_as_floats(self, node: Node, reader: Node) -> bool:
+        """True for readers of floats: of all tensors, or of this constant."""
+        if operator_of(reader).operands is Operands.FLOATS:
+            return True
+        is_float = node.dtype.is_floating_point
+        return node.kind == CONSTANT.name and (operator_of(reader).float_constants or not is_float)
+
+    def _needed_by_kernel(self, node: Node, reader: Node) -> list[int | None]:
+        """Bits that one kernel needs of an operand; [] where it reads no tensor."""
+        wanted = operator_of(reader).operands
+        if wanted is Operands.LAYER_BITS:
+            return [self.layer_bits[reader.name].activation]
+        if wanted is Operands.EIGHT_BITS:
+            return [WIDE_BITS]
+        if wanted is not Operands.WIDE:
+            return []
+        bits = self.settings.bits.activation if self.settings.residual == "shared" else WIDE_BITS
+        return [min(bits, FACTOR_BITS) if self._is_factor(node.name, reader) else bits]
+
     def _is_factor(self, name: str, reader: Node) -> bool:
-        """Whether a product of two activations reads a tensor as its right operand, which becomes signed bytes."""
-        return reader.kind == "matmul" and reader.inputs[1] == name and self.settings.weight_range == "narrow"
+        """True where a product of two activations reads a tensor as the operand that becomes signed bytes."""
+        place = operator_of(reader).factor
+        return place is not None and reader.inputs[place] == name and self.settings.weight_range == "narrow"
 
     def _add_quantizer(self, node: Node, bits: int, *, saturating: bool = False) -> str:
-        if node.kind == "input" and self.settings.input_quantization is not None:
+        if node.kind == INPUT.name and self.settings.input_quantization is not None:
             spec = TensorSpec.activation(WIDE_BITS, signed=True)
         else:
             spec = TensorSpec.saturating(bits) if saturating else self.signs.spec(node.name, bits)
@@ -208,23 +220,35 @@ class _Placer:
         return node.quantizer
 
     def _requantize_for_narrow_readers(self, node: Node) -> None:
-        """Second quantizers behind a tensor, one for every smaller width that a layer or a product needs."""
+        """Insert second quantizers behind a tensor, one for every smaller width that a layer or a product needs."""
         grid = self.grid[node.name]
-        assert grid is not None
+        if grid is None or node.kind == REQUANTIZE.name:
+            return
         made = self._spec(grid).bits
         narrow: dict[int, set[str]] = {}
         for reader in self.graph.consumers()[node.name]:
-            if reader.is_layer and self.layer_bits[reader.name].activation < made:
-                narrow.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
-            elif self._is_factor(node.name, reader) and made > FACTOR_BITS:
-                narrow.setdefault(FACTOR_BITS, set()).add(reader.name)
+            bits = self._narrow_bits(node, reader)
+            if bits < made:
+                narrow.setdefault(bits, set()).add(reader.name)
         for bits, readers in narrow.items():
-            self._insert(node, "requantize", bits, readers)
+            self._insert(node, bits, readers)
 
-    def _insert(self, node: Node, kind: str, bits: int, readers: set[str]) -> None:
+    def _narrow_bits(self, node: Node, reader: Node) -> int:
+        """Bits above which a reader gets a second quantizer of its own."""
+        if reader.is_layer:
+            return self.layer_bits[reader.name].activation
+        return FACTOR_BITS if self._is_factor(node.name, reader) else WIDE_BITS
+
+    def _insert(self, node: Node, bits: int, readers: set[str]) -> None:
         name = f"{node.name}.a{bits}"
         second = Node(
-            name, kind, (Ref(node.name),), {}, name, node.module, shape=node.shape, batch_dims=node.batch_dims
+            name,
+            REQUANTIZE.name,
+            (Ref(node.name),),
+            label=name,
+            module=node.module,
+            shape=node.shape,
+            batch_dims=node.batch_dims,
         )
         grid = self.grid.get(node.name)
         wide = self._spec(grid) if grid is not None else None
@@ -241,15 +265,20 @@ class _Placer:
     def place_paper(self) -> None:
         """Quantize only what convolutions and linear layers read, as the papers do; everything else stays in float."""
         for node in list(self.graph.nodes):
-            wanted: dict[int, set[str]] = {}
-            for reader in self.graph.consumers()[node.name]:
-                if reader.is_layer:
-                    wanted.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
-            if node.kind == "input" and wanted:
+            wanted = self._wanted_by_layers(node)
+            if node.kind == INPUT.name and wanted:
                 self.grid[node.name] = self._add_quantizer(node, max(wanted))
                 wanted.pop(max(wanted))
             for bits, readers in wanted.items():
-                self._insert(node, "requantize", bits, readers)
+                self._insert(node, bits, readers)
         for node in self.graph.nodes:
             if node.is_layer:
                 node.source = self.grid.get(node.inputs[0])
+
+    def _wanted_by_layers(self, node: Node) -> dict[int, set[str]]:
+        """Names of the layers that read a tensor, by the bits that they need."""
+        wanted: dict[int, set[str]] = {}
+        for reader in self.graph.consumers()[node.name]:
+            if reader.is_layer:
+                wanted.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+        return wanted

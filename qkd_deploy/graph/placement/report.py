@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.contract import FLOAT_CONSTANTS, KIND_REASONS, OPERATORS
+from qkd_deploy.graph.contract.operator import Operands
+from qkd_deploy.graph.ops import operator_of
+from qkd_deploy.graph.ops.activations import DROPOUT
+from qkd_deploy.graph.ops.arithmetic import REQUANTIZE
+from qkd_deploy.graph.ops.constants import INPUT, SCALAR
 from qkd_deploy.graph.placement.place import Placed
 
 
@@ -53,54 +55,52 @@ class Account:
         return "\n".join([*lines, "Stays in float:", *(f"  {e.name} ({e.operation}): {e.reason}" for e in self.floats)])
 
 
-def account_of(network: nn.Module, placed: Placed) -> Account:
-    """The account of a placed graph; what no input has a part in is computed once and for all, at export."""
+def account_of(placed: Placed) -> Account:
+    """Report on a placed graph; what no input has a part in is computed once and for all, at export."""
     constants = placed.graph.constants()
     quantized: set[str] = set()
     entries = []
     for node in placed.graph.nodes:
-        if node.quantizer is not None or (OPERATORS[node.kind].operand_bits == "codes" and node.inputs[0] in quantized):
+        if node.quantizer is not None or (operator_of(node).moves_codes and node.inputs[0] in quantized):
             quantized.add(node.name)
-        if node.name not in constants and node.kind not in ("python", "dropout"):
-            entries.append(_entry(network, placed, node, quantized))
+        if node.name not in constants and node.kind not in (SCALAR.name, DROPOUT.name):
+            entries.append(_entry(placed, node, quantized))
     return Account(tuple(entries))
 
 
-def _entry(network: nn.Module, placed: Placed, node: Node, quantized: set[str]) -> Entry:
-    operation, kernel, reason = node.kind, OPERATORS[node.kind].kernel, ""
+def _entry(placed: Placed, node: Node, quantized: set[str]) -> Entry:
+    operator = operator_of(node)
     bits = str(placed.activations[node.quantizer].bits) if node.quantizer else "float"
     if node.is_layer:
-        linear = node.kind == "linear"
-        matrix = linear and not node.is_on_tokens
-        operation, kernel = "linear" if linear else "conv", "QGemm" if matrix else "QLinearConv"
-        bits = str(placed.layer_bits[node.name])
-        reason = _layer_reason(node, linear)
-    elif node.kind in ("float", "batch_norm"):
-        operation, reason = _name(node), node.reason
-        kernel = ""
-    elif node.kind in KIND_REASONS:
-        reason = KIND_REASONS[node.kind]
-    elif node.kind == "input":
-        kernel = kernel if node.quantizer else ""
-    elif OPERATORS[node.kind].operand_bits == "codes" and node.kind != "requantize":
-        bits = "codes" if node.name in quantized else "float"
-    elif any(name not in quantized for name in _operands(node)) or node.quantizer is None:
-        reason = "" if node.kind == "requantize" else "it stands between floats in this placement"
-    return Entry(node.name, operation, bits, "float" if reason else kernel, reason)
+        reason = _layer_reason(node)
+        kernel = "QLinearConv" if node.is_on_tokens else operator.kernel
+        return _described(node, str(placed.layer_bits[node.name]), kernel, reason)
+    if operator.operands is Operands.FLOATS:
+        return Entry(node.name, _called(node), bits, "float" if node.reason else "", node.reason)
+    if operator.in_float:
+        return _described(node, bits, operator.kernel, operator.in_float)
+    if node.kind == INPUT.name:
+        return _described(node, bits, operator.kernel if node.quantizer else "", "")
+    if operator.moves_codes and node.kind != REQUANTIZE.name:
+        return _described(node, "codes" if node.name in quantized else "float", operator.kernel, "")
+    read = node.inputs[:1] if operator.float_constants else node.inputs
+    between_floats = node.quantizer is None or any(name not in quantized for name in read)
+    reason = "it stands between floats in this placement" if between_floats and node.kind != REQUANTIZE.name else ""
+    return _described(node, bits, operator.kernel, reason)
 
 
-def _operands(node: Node) -> list[str]:
-    """The tensors that a kernel reads as codes."""
-    return node.inputs[:1] if node.kind in FLOAT_CONSTANTS else node.inputs
+def _described(node: Node, bits: str, kernel: str, reason: str) -> Entry:
+    return Entry(node.name, node.kind, bits, "float" if reason else kernel, reason)
 
 
-def _layer_reason(node: Node, linear: bool) -> str:
+def _layer_reason(node: Node) -> str:
+    """Why a layer computes in float; "" where it does not."""
     if node.source is None:
         return "its input is not quantized (weights only)"
-    if node.quantizer is None and not linear:
+    if node.quantizer is None and not operator_of(node).floats_at_the_end:
         return "its output has no quantizer in this placement, and a convolution needs one to run in integers"
     return ""
 
 
-def _name(node: Node) -> str:
+def _called(node: Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

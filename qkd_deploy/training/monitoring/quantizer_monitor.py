@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops import operations
+from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.training.monitoring.metrics import EpochRecord
 
@@ -141,7 +141,7 @@ class QuantizerMonitor:
 
     def _weights(self) -> Iterator[_Measured]:
         for name, node in self._layers().items():
-            weight, _ = operations.layer_parameters(self._prepared.network, node)
+            weight, _ = layer_parameters(self._prepared.network, node)
             yield _measure(name, "weight", self._prepared.weight(node), weight)
 
     def _activations(self, inputs: tuple[Tensor, ...]) -> list[_Measured]:

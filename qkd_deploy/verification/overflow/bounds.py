@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from qkd_deploy.graph.quantized import QuantParams
 
 INT32_BITS = 31
-_PRODUCTS = ("matmul", "weighted_mean")
 
 Interval = tuple[int, int]
 
@@ -122,7 +121,7 @@ def _summarized(name: str, sums: _Ends, totals: _Ends, running: _Ends) -> Headro
 
 def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
     """The worst case of every node of a frozen model that sums products of integers, by name, in execution order."""
-    from qkd_deploy.graph.ops.contract import OPERATORS
+    from qkd_deploy.graph.ops import operator_of
     from qkd_deploy.graph.quantized import meets_signed
 
     found: dict[str, Headroom] = {}
@@ -131,12 +130,12 @@ def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
         first = node.inputs[0] if node.inputs else ""
         if node.quantizer is not None:
             grids[node.name] = frozen.grid(node.quantizer)
-        elif OPERATORS[node.kind].operand_bits == "codes" and first in grids:
+        elif operator_of(node).moves_codes and first in grids:
             grids[node.name] = grids[first]
         if first in grids and (sums := _integer_sums(frozen, node)) is not None:
             weight, bias = sums
             found[node.name] = layer_headroom(node.name, weight, bias, _stored(grids[first]))
-        elif node.kind in _PRODUCTS and node.quantizer is not None and all(name in grids for name in node.inputs):
+        elif operator_of(node).sums_products and node.quantizer is not None and all(name in grids for name in node.inputs):
             left, right = (grids[name] for name in node.inputs[:2])
             products = (frozen.graph.node(first).shape or ())[-1]
             factor = _signed(right) if meets_signed(left, right) else _stored(right)

@@ -1,0 +1,174 @@
+"""Lowering: calls as the user wrote them become nodes of the contract's kinds, with canonical arguments.
+
+Every row of the contract that stands for PyTorch operations has a function that rewrites one raw node in place
+(``Operator.lower``). ``Lowering`` is what these functions work with: what tracing knows about tensors, and how nodes are
+rewritten and inserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkd_deploy.graph.ir import Graph, Node, Ref, references
+from qkd_deploy.graph.contract.operator import Operator, StaysInFloat
+from qkd_deploy.graph.trace.shapes import ShapeRecorder
+
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "min_val": "min", "max_val": "max", "padding": "pad"}
+"""Other names of arguments, of NumPy's fashion and of modules."""
+
+
+class Lowering:
+    """The graph that is being lowered, its network, and what tracing recorded."""
+
+    def __init__(self, network: nn.Module, graph: Graph, recorder: ShapeRecorder) -> None:
+        """Nothing is copied: the graph is rewritten, and the network gets constants that rewriting makes."""
+        self.network, self.graph, self.recorder = network, graph, recorder
+
+    # -- what is known about values --------------------------------------------------------------------------------
+
+    def rank(self, value: Any) -> int:
+        """Number of dimensions of a tensor operand; -1 for everything else."""
+        shape = self.recorder.shapes.get(value.name) if isinstance(value, Ref) else None
+        return -1 if shape is None else len(shape)
+
+    def shape(self, value: Any) -> tuple[int, ...]:
+        """Shape of a tensor operand for the example inputs; () for everything else."""
+        return (self.recorder.shapes.get(value.name) or ()) if isinstance(value, Ref) else ()
+
+    def dtype(self, value: Any) -> torch.dtype | None:
+        """Type of a tensor operand's elements; None for everything else."""
+        return self.recorder.dtypes.get(value.name) if isinstance(value, Ref) else None
+
+    def is_float(self, value: Any) -> bool:
+        """True for a float tensor, computed or constant."""
+        dtype = self.dtype(value)
+        return dtype is not None and dtype.is_floating_point
+
+    def is_activation(self, value: Any) -> bool:
+        """True for a float tensor that the network computes."""
+        return self.is_float(value) and self.graph.node(value.name).kind != "constant"
+
+    def batch_dims(self, value: Any, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Dimensions of a tensor operand that follow the batch; ``default`` where nothing is known of it."""
+        return self.recorder.batch_dims.get(value.name, default) if isinstance(value, Ref) else default
+
+    def require_off_batch(self, value: Any, dims: Any, reason: str) -> None:
+        """Refuse what happens along the batch of an operand.
+
+        Raises:
+            StaysInFloat: one of ``dims`` follows the batch, or nothing is known and it is the first.
+        """
+        if set(dims) & set(self.batch_dims(value, (0,))):
+            raise StaysInFloat(reason)
+
+    # -- rewriting ---------------------------------------------------------------------------------------------------
+
+    def bind(self, node: Node, target: Any, names: tuple[str, ...], **defaults: Any) -> dict[str, Any]:
+        """Arguments by name; a module's attributes count as arguments.
+
+        Args:
+            node: the call.
+            target: what is called.
+            names: of the positional arguments, since most functions tell no signature.
+            defaults: values of arguments that are not given.
+        """
+        aliases = {alias: name for alias, name in _ALIASES.items() if name in names}
+        given = dict(zip(names, node.args, strict=False))
+        given |= {aliases.get(key, key): value for key, value in node.kwargs.items()}
+        if isinstance(target, nn.Module):
+            attributes = {aliases.get(key, key): value for key, value in vars(target).items()}
+            given |= {key: value for key, value in attributes.items() if key in names}
+        return {**defaults, **given}
+
+    def become(
+        self, node: Node, operator: Operator, args: tuple[Any, ...], /, *, target: Any = None, **kwargs: Any
+    ) -> None:
+        """Make a node one of a kind, with canonical arguments; ``kwargs`` are the node's."""
+        node.kind, node.args, node.kwargs, node.reason = operator.name, args, kwargs, ""
+        node.target, node.method = target, False
+
+    def keep_call(self, node: Node, operator: Operator) -> None:
+        """Make a node one of a kind that calls what the user called."""
+        node.kind, node.reason = operator.name, ""
+
+    def insert_before(
+        self,
+        node: Node,
+        operator: Operator,
+        args: tuple[Any, ...],
+        suffix: str,
+        shape: tuple[int, ...],
+        *,
+        batch_dims: tuple[int, ...] = (),
+        **fields: Any,
+    ) -> Ref:
+        """Insert a node in front of another one.
+
+        Args:
+            node: the one that will read it.
+            operator: its kind.
+            args: its arguments.
+            suffix: of its name and label.
+            shape: of its result.
+            batch_dims: for results of another shape than any operand, which pass on theirs.
+            fields: further fields of ``Node``.
+        """
+        name = f"{node.name}_{suffix}"
+        like = next((a for a in args if isinstance(a, Ref) and self.shape(a) == shape), None)
+        dims = batch_dims if like is None else self.batch_dims(like)
+        label = f"{node.label}.{suffix}"
+        made = Node(
+            name, operator.name, args, label=label, module=node.module, shape=shape, batch_dims=dims, **fields
+        )
+        self.graph.nodes.insert(self.graph.nodes.index(node), made)
+        self.recorder.shapes[name], self.recorder.dtypes[name] = shape, torch.float32
+        self.recorder.batch_dims[name] = dims
+        return Ref(name)
+
+    def remove(self, node: Node) -> None:
+        """Let the readers of a node read its operand."""
+        self.graph.replace(node.name, node.args[0].name)
+        self.graph.nodes.remove(node)
+
+    def without_batch_copies(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Constants instead of their copies for every image, where another operand brings the images."""
+        constants, single = self.graph.constants(), tuple(self._unexpanded(operand) for operand in operands)
+        brought = any(isinstance(operand, Ref) and operand.name not in constants for operand in single)
+        return single if brought else operands
+
+    def _unexpanded(self, value: Any) -> Any:
+        node = self.graph.node(value.name) if isinstance(value, Ref) else None
+        if node is None or node.kind != "expand":
+            return value
+        source: Ref = node.args[0]
+        copied = {dim for dim, size in enumerate(node.kwargs["sizes"]) if size not in (-1, 1)}
+        return source if copied <= {*node.batch_dims} and source.name in self.graph.constants() else value
+
+
+def is_number(value: Any) -> bool:
+    """True for a number that the model's code holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_computed(*values: Any) -> bool:
+    """True where values hold results of the graph, and so are known only when it runs."""
+    return any(references(values))
+
+
+def named(target: Any) -> str:
+    """The name of a function or of a tensor's method."""
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+
+def torch_key(target: Any) -> Any:
+    """What rows list for a module instance, function or method name: its class, itself, or itself."""
+    return type(target) if isinstance(target, nn.Module) else target
+
+
+def by_key(table: Mapping[Any, Any], target: Any, default: Any = None) -> Any:
+    """Look up a call in a table of PyTorch operations."""
+    return table.get(torch_key(target), default)

@@ -1,0 +1,230 @@
+"""Convolutions and linear layers, as modules and as functions of the network's own tensors.
+
+A layer that is called as a function becomes a module beside the code that calls it. The module holds nothing: its
+weight is what the network's own parameter, or some rows of it, is at any time, so that training and checkpoints stay as
+they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.contract.evaluation import attribute_at, output_grid, own_call
+from qkd_deploy.graph.contract.lowering import Lowering
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.quantizers.batch_norm import BatchNorm
+
+_PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_UNBATCHED = "a convolution of an unbatched tensor has no integer kernel"
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+
+
+def _lower_conv(low: Lowering, node: Node, target: nn.Conv1d | nn.Conv2d) -> None:
+    if target.padding_mode != "zeros":
+        raise StaysInFloat(f"padding mode {target.padding_mode!r} has no integer kernel")
+    if low.rank(node.args[0]) != target.weight.dim():
+        raise StaysInFloat(_UNBATCHED)
+    low.become(node, CONV, (node.args[0],), target=str(node.target))
+
+
+def _lower_linear(low: Lowering, node: Node, target: nn.Linear) -> None:
+    low.become(node, LINEAR, (node.args[0],), target=str(node.target))
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Source:
+    """A parameter or buffer of the network: its module, its name there, and the rows that are used."""
+
+    module: nn.Module
+    name: str
+    rows: slice
+
+    def read(self) -> Tensor:
+        """The tensor as it is now; the parameter itself where all rows are used."""
+        tensor: Tensor = getattr(self.module, self.name)
+        return tensor if self.rows == slice(None) else tensor[self.rows]
+
+
+class _Borrowing(nn.Module):
+    """A layer whose weight and bias are the network's."""
+
+    sources: tuple[_Source, _Source | None]
+
+    @property
+    def weight(self) -> Tensor:
+        return self.sources[0].read()
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.sources[1] is None else self.sources[1].read()
+
+
+class _Linear(_Borrowing, nn.Linear):  # type: ignore[misc, override]
+    pass
+
+
+class _Conv1d(_Borrowing, nn.Conv1d):  # type: ignore[override]
+    pass
+
+
+class _Conv2d(_Borrowing, nn.Conv2d):  # type: ignore[override]
+    pass
+
+
+def _lower_functional(low: Lowering, node: Node, target: Any) -> None:
+    bound = {"bias": None, **dict(zip(_PARAMETERS, node.args, strict=False)), **node.kwargs}
+    weight, bias = _source(low, bound["weight"]), _source(low, bound["bias"])
+    if weight is None or (bound["bias"] is not None and bias is None):
+        raise StaysInFloat("a layer whose weights are computed has no place for a quantizer")
+    shape = weight.read().shape
+    if target is not F.linear and low.rank(bound["input"]) != len(shape):
+        raise StaysInFloat(_UNBATCHED)
+    options = {name: bound[name] for name in _PARAMETERS[3:] if name in bound}
+    layer = _linear(shape) if target is F.linear else _convolution(shape, options)
+    layer.sources = (weight, bias)
+    low.network.get_submodule(node.module).add_module(node.name, layer)
+    path = f"{node.module}.{node.name}" if node.module else node.name
+    low.become(node, LINEAR if target is F.linear else CONV, (bound["input"],), target=path)
+
+
+def _source(low: Lowering, value: Any) -> _Source | None:
+    """The parameter or buffer, or rows of one, that an argument is; None for computed tensors."""
+    node = low.graph.node(value.name) if isinstance(value, Ref) else None
+    rows = slice(None)
+    if node is not None and node.kind == "slice" and len(node.kwargs["ranges"]) == 1:
+        dim, *bounds = node.kwargs["ranges"][0]
+        node, rows = low.graph.node(node.inputs[0]) if dim == 0 else None, slice(*bounds)
+    if node is None or node.kind != "constant":
+        return None
+    path, _, name = str(node.target).rpartition(".")
+    return _Source(low.network.get_submodule(path), name, rows)
+
+
+def _linear(shape: torch.Size) -> Any:
+    return _borrowing(_Linear, nn.Linear(shape[1], shape[0], device="meta"))
+
+
+def _convolution(shape: torch.Size, options: dict[str, Any]) -> Any:
+    plain, kind = (nn.Conv1d, _Conv1d) if len(shape) == 3 else (nn.Conv2d, _Conv2d)
+    groups = options.get("groups", 1)
+    outputs, inputs, *kernel = shape
+    return _borrowing(kind, plain(inputs * groups, outputs, tuple(kernel), **options, device="meta"))  # type: ignore[arg-type]
+
+
+def _borrowing(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
+    """A layer without tensors of its own; PyTorch's constructor would want to set them."""
+    del layer.weight, layer.bias
+    layer.__class__ = kind
+    return layer
+
+
+# -- computation -------------------------------------------------------------------------------------------------------
+
+
+def layer_forward(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute a convolution or linear layer with other parameters than its own."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, bias)
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
+    result: Tensor = layer._conv_forward(x, weight, bias)
+    return result
+
+
+def layer_parameters(network: nn.Module, node: Node, *, exact: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Read weight and bias of a layer, with the gain and the offset of a layer norm in front of it.
+
+    Args:
+        network: holds the modules.
+        node: a layer.
+        exact: add up the bias in one order and in float64, so that every machine gives the same bits.
+    """
+    layer: Any = network.get_submodule(str(node.target))
+    weight, bias = layer.weight, layer.bias
+    if node.offset is not None:
+        offset = attribute_at(network, node.offset)
+        moved = _in_order(weight.double() * offset.double()) if exact else F.linear(offset, weight)
+        bias = moved if bias is None else bias + moved
+    if node.gain is not None:
+        weight = weight * attribute_at(network, node.gain)
+    return weight, bias
+
+
+def _in_order(terms: Tensor) -> Tensor:
+    """The sum of every row, column after column."""
+    total = torch.zeros_like(terms[:, 0])
+    for column in terms.unbind(1):
+        total = total + column
+    return total
+
+
+def batch_norm_of(network: nn.Module, node: Node) -> BatchNorm | None:
+    """Find the batch norm fused behind a layer; None where there is none."""
+    if node.batch_norm is None:
+        return None
+    module = network.get_submodule(node.batch_norm)
+    assert isinstance(module, BatchNorm)
+    return module
+
+
+def _layer_codes(operator: Operator, frozen: Frozen, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    module = frozen.network.get_submodule(str(node.target))
+    floats = not operator.floats_at_the_end
+    return frozen.layer(node).forward(module, args[0], output_grid(frozen, node), node.clip, needs_grid=floats)
+
+
+def _slice_rows(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) -> dict[str, int]:
+    """Rows of the operand, unless a batch norm takes statistics over all of them."""
+    return {} if node.batch_norm is not None else slice_rules.rows(model, node, operands, dim)
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+CONV = Operator(
+    name="conv",
+    docs="a convolution, with its batch norm and its activation function",
+    kernel="QLinearConv",
+    operands=Operands.LAYER_BITS,
+    own_scale=True,
+    floats=own_call,
+    integers=_layer_codes,
+    torch=(nn.Conv1d, nn.Conv2d),
+    lower=_lower_conv,
+    absorbs_clip=True,
+)
+LINEAR = Operator(
+    name="linear",
+    docs="a linear layer, with its batch norm and its activation function",
+    kernel="QGemm",
+    operands=Operands.LAYER_BITS,
+    own_scale=True,
+    floats=own_call,
+    integers=_layer_codes,
+    torch=(nn.Linear,),
+    lower=_lower_linear,
+    floats_at_the_end=True,
+    absorbs_clip=True,
+    slices=_slice_rows,
+)
+ROWS = (
+    CONV,
+    LINEAR,
+    Rewrite(
+        name="functional_layer",
+        becomes="a layer, where its weight is a parameter",
+        torch=(F.linear, F.conv1d, F.conv2d),
+        lower=_lower_functional,
+    ),
+)
