@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.contract.lowering import Lowering, torch_key
+from qkd_deploy.graph.contract.operator import StaysInFloat
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 from qkd_deploy.graph.ops import TORCH_OPS
 from qkd_deploy.graph.ops.activations import DROPOUT
@@ -15,52 +17,30 @@ from qkd_deploy.graph.ops.arithmetic import is_neutral
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR, constant
 from qkd_deploy.graph.ops.copying import COPY, EXPAND, IDENTITY
 from qkd_deploy.graph.ops.float_ops import FLOAT_OP, FLOAT_REASONS, GENERAL_REASON
-from qkd_deploy.graph.contract.lowering import Lowering, torch_key
-from qkd_deploy.graph.contract.operator import StaysInFloat
+from qkd_deploy.graph.trace.derived_modules import LAYERS
 from qkd_deploy.graph.trace.in_place import out_of_place, switch_off
-from qkd_deploy.graph.trace.shapes import ShapeRecorder
 
-_GIVEN = (INPUT.name, CONSTANT.name)
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_LOWERED = (INPUT.name, CONSTANT.name, SCALAR.name)
 
 
-def lower(network: nn.Module, graph: Graph, recorder: ShapeRecorder, mode_leaves: set[str]) -> None:
-    """Give nodes kinds, canonical arguments and shapes, in place; drop identities and computed constants.
+def lower(network: nn.Module, graph: Graph, mode_leaves: set[str]) -> None:
+    """Give nodes kinds and canonical arguments, in place; drop identities and what nobody reads.
 
     Args:
         network: the traced one; gets constants that rewriting makes, and its modules stop working in place.
         graph: as traced.
-        recorder: what tracing knows about the values.
         mode_leaves: modules kept whole because they read ``self.training``.
 
     Raises:
         UserError: an operation that can be neither quantized nor exported; names it.
     """
-    _fold_fixed(graph, recorder)
     in_place = switch_off(network)
-    low = Lowering(network, graph, recorder)
+    low = Lowering(network, graph)
     for node in list(graph.nodes):
-        node.shape = recorder.shapes.get(node.name)
-        node.batch_dims = recorder.batch_dims.get(node.name, ())
-        node.dtype = recorder.dtypes.get(node.name, torch.float32)
-        if node.name in recorder.python and node.kind not in _GIVEN:
-            node.kind = SCALAR.name
-        elif node.kind not in _GIVEN:
+        if node.kind not in _LOWERED:
             _lower_call(low, node, in_place, mode_leaves)
     _prune(graph)
     _require_fixed_sizes(low)
-
-
-def _fold_fixed(graph: Graph, recorder: ShapeRecorder) -> None:
-    """Turn sizes and numbers that do not depend on the batch into literals: ``avg_pool2d(x, x.size(3))``."""
-    fixed = {name: value for name, value in recorder.fixed.items() if name not in graph.outputs()}
-
-    def literal(ref: Ref) -> Any:
-        return fixed.get(ref.name, ref)
-
-    graph.nodes[:] = [node for node in graph.nodes if node.name not in fixed or node.kind == INPUT.name]
-    for node in graph.nodes:
-        node.args, node.kwargs = substitute((node.args, node.kwargs), literal)
 
 
 def _lower_call(low: Lowering, node: Node, in_place: set[str], mode_leaves: set[str]) -> None:
@@ -74,7 +54,7 @@ def _lower_call(low: Lowering, node: Node, in_place: set[str], mode_leaves: set[
         target = low.network.get_submodule(node.module)
         changes_operand = node.module in in_place
         _require_own_weight(node.module, target)
-        if node.module in mode_leaves and low.recorder.unchanged.get(node.name):
+        if node.module in mode_leaves and node.unchanged:
             node.kind = DROPOUT.name
             return
     _lower_target(low, node, target)
@@ -106,16 +86,17 @@ def _make_once(low: Lowering, node: Node) -> None:
     if node.method or not callable(node.target) or not low.is_float(Ref(node.name)):
         return
     # read once, the number of images can only be the size: read again, the values may depend on it
-    if len(node.batch_dims) != 1 or len(node.inputs) != 1 or node.inputs[0] not in low.recorder.python:
+    sizes = [low.graph.node(name) for name in node.inputs]
+    if len(node.batch_dims) != 1 or len(sizes) != 1 or sizes[0].kind != SCALAR.name:
         return
-    images = low.recorder.python[node.inputs[0]]
+    images = sizes[0].value
     args, kwargs = substitute((node.args, node.kwargs), lambda ref: images)
     made, dim = node.target(*args, **kwargs), node.batch_dims[0]
     one = made.narrow(dim, 0, 1)
     if made.shape[dim] == images and torch.equal(one.expand_as(made), made):
-        sizes: list[Any] = [-1] * made.dim()
-        sizes[dim] = Ref(node.inputs[0])
-        low.become(node, EXPAND, (constant(low, node, one, "one"),), sizes=tuple(sizes))
+        repeated: list[Any] = [-1] * made.dim()
+        repeated[dim] = Ref(sizes[0].name)
+        low.become(node, EXPAND, (constant(low, node, one, "one"),), sizes=tuple(repeated))
 
 
 def _read_result(graph: Graph, node: Node) -> None:
@@ -146,7 +127,7 @@ def _require_fixed_sizes(low: Lowering) -> None:
             kind = type(low.network.get_submodule(node.module)).__name__
             leaf = f"pass leaf_modules=({kind},) to keep that module as one step in float"
             own = "move it into a module of its own and pass that class in leaf_modules"
-            name, line = node.label.rpartition(".")[2], low.recorder.lines.get(node.name)
+            name, line = node.label.rpartition(".")[2], node.line
             raise UserError(
                 f"{node.module or 'the network'} ({kind}) gives the batch size to {name} at {line}, which stays in "
                 "float and could then not be exported; let it make one sample and broadcast, or "
@@ -160,7 +141,7 @@ def _require_own_weight(path: str, module: nn.Module) -> None:
     Raises:
         UserError: such a layer; names it.
     """
-    if isinstance(module, _LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
+    if isinstance(module, LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
         raise UserError(
             f"{path} computes its weight from other tensors (weight norm or another parametrization); fix it first "
             "with torch.nn.utils.parametrize.remove_parametrizations"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.ir import Graph, Node
-from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.lower import lower
+from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import apply, operator_of
 from qkd_deploy.graph.ops.constants import INPUT
 from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
@@ -82,23 +82,21 @@ def prepare(
     )
     network = own_copy(model)
     was_training = network.training
-    graph, smallest = _graph_of(network.eval(), inputs, leaf_modules, settings)
-    placed = place(network, graph, settings, smallest)
+    graph = _graph_of(network.eval(), inputs, leaf_modules, settings)
+    placed = place(network, graph, settings)
     return PreparedModel(network, placed, settings).train(was_training)
 
 
 def _graph_of(
     network: nn.Module, inputs: tuple[Any, ...], leaf_modules: tuple[type[nn.Module], ...], settings: Settings
-) -> tuple[Graph, dict[str, float]]:
-    """The network as nodes of the contract's kinds, fused, and the least value of every float input (by name)."""
+) -> Graph:
+    """The network as nodes of the contract's kinds, fused."""
     traced = trace(network, inputs, leaf_modules)
-    recorder, graph = traced.recorder, traced.graph
-    placeholders = list(graph.inputs)
-    lower(network, graph, recorder, traced.mode_leaves)
-    fuse(network, graph, norms_as_layers=settings.integer)
+    lower(network, traced.graph, traced.mode_leaves)
+    fuse(network, traced.graph, norms_as_layers=settings.integer)
     if settings.integer:
-        softmax_as_exponentials(graph)
-    return graph, {graph.inputs[i]: recorder.smallest[n] for i, n in enumerate(placeholders) if n in recorder.smallest}
+        softmax_as_exponentials(traced.graph)
+    return traced.graph
 
 
 class PreparedModel(nn.Module):

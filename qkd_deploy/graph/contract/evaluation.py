@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.contract.operator import Floats, Frozen, Integers, Operator
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 

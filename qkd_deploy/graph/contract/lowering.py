@@ -1,7 +1,7 @@
 """Lowering: calls as the user wrote them become nodes of the contract's kinds, with canonical arguments.
 
 Every row of the contract that stands for PyTorch operations has a function that rewrites one raw node in place
-(``Operator.lower``). ``Lowering`` is what these functions work with: what tracing knows about tensors, and how nodes are
+(``Operator.lower``). ``Lowering`` is what these functions work with: what nodes say about tensors, and how nodes are
 rewritten and inserted.
 """
 
@@ -13,35 +13,41 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkd_deploy.graph.ir import Graph, Node, Ref, references
 from qkd_deploy.graph.contract.operator import Operator, StaysInFloat
-from qkd_deploy.graph.trace.shapes import ShapeRecorder
+from qkd_deploy.graph.ir import Graph, Node, Ref, references
 
 _ALIASES = {"axis": "dim", "keepdims": "keepdim", "min_val": "min", "max_val": "max", "padding": "pad"}
 """Other names of arguments, of NumPy's fashion and of modules."""
 
 
 class Lowering:
-    """The graph that is being lowered, its network, and what tracing recorded."""
+    """The graph that is being lowered, and its network."""
 
-    def __init__(self, network: nn.Module, graph: Graph, recorder: ShapeRecorder) -> None:
+    def __init__(self, network: nn.Module, graph: Graph) -> None:
         """Nothing is copied: the graph is rewritten, and the network gets constants that rewriting makes."""
-        self.network, self.graph, self.recorder = network, graph, recorder
+        self.network, self.graph = network, graph
 
     # -- what is known about values --------------------------------------------------------------------------------
 
+    def tensor(self, value: Any) -> Node | None:
+        """The node that makes a tensor operand; None for everything else."""
+        node = self.graph.node(value.name) if isinstance(value, Ref) else None
+        return None if node is None or node.shape is None else node
+
     def rank(self, value: Any) -> int:
         """Number of dimensions of a tensor operand; -1 for everything else."""
-        shape = self.recorder.shapes.get(value.name) if isinstance(value, Ref) else None
-        return -1 if shape is None else len(shape)
+        node = self.tensor(value)
+        return -1 if node is None else len(node.shape or ())
 
     def shape(self, value: Any) -> tuple[int, ...]:
         """Shape of a tensor operand for the example inputs; () for everything else."""
-        return (self.recorder.shapes.get(value.name) or ()) if isinstance(value, Ref) else ()
+        node = self.tensor(value)
+        return () if node is None else node.shape or ()
 
     def dtype(self, value: Any) -> torch.dtype | None:
         """Type of a tensor operand's elements; None for everything else."""
-        return self.recorder.dtypes.get(value.name) if isinstance(value, Ref) else None
+        node = self.tensor(value)
+        return None if node is None else node.dtype
 
     def is_float(self, value: Any) -> bool:
         """True for a float tensor, computed or constant."""
@@ -54,7 +60,8 @@ class Lowering:
 
     def batch_dims(self, value: Any, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Dimensions of a tensor operand that follow the batch; ``default`` where nothing is known of it."""
-        return self.recorder.batch_dims.get(value.name, default) if isinstance(value, Ref) else default
+        node = self.tensor(value)
+        return default if node is None else node.batch_dims
 
     def require_off_batch(self, value: Any, dims: Any, reason: str) -> None:
         """Refuse what happens along the batch of an operand.
@@ -121,12 +128,8 @@ class Lowering:
         like = next((a for a in args if isinstance(a, Ref) and self.shape(a) == shape), None)
         dims = batch_dims if like is None else self.batch_dims(like)
         label = f"{node.label}.{suffix}"
-        made = Node(
-            name, operator.name, args, label=label, module=node.module, shape=shape, batch_dims=dims, **fields
-        )
+        made = Node(name, operator.name, args, label=label, module=node.module, shape=shape, batch_dims=dims, **fields)
         self.graph.nodes.insert(self.graph.nodes.index(node), made)
-        self.recorder.shapes[name], self.recorder.dtypes[name] = shape, torch.float32
-        self.recorder.batch_dims[name] = dims
         return Ref(name)
 
     def remove(self, node: Node) -> None:

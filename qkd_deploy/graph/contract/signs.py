@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.contract.operator import Sign
+from qkd_deploy.graph.ir import Graph, Node
 
 _POSITIVE = {Sign.NONNEGATIVE, Sign.MOSTLY_POSITIVE}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from qkd_deploy.graph.contract.operator import Operator, Rewrite
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import (
     activations,
@@ -27,7 +28,6 @@ from qkd_deploy.graph.ops import (
     normalization,
     pooling,
 )
-from qkd_deploy.graph.contract.operator import Operator, Rewrite
 
 FAMILIES = (
     constants,
@@ -48,7 +48,7 @@ FAMILIES = (
 
 def _rows() -> Iterator[Operator | Rewrite]:
     for family in FAMILIES:
-        yield from family.ROWS  # type: ignore[attr-defined]
+        yield from family.ROWS
 
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in _rows() if isinstance(row, Operator)}

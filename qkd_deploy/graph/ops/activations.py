@@ -13,20 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, move_codes, own_call, plain, requantized
+from qkd_deploy.graph.contract.lowering import Lowering, by_key, is_computed, named, torch_key
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import leaky_scale
 from qkd_deploy.graph.ir import Graph, Node, Ref
-from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.ops.arithmetic import ADD, MUL, least_of_operand, requantized_scale
 from qkd_deploy.graph.ops.constants import own_constant, parameter
-from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, move_codes, own_call, plain, requantized
 from qkd_deploy.graph.ops.gates import HARD_SIGMOID, SIGMOID
 from qkd_deploy.graph.ops.indexing import SLICE
-from qkd_deploy.graph.contract.lowering import Lowering, by_key, is_computed, named, torch_key
 from qkd_deploy.graph.ops.movement import RESHAPE
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat
-from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.quantized import LookupParams, QuantizedTensor, QuantParams
+from qkd_deploy.graph.trace.modes import DROPOUT_FUNCTIONS
 
 _INFINITY = float("inf")
 _SMALL_SLOPE = 0.3
@@ -230,7 +231,7 @@ def _looked_up(grid: QuantParams, x: QuantizedTensor, *_: Any, **__: Any) -> Ten
 
 _DROPOUTS = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    *(F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
+    *DROPOUT_FUNCTIONS,
 )
 
 

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.contract.evaluation import kernel, plain, requantized
+from qkd_deploy.graph.contract.lowering import Lowering, is_number
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, Sign, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
 from qkd_deploy.graph.exact.mul_scale import portable_mul_scale
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.ops.constants import constant, fixed_number, fixed_tensor
-from qkd_deploy.graph.contract.evaluation import kernel, plain, requantized
 from qkd_deploy.graph.ops.gates import GATES, HARD_SIGMOID
-from qkd_deploy.graph.contract.lowering import Lowering, is_number
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, Sign, StaysInFloat
-from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 _TWO = ("input", "other", "alpha")
@@ -104,7 +104,7 @@ def _lower_add(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _TWO, alpha=1)
     one, two, factor = bound.get("input"), bound.get("other"), bound["alpha"]
     if factor != 1:
-        if not is_number(factor) or not factor or not low.is_activation(two):
+        if not is_number(factor) or not factor or not isinstance(two, Ref) or not low.is_activation(two):
             raise StaysInFloat("a sum with a factor that is zero or computed stays in float")
         two = times(low, node, two, float(factor), "scaled")
     _binary(low, node, ADD, one, two)

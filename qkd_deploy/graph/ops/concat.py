@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.contract import slice_rules
-from qkd_deploy.graph.ops.arithmetic import ADD
 from qkd_deploy.graph.contract.evaluation import kernel, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.ops.movement import PAD, RESHAPE
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
 from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.ops.arithmetic import ADD
+from qkd_deploy.graph.ops.movement import PAD, RESHAPE
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 
@@ -80,7 +80,8 @@ def _add_padded(low: Lowering, node: Node, groups: list[tuple[Ref, bool]], dim: 
     parts = [part for part, _ in groups]
     sizes = [low.shape(part)[dim] for part in parts]
     padded = [
-        _padded(low, node, part, dim, (sum(sizes[:i]), sum(sizes[i + 1 :])), f"part_{i}") for i, part in enumerate(parts)
+        _padded(low, node, part, dim, (sum(sizes[:i]), sum(sizes[i + 1 :])), f"part_{i}")
+        for i, part in enumerate(parts)
     ]
     total = padded.pop([moves for _, moves in groups].index(True))
     for i, part in enumerate(padded[:-1]):
@@ -95,9 +96,7 @@ def _padded(low: Lowering, node: Node, part: Ref, dim: int, amount: tuple[int, i
     shape = list(low.shape(part))
     shape[dim] += sum(amount)
     options = {"amounts": tuple(amounts), "mode": "constant"}
-    return low.insert_before(
-        node, PAD, (part,), suffix, tuple(shape), kwargs=options, batch_dims=low.batch_dims(part)
-    )
+    return low.insert_before(node, PAD, (part,), suffix, tuple(shape), kwargs=options, batch_dims=low.batch_dims(part))
 
 
 # -- stacks ------------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.contract.evaluation import attribute_at, in_float, kernel, move_codes, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering
 from qkd_deploy.graph.contract.operator import Operands, Operator
+from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 

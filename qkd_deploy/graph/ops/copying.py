@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.contract.evaluation import move_codes, plain
-from qkd_deploy.graph.ops.indexing import lower_index
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed
-from qkd_deploy.graph.ops.movement import RESHAPE
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
 from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.ir import Node, Ref, references
+from qkd_deploy.graph.ops.indexing import lower_index
+from qkd_deploy.graph.ops.movement import RESHAPE
 
 _ALONG_THE_BATCH = "tensors that are repeated along the batch, or get more dimensions, stay in float"
 _REPEATING = ("expand", "expand_as", "repeat")
@@ -22,7 +22,7 @@ _REPEATING = ("expand", "expand_as", "repeat")
 def _lower_copy(low: Lowering, node: Node, target: Any) -> None:
     """Copies that change nothing, and those that repeat what there is once, such as a token for every image."""
     source = node.args[0]
-    unchanged = low.recorder.unchanged.get(node.name) and not is_computed(node.args[1:], node.kwargs)
+    unchanged = node.unchanged and not is_computed(node.args[1:], node.kwargs)
     if unchanged and target != "repeat":
         low.keep_call(node, RESHAPE)
     elif target in _REPEATING and low.is_float(source):
@@ -34,7 +34,7 @@ def _lower_copy(low: Lowering, node: Node, target: Any) -> None:
 def _lower_expand(low: Lowering, node: Node, source: Ref) -> None:
     """One size for every dimension of the result, -1 where it is the source's own."""
     given = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
-    if any(isinstance(low.recorder.python.get(ref.name), tuple) for ref in references(given)):
+    if any(isinstance(low.graph.node(ref.name).value, tuple) for ref in references(given)):
         raise StaysInFloat("an expansion to the whole size of another tensor stays in float")
     more, batch_dims = len(node.shape or ()) - low.rank(source), low.batch_dims(source)
     if node.target == "repeat" and any(list(given[more + dim : more + dim + 1]) != [1] for dim in batch_dims):

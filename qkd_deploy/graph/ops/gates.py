@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
-from qkd_deploy.graph.exact.unary import sigmoid, sigmoid_scale
-from qkd_deploy.graph.ir import Graph, Node
-from qkd_deploy.graph.module_keys import before_key
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, output_grid, plain
 from qkd_deploy.graph.contract.lowering import Lowering
 from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Relabelling
 from qkd_deploy.graph.contract.signs import nonnegative
+from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
+from qkd_deploy.graph.exact.unary import sigmoid, sigmoid_scale
+from qkd_deploy.graph.ir import Graph, Node
+from qkd_deploy.graph.module_keys import before_key
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 

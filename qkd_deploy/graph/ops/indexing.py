@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.contract.evaluation import move_codes, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
-from qkd_deploy.graph.ops.movement import RESHAPE
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
-from qkd_deploy.graph.ops.pooling import lower_extreme_part
 from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.ops.movement import RESHAPE
+from qkd_deploy.graph.ops.pooling import lower_extreme_part
 
 Range = tuple[int, int, int, int]
 """Dimension, start, stop and step of a slice."""
@@ -80,7 +80,7 @@ def _lower_getitem(low: Lowering, node: Node, target: Any) -> None:
     if not isinstance(operand, Ref):
         raise StaysInFloat(_NOT_ALONE)
     source = low.graph.node(operand.name)
-    if low.recorder.shapes.get(operand.name) is None:
+    if source.shape is None:
         _lower_part_of_split(low, node, source, index)
         return
     items = list(index) if isinstance(index, tuple) else [index]

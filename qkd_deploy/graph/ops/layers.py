@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import attribute_at, output_grid, own_call
 from qkd_deploy.graph.contract.lowering import Lowering
 from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 _PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

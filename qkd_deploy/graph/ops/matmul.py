@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.contract import slice_rules
-from qkd_deploy.graph.ops.arithmetic import times
 from qkd_deploy.graph.contract.evaluation import kernel, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_number
-from qkd_deploy.graph.ops.movement import TRANSPOSE
-from qkd_deploy.graph.ops.normalization import SOFTMAX
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
 from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
+from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.ops.arithmetic import times
+from qkd_deploy.graph.ops.movement import TRANSPOSE
+from qkd_deploy.graph.ops.normalization import SOFTMAX
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
@@ -126,9 +126,7 @@ def _multiply_turned(low: Lowering, node: Node, letters: _Equation, one: Ref, tw
         if order == tuple(range(len(order))):
             return operand
         shape, follows = described(want)
-        return low.insert_before(
-            node, TRANSPOSE, (operand,), suffix, shape, kwargs={"dims": order}, batch_dims=follows
-        )
+        return low.insert_before(node, TRANSPOSE, (operand,), suffix, shape, kwargs={"dims": order}, batch_dims=follows)
 
     left = turned(one, letters.left, [*letters.shared, *letters.rows, *letters.summed], "left")
     right = turned(two, letters.right, [*letters.shared, *letters.summed, *letters.columns], "right")
@@ -172,9 +170,7 @@ def _scores(low: Lowering, node: Node, query: Ref, key: Ref) -> Ref:
     )
     common = torch.broadcast_shapes(low.shape(query)[:-2], tuple(before))  # type: ignore[no-untyped-call]
     shape = (*common, low.shape(query)[-2], tokens)
-    follows = {
-        dim + len(shape) - low.rank(operand) for operand in (query, key) for dim in low.batch_dims(operand)
-    }
+    follows = {dim + len(shape) - low.rank(operand) for operand in (query, key) for dim in low.batch_dims(operand)}
     return low.insert_before(node, MATMUL, (query, turned), "scores", shape, batch_dims=tuple(sorted(follows)))
 
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import move_codes, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
 from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.ir import Node
 
 _PADDING_MODES: dict[type[nn.Module], str] = {
     nn.ReflectionPad1d: "reflect",
@@ -155,9 +155,7 @@ def _shuffle(low: Lowering, node: Node, split: tuple[int, ...], order: tuple[int
     operand, batch = node.args[0], {"batch_dims": (0,)}
     if low.batch_dims(operand) != (0,):
         raise StaysInFloat("a shuffle of an unbatched tensor stays in float")
-    parts = low.insert_before(
-        node, RESHAPE, (operand, (-1, *split[1:])), "split", split, target=torch.reshape, **batch
-    )
+    parts = low.insert_before(node, RESHAPE, (operand, (-1, *split[1:])), "split", split, target=torch.reshape, **batch)
     turned = low.insert_before(node, TRANSPOSE, (parts,), "permuted", moved, kwargs={"dims": order}, **batch)
     low.become(node, RESHAPE, (turned, (-1, *(node.shape or ())[1:])), target=torch.reshape)
 

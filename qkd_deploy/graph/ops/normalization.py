@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.contract.evaluation import in_float, kernel, own_call, plain
+from qkd_deploy.graph.contract.lowering import Lowering
+from qkd_deploy.graph.contract.operator import Operands, Operator, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands, nonnegative
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.rows import LONGEST_ROW, eps_in_steps, layer_norm, row_center, softmax_codes
 from qkd_deploy.graph.exact.unary import exponential_scale
 from qkd_deploy.graph.ir import Graph, Node, Ref
-from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.ops.constants import own_constant, parameter
-from qkd_deploy.graph.contract.evaluation import in_float, kernel, own_call, plain
-from qkd_deploy.graph.contract.lowering import Lowering
 from qkd_deploy.graph.ops.movement import TRANSPOSE
-from qkd_deploy.graph.contract.operator import Operands, Operator, StaysInFloat
-from qkd_deploy.graph.contract.signs import as_operands, nonnegative
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
+from qkd_deploy.graph.trace.derived_modules import BATCH_NORMS
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _SOFTMAX, _FUNCTIONAL_SOFTMAX = ("input", "dim", "dtype"), ("input", "dim", "_stacklevel", "dtype")
 _LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
 
@@ -63,9 +63,7 @@ def _turn_and_back(low: Lowering, node: Node, operand: Ref, dim: int) -> None:
     order = [*range(len(shape))]
     order[dim], order[last] = last, dim
     moved, turn = tuple(shape[d] for d in order), {"dims": tuple(order)}
-    turned = low.insert_before(
-        node, TRANSPOSE, (operand,), "turned", moved, kwargs=turn, batch_dims=node.batch_dims
-    )
+    turned = low.insert_before(node, TRANSPOSE, (operand,), "turned", moved, kwargs=turn, batch_dims=node.batch_dims)
     shares = low.insert_before(node, SOFTMAX, (turned,), "softmax", moved, batch_dims=node.batch_dims)
     low.become(node, TRANSPOSE, (shares,), **turn)
 
@@ -94,7 +92,13 @@ def _exponential_scale(
 
 
 def _lower_layer_norm(low: Lowering, node: Node, target: Any) -> None:
-    bound = {"weight": None, "bias": None, "eps": 1e-5, **dict(zip(_LAYER_NORM, node.args, strict=False)), **node.kwargs}
+    bound = {
+        "weight": None,
+        "bias": None,
+        "eps": 1e-5,
+        **dict(zip(_LAYER_NORM, node.args, strict=False)),
+        **node.kwargs,
+    }
     module = target if isinstance(target, nn.LayerNorm) else None
     if module is not None:
         bound |= {"normalized_shape": module.normalized_shape, "eps": module.eps}
@@ -108,7 +112,10 @@ def _lower_layer_norm(low: Lowering, node: Node, target: Any) -> None:
     if module is not None:
         gain, offset = (parameter(low, node, module, name) for name in ("weight", "bias"))
     else:
-        gain, offset = own_constant(low, node, bound["weight"], "gain"), own_constant(low, node, bound["bias"], "offset")
+        gain, offset = (
+            own_constant(low, node, bound["weight"], "gain"),
+            own_constant(low, node, bound["bias"], "offset"),
+        )
     low.become(node, LAYER_NORM, (node.args[0], gain, offset), eps=float(bound["eps"]))
 
 

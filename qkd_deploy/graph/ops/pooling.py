@@ -1,4 +1,4 @@
-"""Pooling in all its spellings: max, average, adaptive and global pools, means, sums, and the largest along dimensions."""
+"""Pooling in all its spellings: max, average, adaptive and global pools, means, sums, extremes along dimensions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.contract.evaluation import kernel, move_codes, plain
+from qkd_deploy.graph.contract.lowering import Lowering, is_computed
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.ops.arithmetic import RESCALE, least_of_operand
-from qkd_deploy.graph.contract.evaluation import kernel, move_codes, plain
-from qkd_deploy.graph.contract.lowering import Lowering, is_computed
 from qkd_deploy.graph.ops.movement import RESHAPE, TRANSPOSE
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
-from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.quantized import POOL_CODE, QuantizedTensor, QuantParams, pool_weight_scale
 
 _MAX_POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")

@@ -17,7 +17,6 @@ from qkd_deploy.graph.passes.batch_norms_as_depthwise import as_layer
 from qkd_deploy.graph.passes.hoist_slices import hoist_slices
 
 
-
 def fuse(model: nn.Module, graph: Graph, *, norms_as_layers: bool) -> Graph:
     """Fuse in place: batch norms into layers, clips into whatever makes their operand; then name the tensors.
 
@@ -74,7 +73,10 @@ def _hoist_one_clip(graph: Graph) -> bool:
         if moved.kind == DROPOUT.name and clip.clip != (0.0, float("inf")):
             continue  # dropout rescales in training: only a clip at zero and infinity commutes
         source = graph.node(moved.inputs[0])
-        if not (operator_of(source).moves_with_clip or operator_of(source).absorbs_clip) or _only_reader(graph, source.name, moved.kind) is None:
+        if (
+            not (operator_of(source).moves_with_clip or operator_of(source).absorbs_clip)
+            or _only_reader(graph, source.name, moved.kind) is None
+        ):
             continue
         _swap(graph, source, moved, clip)
         return True

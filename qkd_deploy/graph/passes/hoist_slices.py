@@ -12,6 +12,7 @@ from torch import nn
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 from qkd_deploy.graph.ops import operator_of
 
+
 def hoist_slices(model: nn.Module, graph: Graph) -> None:
     """Move every slice of one dimension, unless it is the batch, as far forward as what it slices allows."""
     waiting = [node for node in graph.nodes if node.kind == "slice"]

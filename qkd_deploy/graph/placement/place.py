@@ -15,9 +15,9 @@ from torch import nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.errors import UserError, closest
+from qkd_deploy.graph.contract.operator import Operands
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.contract.operator import Operands
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.arithmetic import ADD, REQUANTIZE
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR
@@ -86,8 +86,8 @@ class Placed:
     rescaled: dict[str, tuple[str, float]]
 
 
-def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[str, float]) -> Placed:
-    """Give nodes their quantizers; ``smallest`` holds the least value of every float input (by input name).
+def place(model: nn.Module, graph: Graph, settings: Settings) -> Placed:
+    """Give nodes their quantizers.
 
     Raises:
         UserError: an override that matches no layer.
@@ -95,7 +95,7 @@ def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[
     bits = layer_bits(model, graph, settings)
     if settings.integer:
         fold_layer_norms(model, graph, bits)
-    placer = _Placer(model, graph, settings, bits, smallest)
+    placer = _Placer(model, graph, settings, bits)
     if not settings.bits.weights_only:
         placer.place_integer() if settings.integer else placer.place_paper()
     return Placed(graph, bits, placer.activations, placer.rescaled)
@@ -108,11 +108,10 @@ class _Placer:
         graph: Graph,
         settings: Settings,
         layer_bits: dict[str, BitWidths],
-        smallest: Mapping[str, float],
     ) -> None:
         self.graph, self.settings, self.layer_bits = graph, settings, layer_bits
         self.activations: dict[str, TensorSpec] = {}
-        self.signs = Signs(model, graph, smallest, raw_pixels=settings.input_quantization is not None)
+        self.signs = Signs(model, graph, raw_pixels=settings.input_quantization is not None)
         self.constants = graph.constants()
         self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose scale its codes have
         self.rescaled: dict[str, tuple[str, float]] = {}

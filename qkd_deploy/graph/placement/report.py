@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.contract.operator import Operands
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.activations import DROPOUT
 from qkd_deploy.graph.ops.arithmetic import REQUANTIZE
