@@ -31,7 +31,7 @@ from qkd_deploy.graph.ops import operations
 from qkd_deploy.graph.ops.contract import OPERATORS
 from qkd_deploy.graph.ops.operations import slope_of
 from qkd_deploy.graph.placement.place import WIDE_BITS
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import LookupParams, QuantParams, meets_signed
 
 _POOL_RATIOS = (2.0**-31, 255.0)

@@ -139,7 +139,10 @@ class ArithmeticRules(Rules):
 
     def _once(self, operands: Sequence[Any]) -> list[Any]:
         """Constants instead of their copies for every image, where another operand brings the images."""
-        constants, single = self.graph.constants(), [self._unexpanded(operand) for operand in operands]
+        single = [self._unexpanded(operand) for operand in operands]
+        if single == list(operands):
+            return single
+        constants = self.graph.constants()
         brought = any(isinstance(operand, Ref) and operand.name not in constants for operand in single)
         return single if brought else list(operands)
 

@@ -66,8 +66,7 @@ class Rules:
         return bound
 
     def _settle(self, node: Node, kind: str, args: tuple[Any, ...], **kwargs: Any) -> str:
-        node.kind, node.args, node.kwargs, node.reason = kind, args, kwargs, ""
-        node.target, node.method = None, False
+        node.become(kind, args, **kwargs)
         return ""
 
     def _rank(self, value: Any) -> int:
@@ -102,13 +101,13 @@ class Rules:
 
         ``batch_dims`` are for results of another shape than any operand; ``fields`` are those of ``Node``.
         """
-        name = f"{node.name}_{suffix}"
+        name = self.graph.unused_name(f"{node.name}_{suffix}")
         like = next((a for a in args if isinstance(a, Ref) and self._shape(a) == shape), None)
         dims = batch_dims if like is None else self.batch_dims.get(like.name, ())
         made = Node(
             name, kind, args, label=f"{node.label}.{suffix}", module=node.module, shape=shape, batch_dims=dims, **fields
         )
-        self.graph.nodes.insert(self.graph.nodes.index(node), made)
+        self.graph.insert_before(node, made)
         self.recorder.shapes[name], self.recorder.dtypes[name] = shape, torch.float32
         self.batch_dims[name] = dims
         return Ref(name)

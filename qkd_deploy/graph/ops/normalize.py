@@ -35,7 +35,7 @@ class Normalizer(
         """Give every node its kind, canonical arguments and shape; drop identities and computed constants."""
         self._fold_fixed()
         self.in_place = switch_off(self.model)
-        for node in list(self.graph.nodes):
+        for node in self.graph.nodes:
             node.shape = self.recorder.shapes.get(node.name)
             node.batch_dims = self.batch_dims.get(node.name, ())
             node.dtype = self.recorder.dtypes.get(node.name, torch.float32)
@@ -69,7 +69,9 @@ class Normalizer(
         for node in reversed(self.graph.nodes):
             if node.name in needed:
                 needed.update(node.inputs)
-        self.graph.nodes[:] = [node for node in self.graph.nodes if node.name in needed or node.kind == "input"]
+        for node in self.graph.nodes:
+            if node.name not in needed and node.kind != "input":
+                self.graph.remove(node)
 
     def _fold_fixed(self) -> None:
         """Sizes and numbers that do not depend on the batch become literals: ``avg_pool2d(x, x.size(3))``."""
@@ -78,9 +80,10 @@ class Normalizer(
         def literal(ref: Ref) -> Any:
             return fixed.get(ref.name, ref)
 
-        self.graph.nodes[:] = [node for node in self.graph.nodes if node.name not in fixed or node.kind == "input"]
         for node in self.graph.nodes:
             node.args, node.kwargs = substitute((node.args, node.kwargs), literal)
+            if node.name in fixed and node.kind != "input":
+                self.graph.remove(node)
 
     def _classify(self, node: Node) -> None:
         raw_kind = node.kind
@@ -136,14 +139,13 @@ class Normalizer(
         return isinstance(node.args[1], (int, float)) and node.args[1] == neutral
 
     def _drop(self, node: Node) -> None:
-        self.graph.replace(node.name, node.args[0].name)
-        self.graph.nodes.remove(node)
+        self.graph.remove(node, node.args[0].name)
 
     def _read_result(self, node: Node) -> None:
         """After an in-place operation, later readers of its operand see its result."""
         if isinstance(node.args[0], Ref):
-            later = {n.name for n in self.graph.nodes[self.graph.nodes.index(node) + 1 :]}
-            self.graph.replace(node.args[0].name, node.name, only=later)
+            readers = [reader for reader in self.graph.users(node.args[0].name) if reader.position > node.position]
+            self.graph.replace_uses_in(readers, node.args[0].name, node.name)
 
     # -- layers ------------------------------------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ class PoolingRules(Rules):
         inner = self.graph.node(mean.name)
         inner.args, inner.kwargs = (operand,), {k: v for k, v in bound.items() if k != "input"}
         if self._mean(inner, torch.mean):
-            self.graph.nodes.remove(inner)
+            self.graph.remove(inner)
             return "a sum over the batch, or of everything, has no integer kernel"
         return self._settle(node, "rescale", (mean,), factor=math.prod(before) / math.prod(after))
 

@@ -18,7 +18,6 @@ from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops.contract import FLOAT_CONSTANTS, OPERATORS
-from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
 from qkd_deploy.graph.placement.layer_bits import layer_bits
 from qkd_deploy.graph.placement.signs import Signs
 from qkd_deploy.quantizers.registry import quantizer_kind
@@ -90,8 +89,6 @@ def place(model: nn.Module, graph: Graph, settings: Settings, smallest: Mapping[
         UserError: an override that matches no layer.
     """
     bits = layer_bits(model, graph, settings)
-    if settings.integer:
-        fold_layer_norms(model, graph, bits)
     placer = _Placer(model, graph, settings, bits, smallest)
     if not settings.bits.weights_only:
         placer.place_integer() if settings.integer else placer.place_paper()
@@ -117,7 +114,7 @@ class _Placer:
     # -- integer placement -------------------------------------------------------------------------------------------
 
     def place_integer(self) -> None:
-        for node in list(self.graph.nodes):
+        for node in self.graph.nodes:
             operator = OPERATORS[node.kind]
             if node.kind == "python":
                 continue
@@ -162,7 +159,7 @@ class _Placer:
 
     def _is_guard(self, node: Node) -> bool:
         """Whether it adds a constant for operations in float, as in ``rsqrt(x + 1e-6)``: codes would lose it."""
-        readers = self.graph.consumers()[node.name]
+        readers = self.graph.users(node.name)
         by_floats = all(OPERATORS[reader.kind].operand_bits == "float" for reader in readers)
         return node.kind == "add" and node.inputs[1] in self.constants and bool(readers) and by_floats
 
@@ -176,7 +173,7 @@ class _Placer:
     def _needs(self, node: Node) -> list[int | None]:
         """Bits that the readers of a tensor need; None for a reader of floats."""
         needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
-        for reader in self.graph.consumers()[node.name]:
+        for reader in self.graph.users(node.name):
             wanted = OPERATORS[reader.kind].operand_bits
             if node.kind == "constant" and (reader.kind in FLOAT_CONSTANTS or not node.dtype.is_floating_point):
                 needs.append(None)
@@ -212,16 +209,16 @@ class _Placer:
         grid = self.grid[node.name]
         assert grid is not None
         made = self._spec(grid).bits
-        narrow: dict[int, set[str]] = {}
-        for reader in self.graph.consumers()[node.name]:
+        narrow: dict[int, list[Node]] = {}
+        for reader in self.graph.users(node.name):
             if reader.is_layer and self.layer_bits[reader.name].activation < made:
-                narrow.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+                narrow.setdefault(self.layer_bits[reader.name].activation, []).append(reader)
             elif self._is_factor(node.name, reader) and made > FACTOR_BITS:
-                narrow.setdefault(FACTOR_BITS, set()).add(reader.name)
+                narrow.setdefault(FACTOR_BITS, []).append(reader)
         for bits, readers in narrow.items():
             self._insert(node, "requantize", bits, readers)
 
-    def _insert(self, node: Node, kind: str, bits: int, readers: set[str]) -> None:
+    def _insert(self, node: Node, kind: str, bits: int, readers: list[Node]) -> None:
         name = f"{node.name}.a{bits}"
         second = Node(
             name, kind, (Ref(node.name),), {}, name, node.module, shape=node.shape, batch_dims=node.batch_dims
@@ -232,19 +229,19 @@ class _Placer:
         # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
         saturating = wide is not None and wide.lo == 0 and self.settings.weight_range == "narrow"
         self.signs.copy(node.name, name)
-        self.graph.nodes.insert(self.graph.nodes.index(node) + 1, second)
-        self.graph.replace(node.name, name, only=readers)
+        self.graph.insert_after(node, second)
+        self.graph.replace_uses_in(readers, node.name, name)
         self.grid[name] = self._add_quantizer(second, bits, saturating=saturating)
 
     # -- paper placement ---------------------------------------------------------------------------------------------
 
     def place_paper(self) -> None:
         """Quantize only what convolutions and linear layers read, as the papers do; everything else stays in float."""
-        for node in list(self.graph.nodes):
-            wanted: dict[int, set[str]] = {}
-            for reader in self.graph.consumers()[node.name]:
+        for node in self.graph.nodes:
+            wanted: dict[int, list[Node]] = {}
+            for reader in self.graph.users(node.name):
                 if reader.is_layer:
-                    wanted.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+                    wanted.setdefault(self.layer_bits[reader.name].activation, []).append(reader)
             if node.kind == "input" and wanted:
                 self.grid[node.name] = self._add_quantizer(node, max(wanted))
                 wanted.pop(max(wanted))
