@@ -28,7 +28,7 @@ from qkd_deploy.export.metadata import (
 )
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.model import FrozenModel
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 WEIGHTS = ("int8", "packed")
 INPUTS = ("float32", "uint8")

@@ -21,7 +21,7 @@ from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import require_method, step_from
 
@@ -100,18 +100,16 @@ class _Gathering:
     def run(self, inputs: tuple[Any, ...], *, follow: bool) -> None:
         """Take in a batch; with ``follow``, each step is set anew before its tensor is quantized and passed on."""
 
-        def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = self._prepared.unquantized(node, args, kwargs)
+        def observe(node: Node, value: Any) -> None:
             if node.quantizer is None:
-                return value
+                return
             quantizer = self._prepared.activation(node.quantizer)
             if not quantizer.fixed:
                 self._take_in(node.quantizer, value, signed=quantizer.spec.signed)
                 if follow:
                     self._set_step(node.quantizer)
-            return quantizer(value)
 
-        self._prepared.graph.run(inputs, evaluate)
+        self._prepared.run_observed(inputs, observe)
 
     def _take_in(self, key: str, value: Tensor, *, signed: bool) -> None:
         if key not in self._statistics:

@@ -11,7 +11,7 @@ import torch
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import layer_parameters
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 
 @torch.no_grad()
@@ -40,10 +40,9 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
 
     factors = spread()
 
-    def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        value = prepared.unquantized(node, args, kwargs)
+    def observe(node: Node, value: Any) -> None:
         if node.quantizer is None:
-            return value
+            return
         quantizer = prepared.activation(node.quantizer)
         if not bool(torch.isfinite(value).all()):
             raise UserError(
@@ -52,11 +51,10 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
             )
         if not quantizer.fixed:
             quantizer.set_scale(quantizer.start(value, method) * next(factors))
-        return quantizer(value)
 
     was_training = prepared.training
     prepared.eval()
-    prepared.graph.run(inputs, evaluate)
+    prepared.run_observed(inputs, observe)
     prepared.train(was_training)
 
 

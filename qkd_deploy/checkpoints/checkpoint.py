@@ -19,7 +19,7 @@ from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
 
 if TYPE_CHECKING:
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
 
 _FORMAT = "qkd-deploy checkpoint"
 _VERSION = 1

@@ -36,7 +36,7 @@ def lower(network: nn.Module, graph: Graph, mode_leaves: set[str]) -> None:
     """
     in_place = switch_off(network)
     low = Lowering(network, graph)
-    for node in list(graph.nodes):
+    for node in graph.nodes:
         if node.kind not in _LOWERED:
             _lower_call(low, node, in_place, mode_leaves)
     _prune(graph)
@@ -102,8 +102,9 @@ def _make_once(low: Lowering, node: Node) -> None:
 def _read_result(graph: Graph, node: Node) -> None:
     """After an in-place operation, later readers of its operand see its result."""
     if isinstance(node.args[0], Ref):
-        later = {n.name for n in graph.nodes[graph.nodes.index(node) + 1 :]}
-        graph.replace(node.args[0].name, node.name, only=later)
+        read = node.args[0].name
+        later = [reader for reader in graph.users(read) if reader.position > node.position]
+        graph.replace_uses_in(later, read, node.name)
 
 
 def _prune(graph: Graph) -> None:
@@ -112,7 +113,9 @@ def _prune(graph: Graph) -> None:
     for node in reversed(graph.nodes):
         if node.name in needed:
             needed.update(node.inputs)
-    graph.nodes[:] = [node for node in graph.nodes if node.name in needed or node.kind == INPUT.name]
+    for node in graph.nodes:
+        if node.name not in needed and node.kind != INPUT.name:
+            graph.remove(node)
 
 
 def _require_fixed_sizes(low: Lowering) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.mixed_precision.costs import bit_operations, layer_costs, weight_layers
 from qkd_deploy.mixed_precision.search import BitSearch, Choice

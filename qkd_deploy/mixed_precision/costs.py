@@ -11,7 +11,7 @@ from qkd_deploy.bits import BitWidths
 from qkd_deploy.export.packing import container_bits
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import layer_parameters
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 
 @dataclass(frozen=True)

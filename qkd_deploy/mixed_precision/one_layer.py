@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
 from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.export.onnx_export import flat_tensors
-from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.interpreter import RunNode, resume, run, start, step
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import apply
 from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.costs import weight_layers, weight_of
 from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import initial_step, step_from
@@ -20,7 +21,6 @@ from qkd_deploy.quantizers.step import fake_quantize
 
 _METHOD = "mse"
 
-Values = dict[str, Any]
 Chosen = tuple[str, BitWidths]
 """The module that is quantized, and its bits."""
 
@@ -34,76 +34,45 @@ class SingleLayers:
     def __init__(self, prepared: PreparedModel) -> None:
         """Take graph and modules of ``prepared``; its steps are not used."""
         self._prepared = prepared
-        self._nodes = prepared.graph.nodes
         self._layers = weight_layers(prepared)
         self._first_calls = {nodes[0].name: module for module, nodes in self._layers.items()}
         self._statistics: dict[str, HistogramObserver] = {}  # of the tensors that layers read
         self._steps: dict[tuple[str, TensorSpec], float] = {}
-        self._last_use = {node.name: place for place, node in enumerate(self._nodes)}
-        for place, node in enumerate(self._nodes):
-            self._last_use.update(dict.fromkeys(node.inputs, place))
-        self._last_use.update(dict.fromkeys(prepared.graph.outputs(), len(self._nodes)))
 
     def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         """What the network returns in full precision, flattened."""
-        return self._finish(self._start(inputs), 0)
+        return flat_tensors(run(self._prepared.graph, inputs, self._rounding(None)))
 
     def observe(self, inputs: tuple[Any, ...]) -> None:
         """Take in what the layers read of one batch."""
         seen: set[str] = set()
 
-        def take_in(node: Node, values: Values) -> None:
-            if not node.is_layer or str(node.target) not in self._layers or node.inputs[0] in seen:
-                return
-            seen.add(node.inputs[0])
-            statistics = self._statistics.setdefault(node.inputs[0], HistogramObserver(signed=self._signed(node)))
-            statistics.update(values[node.inputs[0]])
+        def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if node.is_layer and str(node.target) in self._layers and node.inputs[0] not in seen:
+                seen.add(node.inputs[0])
+                statistics = self._statistics.setdefault(node.inputs[0], HistogramObserver(signed=self._signed(node)))
+                statistics.update(args[0])
+            return self._evaluate(node, args, kwargs, None)
 
-        self._finish(self._start(inputs), 0, before=take_in)
+        run(self._prepared.graph, inputs, run_node)
 
     def variants(
         self, inputs: tuple[Any, ...], widths: list[BitWidths]
     ) -> Iterator[tuple[str, BitWidths, list[Tensor]]]:
         """Module, bits, and the network's outputs where that module alone is quantized, for every module and width."""
-        values = self._start(inputs)
-        for place, node in enumerate(self._nodes):
+        graph, values = self._prepared.graph, start(self._prepared.graph, inputs)
+        for place, node in enumerate(graph.nodes):
             module = self._first_calls.get(node.name)
             if module is not None:
                 for bits in widths:
-                    yield module, bits, self._finish(dict(values), place, (module, bits))
-            self._step(values, place, None)
+                    yield module, bits, flat_tensors(resume(graph, {**values}, place, self._rounding((module, bits))))
+            step(graph, values, node, self._rounding(None))
 
-    # -- running the graph -------------------------------------------------------------------------------------------
+    # -- running one node --------------------------------------------------------------------------------------------
 
-    def _start(self, inputs: tuple[Any, ...]) -> Values:
-        return dict(zip(self._prepared.graph.inputs, inputs, strict=True))
-
-    def _finish(
-        self,
-        values: Values,
-        place: int,
-        chosen: Chosen | None = None,
-        before: Callable[[Node, Values], None] = lambda node, values: None,
-    ) -> list[Tensor]:
-        """Run all nodes from ``place`` on."""
-        for following in range(place, len(self._nodes)):
-            before(self._nodes[following], values)
-            self._step(values, following, chosen)
-        return flat_tensors(substitute(self._prepared.graph.output, lambda ref: values[ref.name]))
-
-    def _step(self, values: Values, place: int, chosen: Chosen | None) -> None:
-        """Run one node, and forget what nobody reads behind it."""
-        node = self._nodes[place]
-
-        def value(ref: Ref) -> Any:
-            return values[ref.name]
-
-        args, kwargs = substitute((node.args, node.kwargs), value)
-        args = (values[node.name],) if node.kind == "input" else args
-        values[node.name] = self._evaluate(node, args, kwargs, chosen)
-        for name in (node.name, *node.inputs):
-            if self._last_use[name] == place:
-                values.pop(name, None)
+    def _rounding(self, chosen: Chosen | None) -> RunNode:
+        """Runs nodes in full precision but for the chosen module."""
+        return lambda node, args, kwargs: self._evaluate(node, args, kwargs, chosen)
 
     def _evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], chosen: Chosen | None) -> Any:
         if node.is_layer:

@@ -22,7 +22,8 @@ from qkd_deploy.calibration.calibrate import IMAGES
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.prepare import PreparedModel, prepare
+from qkd_deploy.graph.prepare import prepare
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.costs import LayerCosts, layer_costs
 from qkd_deploy.mixed_precision.one_layer import SingleLayers
 

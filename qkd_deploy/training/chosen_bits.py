@@ -20,7 +20,7 @@ from qkd_deploy.training.config import TrainConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
 
 _MARGIN = 0.005
 """Share of a size that training may move: steps are written as decimal numbers, which differ in length."""

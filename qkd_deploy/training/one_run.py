@@ -47,7 +47,7 @@ from qkd_deploy.training.seeds import seed_for
 from qkd_deploy.training.train_result import TrainResult
 
 if TYPE_CHECKING:
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
 
 _INITIALIZATION_IMAGES = 512
 _OBSERVED_IMAGES = 128

@@ -15,7 +15,7 @@ from qkd_deploy.data.augment.mixing import Mixing
 from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.batches import BatchStream

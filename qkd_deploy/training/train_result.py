@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from qkd_deploy.verification.runtime import CodesModel, quantized_values
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
 
 _CODE_PIXELS = 128 * 3 * 32 * 32  # inputs on which all codes are compared: 128 CIFAR images, or 2 of 224 x 224
 

@@ -29,7 +29,7 @@ from qkd_deploy.verification.source import Source, from_arrays, from_dataset
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import ImageDataset
     from qkd_deploy.graph.integer.model import FrozenModel
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
 
 
 def verify_onnx(

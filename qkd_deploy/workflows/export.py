@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qkd_deploy.data import ImageDataset
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
     from qkd_deploy.verification.report import VerificationReport
 
 

@@ -18,7 +18,7 @@ from qkd_deploy.training.networks import start_network
 if TYPE_CHECKING:
     from torch import nn
 
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
     from qkd_deploy.mixed_precision.sensitivity import Sensitivity
 
 

@@ -27,7 +27,7 @@ from qkd_deploy.workflows.full_precision import checkpoint_of, dataset_of, prepa
 if TYPE_CHECKING:
     from torch import nn
 
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
 
 METHOD = "ptq"
 """What checkpoints say about how their steps came about."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import UserError, initialize, prepare
 from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [torch.randn(8, 3, 6, 6, generator=GENERATOR) * scale for scale in (1.0, 2.0, 0.5)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import UserError, calibrate, create_model, initialize, load_dataset, prepare
 from qkd_deploy.data import normalize
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.scale_search import METHODS
 
 DIGITS = load_dataset("digits")

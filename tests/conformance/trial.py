@@ -24,7 +24,7 @@ from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import is_channel_identity
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.checks.kernels import list_kernels
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import create_model, freeze, initialize, load_dataset, prepare
 from qkd_deploy.data import normalize
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 
 def digits(count: int, size: int) -> tuple[Tensor, Tensor]:

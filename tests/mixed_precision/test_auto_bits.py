@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qkd_deploy import UserError, create_model, load_dataset, prepare
 from qkd_deploy.data import normalize
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.mixed_precision.choose import choose_bits
 from qkd_deploy.mixed_precision.costs import bit_operations

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qkd_deploy import UserError, initialize, prepare
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.distill.losses import distillation_kl
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers import ewgs_refresh
 from qkd_deploy.quantizers.ewgs import EwgsQuantizer
 from qkd_deploy.quantizers.ewgs_refresh import refresh_deltas, set_deltas

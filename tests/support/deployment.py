@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
 from qkd_deploy.graph.integer.model import FrozenModel
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
 

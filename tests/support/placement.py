@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
 from qkd_deploy.export.onnx_export import flat_tensors
+from qkd_deploy.graph.interpreter import run
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import apply
 from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 IMAGES = noise(3, 3, 8, 8)
 
@@ -83,7 +84,7 @@ def unquantized(prepared: PreparedModel, *inputs: Tensor) -> Any:
             value = apply(prepared.network, node, args, kwargs, training=False)
         return value if node.clip is None else value.clamp(*node.clip)
 
-    return prepared.graph.run(inputs, evaluate)
+    return run(prepared.graph, inputs, evaluate)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 
 class Noise(nn.Module):

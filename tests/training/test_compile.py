@@ -15,7 +15,8 @@ from torch._dynamo.utils import counters
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.calibration.one_batch import initialize
-from qkd_deploy.graph.prepare import PreparedModel, prepare
+from qkd_deploy.graph.prepare import prepare
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.registry import QUANTIZERS
 from qkd_deploy.quantizers.step import StepQuantizer
 from qkd_deploy.training.loop.compiled import compile_network

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import qkd_deploy as qkd
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.loop.optimizers import HasSteps
 from qkd_deploy.training.methods.features import FeatureStudent, QuantizedFeatureTeacher
 

@@ -9,7 +9,7 @@ from epochs import RECORD
 from torch import Tensor
 from watched import images, prepared
 
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.registry import QUANTIZERS
 from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor, TensorObservation
 

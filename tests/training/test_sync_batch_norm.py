@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.integer.freeze import freeze
-from qkd_deploy.graph.prepare import PreparedModel, prepare
+from qkd_deploy.graph.prepare import prepare
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.sync_batch_norm import synchronise
 

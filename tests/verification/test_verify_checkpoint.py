@@ -15,7 +15,8 @@ from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.graph.integer.freeze import freeze
-from qkd_deploy.graph.prepare import PreparedModel, prepare
+from qkd_deploy.graph.prepare import prepare
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.models import create_model
 from qkd_deploy.verification.verify import verify_onnx
 

@@ -95,8 +95,8 @@ class Lowering:
         self, node: Node, operator: Operator, args: tuple[Any, ...], /, *, target: Any = None, **kwargs: Any
     ) -> None:
         """Make a node one of a kind, with canonical arguments; ``kwargs`` are the node's."""
-        node.kind, node.args, node.kwargs, node.reason = operator.name, args, kwargs, ""
-        node.target, node.method = target, False
+        node.become(operator.name, args, **kwargs)
+        node.target = target
 
     def keep_call(self, node: Node, operator: Operator) -> None:
         """Make a node one of a kind that calls what the user called."""
@@ -124,22 +124,24 @@ class Lowering:
             batch_dims: for results of another shape than any operand, which pass on theirs.
             fields: further fields of ``Node``.
         """
-        name = f"{node.name}_{suffix}"
+        name = self.graph.unused_name(f"{node.name}_{suffix}")
         like = next((a for a in args if isinstance(a, Ref) and self.shape(a) == shape), None)
         dims = batch_dims if like is None else self.batch_dims(like)
         label = f"{node.label}.{suffix}"
         made = Node(name, operator.name, args, label=label, module=node.module, shape=shape, batch_dims=dims, **fields)
-        self.graph.nodes.insert(self.graph.nodes.index(node), made)
+        self.graph.insert_before(node, made)
         return Ref(name)
 
     def remove(self, node: Node) -> None:
         """Let the readers of a node read its operand."""
-        self.graph.replace(node.name, node.args[0].name)
-        self.graph.nodes.remove(node)
+        self.graph.remove(node, node.args[0].name)
 
     def without_batch_copies(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
         """Constants instead of their copies for every image, where another operand brings the images."""
-        constants, single = self.graph.constants(), tuple(self._unexpanded(operand) for operand in operands)
+        single = tuple(self._unexpanded(operand) for operand in operands)
+        if single == operands:
+            return operands
+        constants = self.graph.constants()
         brought = any(isinstance(operand, Ref) and operand.name not in constants for operand in single)
         return single if brought else operands
 

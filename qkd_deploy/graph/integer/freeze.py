@@ -19,7 +19,7 @@ from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.activations import LOOKUP
 from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.placement.place import WIDE_BITS
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import LookupParams, QuantParams, meets_signed
 
 

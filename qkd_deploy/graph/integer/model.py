@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from qkd_deploy.graph.integer.layer import IntegerLayer
+from qkd_deploy.graph.interpreter import RunNode, run
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operator_of
@@ -50,27 +51,39 @@ class FrozenModel(nn.Module):
     @torch.inference_mode()
     def forward(self, *inputs: Any) -> Any:
         """Float inputs (or ready ``QuantizedTensor``) in, the user's output structure out, in floats."""
-        return real(self.run(inputs, self.evaluate))
+        return real(self._run(inputs, self.evaluate))
 
     @torch.inference_mode()
     def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
         """Stored codes of every tensor that is quantized when the model runs, by tensor name."""
         found: dict[str, npt.NDArray[np.uint8]] = {}
-        constants = self.graph.constants()
 
-        def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = self.evaluate(node, args, kwargs)
-            if node.quantizer is not None and node.name not in constants:
-                found[node.name] = value.grid.store(value.codes)
-            return value
+        def observe(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: QuantizedTensor) -> None:
+            found[node.name] = value.grid.store(value.codes)
 
-        self.run(inputs, evaluate)
+        self.run_observed(inputs, observe)
         return found
 
-    def run(self, inputs: tuple[Any, ...], evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
-        """``Graph.run`` in the precision that codes need: outside autocast."""
+    def run_observed(
+        self,
+        inputs: tuple[Any, ...],
+        observe: Callable[[Node, tuple[Any, ...], dict[str, Any], QuantizedTensor], None],
+    ) -> Any:
+        """Run the model; ``observe`` sees every tensor that is quantized then, with the node and its arguments."""
+        constants = self.graph.constants()
+
+        def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            value = self.evaluate(node, args, kwargs)
+            if node.quantizer is not None and node.name not in constants:
+                observe(node, args, kwargs, value)
+            return value
+
+        return self._run(inputs, run_node)
+
+    def _run(self, inputs: tuple[Any, ...], run_node: RunNode) -> Any:
+        """Run the graph in the precision that codes need: outside autocast."""
         with torch.autocast(self._device_type(), enabled=False):
-            return self.graph.run(inputs, evaluate)
+            return run(self.graph, inputs, run_node)
 
     def _device_type(self) -> str:
         return next((b.device.type for b in self.buffers()), "cpu")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantizedTensor, real
 
 StoredCodes = npt.NDArray[np.uint8]
@@ -40,21 +40,17 @@ def preview_codes(
         inputs: a batch as the network takes it.
     """
     found: list[tuple[str, StoredCodes, StoredCodes]] = []
-    constants = frozen.graph.constants()
 
-    def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        value = frozen.evaluate(node, args, kwargs)
-        if isinstance(value, QuantizedTensor) and node.quantizer is not None and node.name not in constants:
-            # the frozen grids: freezing moved the steps of additions by parts in a million, for the CPUs' sake, which
-            # can move a bias to the next integer
-            grid = None if node.source is None else frozen.grid(node.source)
-            source = None if grid is None else (grid.scale, grid.extent)
-            before = prepared.unquantized(node, real(args), real(kwargs), source)
-            codes = _without_ties(before / value.grid.scale, value.grid.quantize(before), value.codes)
-            found.append((node.name, value.grid.store(codes), value.grid.store(value.codes)))
-        return value
+    def observe(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: QuantizedTensor) -> None:
+        # the frozen grids: freezing moved the steps of additions by parts in a million, for the CPUs' sake, which
+        # can move a bias to the next integer
+        grid = None if node.source is None else frozen.grid(node.source)
+        source = None if grid is None else (grid.scale, grid.extent)
+        before = prepared.unquantized(node, real(args), real(kwargs), source)
+        codes = _without_ties(before / value.grid.scale, value.grid.quantize(before), value.codes)
+        found.append((node.name, value.grid.store(codes), value.grid.store(value.codes)))
 
-    frozen.run(inputs, evaluate)
+    frozen.run_observed(inputs, observe)
     return iter(found)
 
 

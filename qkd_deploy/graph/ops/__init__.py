@@ -56,8 +56,10 @@ REWRITES: dict[str, Rewrite] = {row.name: row for row in _rows() if isinstance(r
 TORCH_OPS: dict[Any, Operator | Rewrite] = {key: row for row in _rows() for key in row.torch}
 """Ways to write an operation -> its row; in-place variants are rewritten before (``trace.in_place``)."""
 
-if len(OPERATORS) + len(REWRITES) != len(list(_rows())) or len(TORCH_OPS) != sum(len(row.torch) for row in _rows()):
-    raise TypeError("two rows of the contract have one name, or stand for one operation of PyTorch's")
+if len(OPERATORS) + len(REWRITES) != len(list(_rows())):
+    raise TypeError("two rows of the contract have one name")
+if any(TORCH_OPS[key] is not row for row in _rows() for key in row.torch):
+    raise TypeError("two rows of the contract stand for one operation of PyTorch's")
 
 
 def operator_of(node: Node) -> Operator:

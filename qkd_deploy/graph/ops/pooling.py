@@ -224,7 +224,7 @@ def _lower_sum(low: Lowering, node: Node, target: Any) -> None:
     try:
         _lower_mean(low, inner, torch.mean)
     except StaysInFloat:
-        low.graph.nodes.remove(inner)
+        low.graph.remove(inner)
         raise StaysInFloat("a sum over the batch, or of everything, has no integer kernel") from None
     low.become(node, RESCALE, (mean,), factor=math.prod(before) / math.prod(after))
 

@@ -1,1 +1,44 @@
-"""Rewrites of the graph before quantizers are placed."""
+"""Graph to graph: what the exact rewrites are, and in which order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qkd_deploy.graph.passes.batch_norms_as_depthwise import batch_norms_as_depthwise
+from qkd_deploy.graph.passes.context import PassContext
+from qkd_deploy.graph.passes.fold_batch_norms import fold_batch_norms
+from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
+from qkd_deploy.graph.passes.fuse_clips import fuse_clips
+from qkd_deploy.graph.passes.hoist_slices import hoist_slices
+from qkd_deploy.graph.passes.name_tensors import name_tensors
+from qkd_deploy.graph.passes.softmax_as_exponentials import softmax_as_exponentials
+
+__all__ = ["PIPELINE", "PassContext", "Step", "run_pipeline"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of the pipeline; ``integer_only`` passes are worth their cost only where integer kernels follow."""
+
+    rewrite: Callable[[PassContext], None]
+    integer_only: bool = False
+
+
+PIPELINE = (
+    Step(fold_batch_norms),
+    Step(batch_norms_as_depthwise, integer_only=True),  # those that no layer took
+    Step(fuse_clips),  # behind batch norms, which stand between layers and their activation functions
+    Step(hoist_slices),
+    Step(name_tensors),  # names that later passes and placement give follow these
+    Step(softmax_as_exponentials, integer_only=True),
+    Step(fold_layer_norms, integer_only=True),
+)
+"""All passes between lowering and placement, in order; each rewrites the graph in place and keeps what it computes."""
+
+
+def run_pipeline(context: PassContext, *, integer: bool) -> None:
+    """Run the passes that hold for integer placement, or for floats with quantizers in between."""
+    for step in PIPELINE:
+        if integer or not step.integer_only:
+            step.rewrite(context)

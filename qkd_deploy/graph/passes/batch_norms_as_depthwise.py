@@ -1,4 +1,6 @@
-"""Batch norms with no layer of their own, as layers: a depthwise convolution of ones in front of them.
+"""Batch norms with no layer of their own become layers: a depthwise convolution of ones in front of them.
+
+    bn(x)  =  bn(1 * x)    with a 1x1 kernel of ones per channel
 
 Folding then gives ``gamma / sigma`` as the scales of the convolution's weights, so that normalising costs one integer
 kernel and rounds nothing but the result.
@@ -6,11 +8,15 @@ kernel and rounds nothing but the result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.passes.context import PassContext
 from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 BITS = BitWidths(8, 8)
@@ -39,39 +45,53 @@ class SequenceIdentity(_Ones, nn.Conv1d):
     """The same for sequences."""
 
 
+_CHANNEL_LAYERS: dict[int, Callable[[int], nn.Module]] = {2: SequenceIdentity, 3: SequenceIdentity, 4: ChannelIdentity}
+"""The layer in front of a batch norm, by the rank of its tensor."""
+
+
 def is_channel_identity(module: nn.Module) -> bool:
     """Whether a layer only carries a batch norm."""
     return isinstance(module, _Ones)
 
 
-def as_layer(model: nn.Module, graph: Graph, node: Node) -> None:
-    """Turn a batch norm node into a layer node; features become sequences of one element for it."""
-    rank = len(node.shape or ())
-    if node.kind != "batch_norm" or rank not in (2, 3, 4):
-        return
-    if rank == 2:
-        _as_sequence(graph, node)
+def batch_norms_as_depthwise(context: PassContext) -> None:
+    """Turn every batch norm of images, sequences or features into a layer: ``batch_norm`` becomes ``layer``."""
+    for node in context.graph.nodes:
+        if node.kind == "batch_norm" and len(node.shape or ()) in _CHANNEL_LAYERS:
+            _become_layer(context, node)
+
+
+def _become_layer(context: PassContext, node: Node) -> None:
+    layer = _CHANNEL_LAYERS[len(node.shape or ())]
+    if len(node.shape or ()) == 2:
+        _as_sequence(context.graph, node)
     path = str(node.target)
-    norm = model.get_submodule(path)
+    norm = context.model.get_submodule(path)
     assert isinstance(norm, BatchNorm)
-    if _CHILD not in norm._modules:
-        norm.add_module(_CHILD, (ChannelIdentity if rank == 4 else SequenceIdentity)(norm.num_features))
+    if _CHILD not in norm._modules:  # a batch norm that is called twice has one
+        norm.add_module(_CHILD, layer(norm.num_features))
     node.kind, node.target, node.batch_norm, node.reason = "conv", f"{path}.{_CHILD}", path, ""
 
 
 def _as_sequence(graph: Graph, node: Node) -> None:
-    """Put a reshape in front of a norm of features, and one behind it."""
-    shape, at = node.shape or (), graph.nodes.index(node)
-    column, row = (
-        Node(
-            f"{node.name}_{suffix}", "reshape", args, label=f"{node.label}.{suffix}", module=node.module,
-            target=function, shape=sizes, batch_dims=node.batch_dims,
-        )
-        for suffix, args, function, sizes in (
-            ("column", (node.args[0], -1), torch.unsqueeze, (*shape, 1)),
-            ("row", (Ref(node.name), -1), torch.squeeze, shape),
-        )
-    )  # fmt: skip
-    graph.nodes[at : at + 1] = [column, node, row]
-    graph.replace(node.name, row.name)
-    node.args, node.shape = (Ref(column.name),), (*shape, 1)
+    """Make features [N, C] a sequence [N, C, 1] for a batch norm, and features again behind it."""
+    features, sequence = node.shape or (), (*(node.shape or ()), 1)
+    column = _reshape(node, "column", sequence, torch.unsqueeze, node.args[0])
+    row = _reshape(node, "row", features, torch.squeeze, Ref(node.name))
+    graph.insert_before(node, column)
+    graph.insert_after(node, row)
+    graph.replace_all_uses(node.name, row.name)
+    node.args, node.shape = (Ref(column.name),), sequence
+
+
+def _reshape(node: Node, suffix: str, shape: tuple[int, ...], function: Callable[..., Any], operand: Ref) -> Node:
+    return Node(
+        f"{node.name}_{suffix}",
+        "reshape",
+        (operand, -1),
+        label=f"{node.label}.{suffix}",
+        module=node.module,
+        target=function,
+        shape=shape,
+        batch_dims=node.batch_dims,
+    )

@@ -1,79 +1,98 @@
 """Gains and offsets of layer norms move into the linear layers behind them.
 
-``W (g * x + o) + b`` is ``(W * g) x + (b + W o)``, as when a batch norm is folded; it saves a pass over every token for
-each. An offset in the bias costs nothing. A gain makes the columns of a weight as uneven as its input was, and rounding
-noise goes where the unevenness is: so it moves only into weights of no fewer bits than their input. RepQ-ViT
-(https://arxiv.org/abs/2212.08254) moves it at 4 bits each. The parameters stay where the user put them.
+    W (g * x + o) + b  =  (W * g) x + (b + W o)
+
+as when a batch norm is folded; it saves a pass over every token for each. An offset in the bias costs nothing. A gain
+makes the columns of a weight as uneven as its input was, and rounding noise goes where the unevenness is: so it moves
+only into weights of no fewer bits than their input. RepQ-ViT (https://arxiv.org/abs/2212.08254) moves it at 4 bits
+each. The parameters stay where the user put them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable
 
 from torch import nn
 
-from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.ir import Graph, Node, Ref
-from qkd_deploy.graph.placement.layer_bits import last_layers
+from qkd_deploy.graph.passes.context import PassContext
 
 
-def fold_layer_norms(model: nn.Module, graph: Graph, bits: Mapping[str, BitWidths]) -> None:
-    """Rewrite every layer norm that nothing but linear layers reads, one of its own each; ``bits`` are theirs by name.
+def fold_layer_norms(context: PassContext) -> None:
+    """Fold every layer norm that nothing but linear layers reads, each with weights of its own.
 
     The last layers are left out: what they read is a feature, with which other networks' features are compared.
     """
-    last = last_layers(graph)
-    for norm in [node for node in graph.nodes if node.kind == "layer_norm"]:
-        gain, offset = (_path(graph, ref) for ref in norm.args[1:])
-        readers = _linear_readers(model, graph, norm)
-        if not readers or (gain, offset) == (None, None) or any(reader.name in last for reader in readers):
-            continue
-        if any(ref is not None and path is None for ref, path in zip(norm.args[1:], (gain, offset), strict=True)):
-            continue
-        uneven = any(bits[reader.name].weight < bits[reader.name].activation for reader in readers)
-        for reader in readers:
-            reader.gain, reader.offset = None if uneven else gain, offset
-        norm.args = (norm.args[0], norm.args[1] if uneven else None, None)
-    read = {name for node in graph.nodes for name in node.inputs} | {*graph.outputs()}
-    graph.nodes[:] = [node for node in graph.nodes if node.kind != "constant" or node.name in read]
+    graph = context.graph
+    bits, last = context.layer_bits(context.model, graph), context.last_layers(graph)
+    calls = Counter(str(node.target) for node in graph.nodes if node.is_layer)
+    for norm in [node for node in graph.nodes if node.kind == "layer_norm" and _has_own_parameters(graph, node)]:
+        readers = _readers(graph, norm)
+        if readers and all(_is_own_linear(context.model, calls, r) and r.name not in last for r in readers):
+            _fold(graph, norm, readers, keep_gain=any(bits[r.name].weight < bits[r.name].activation for r in readers))
+    graph.remove_unread("constant")
 
 
-def _path(graph: Graph, ref: Ref | None) -> str | None:
-    """The path of a parameter of the network; None for what is computed from several."""
-    node = None if ref is None else graph.node(ref.name)
-    return str(node.target) if node is not None and node.kind == "constant" else None
+def _has_own_parameters(graph: Graph, norm: Node) -> bool:
+    """Whether a layer norm has a gain or an offset, and what it has are parameters, not computed from several."""
+    kinds = [graph.node(ref.name).kind for ref in norm.args[1:] if ref is not None]
+    return bool(kinds) and set(kinds) == {"constant"}
 
 
-def _linear_readers(model: nn.Module, graph: Graph, norm: Node) -> list[Node]:
-    """The layers that read a norm, also where its rows move on the way; [] where anything else does."""
-    found, moved = [], [norm]
+def _fold(graph: Graph, norm: Node, readers: list[Node], *, keep_gain: bool) -> None:
+    operand, gain, offset = norm.args
+    for reader in readers:
+        reader.gain, reader.offset = None if keep_gain else _path(graph, gain), _path(graph, offset)
+    norm.args = (operand, gain if keep_gain else None, None)
+
+
+def _path(graph: Graph, parameter: Ref | None) -> str | None:
+    return None if parameter is None else str(graph.node(parameter.name).target)
+
+
+def _readers(graph: Graph, norm: Node) -> list[Node]:
+    """The nodes that compute with the rows of a norm, wherever these move before; [] where the network returns it."""
+    found: list[Node] = []
+    moved = [norm]
     while moved:
         node = moved.pop()
         if node.name in graph.outputs():
             return []
-        for reader in graph.consumers()[node.name]:
-            if _keeps_rows(node, reader):
-                moved.append(reader)
-            elif reader.kind == "scalar":
-                continue
-            elif reader.is_layer and _is_own_linear(model, graph, reader):
-                found.append(reader)
-            else:
-                return []
-    return found
+        for reader in graph.users(node.name):
+            keeps_rows = _KEEP_ROWS.get(reader.kind, _never)
+            (moved if keeps_rows(node, reader) else found).append(reader)
+    return [reader for reader in found if reader.kind != "scalar"]
 
 
-def _keeps_rows(node: Node, reader: Node) -> bool:
-    rank = len(node.shape or ())
-    if reader.kind == "slice":
-        return all(dim != rank - 1 for dim, *_ in reader.kwargs["ranges"])
-    if reader.kind == "transpose":
-        return bool(reader.kwargs["dims"][-1] == rank - 1)
-    return reader.kind == "reshape" and (reader.shape or ())[-1:] == (node.shape or ())[-1:]
+def _never(node: Node, reader: Node) -> bool:
+    return False
 
 
-def _is_own_linear(model: nn.Module, graph: Graph, node: Node) -> bool:
-    """A linear layer with a parameter for its weight, which is called once."""
+def _slices_no_columns(node: Node, reader: Node) -> bool:
+    last = len(node.shape or ()) - 1
+    return all(dim != last for dim, *_ in reader.kwargs["ranges"])
+
+
+def _leaves_the_last_dimension(node: Node, reader: Node) -> bool:
+    return bool(reader.kwargs["dims"][-1] == len(node.shape or ()) - 1)
+
+
+def _reshapes_whole_rows(node: Node, reader: Node) -> bool:
+    return (reader.shape or ())[-1:] == (node.shape or ())[-1:]
+
+
+_KEEP_ROWS: dict[str, Callable[[Node, Node], bool]] = {
+    "slice": _slices_no_columns,
+    "transpose": _leaves_the_last_dimension,
+    "reshape": _reshapes_whole_rows,
+}
+"""Kinds that may move the rows of a tensor without touching what is in them, and whether a node does."""
+
+
+def _is_own_linear(model: nn.Module, calls: Counter[str], node: Node) -> bool:
+    """Whether a node is a linear layer with a parameter for its weight, which is called once."""
+    if node.kind != "linear" or calls[str(node.target)] != 1:
+        return False
     layer = model.get_submodule(str(node.target))
-    once = sum(other.is_layer and other.target == node.target for other in graph.nodes) == 1
-    return isinstance(layer, nn.Linear) and isinstance(layer._parameters.get("weight"), nn.Parameter) and once
+    return isinstance(layer._parameters.get("weight"), nn.Parameter)

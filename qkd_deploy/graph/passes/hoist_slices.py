@@ -1,35 +1,40 @@
 """Slices move in front of what is computed for every row alike, so that no row is computed that nobody reads.
 
+    linear(norm(x))[:, 0]   becomes   linear(norm(x[:, 0]))
+
 A vision transformer's head reads one token. Behind the keys and values of its last block, all others are dead: their
 queries, attention, linear layers and norms cost a tenth of the network's time and change nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 from qkd_deploy.graph.ops import operator_of
+from qkd_deploy.graph.passes.context import PassContext
 
 
-def hoist_slices(model: nn.Module, graph: Graph) -> None:
+def hoist_slices(context: PassContext) -> None:
     """Move every slice of one dimension, unless it is the batch, as far forward as what it slices allows."""
+    graph = context.graph
     waiting = [node for node in graph.nodes if node.kind == "slice"]
     while waiting:
         node = waiting.pop()  # the last first: what it becomes may equal one in front
-        if node in graph.nodes:
-            waiting += _merged(graph, node) or _advanced(model, graph, node)
-    read = {name for node in graph.nodes for name in node.inputs} | {*graph.outputs()}
-    graph.nodes[:] = [node for node in graph.nodes if node.kind != "scalar" or node.name in read]
+        if node in graph:
+            waiting += _merged(graph, node) or _advanced(context.model, graph, node)
+    graph.remove_unread("scalar")  # sizes that only reshapes of all rows have read
 
 
 def _merged(graph: Graph, node: Node) -> list[Node]:
     """Let an equal slice of the same tensor stand for this one, or this one for it; returns the one that is left."""
-    for other in graph.nodes:
+    for other in graph.users(node.inputs[0]):
         if other is not node and (other.kind, other.args, other.kwargs) == (node.kind, node.args, node.kwargs):
-            first, second = sorted((node, other), key=graph.nodes.index)
-            _remove(graph, second, first.name)
+            first, second = (other, node) if other.position < node.position else (node, other)
+            graph.remove(second, first.name)
             return [first]
     return []
 
@@ -40,36 +45,44 @@ def _advanced(model: nn.Module, graph: Graph, node: Node) -> list[Node]:
         return []
     source = graph.node(node.inputs[0])
     ((dim, *bounds),) = node.kwargs["ranges"]
-    readers = sum(source.name in other.inputs for other in graph.nodes)
-    if source.name in graph.outputs() or readers != 1 or dim in source.batch_dims:
+    if graph.only_user(source.name) is not node or dim in source.batch_dims:
         return []
     rule = operator_of(source).slices
     dims = rule(model, source, [graph.node(name) for name in source.inputs], dim) if rule is not None else {}
-    if not dims:
-        return []
-    made = {name: _sliced(graph, source, name, (own, *bounds)) for name, own in dims.items()}
-    stand_ins = {name: Ref(part.name) for name, part in made.items()}
-    source.args, source.kwargs = substitute((source.args, source.kwargs), lambda ref: stand_ins.get(ref.name, ref))
-    source.shape, source.partial = node.shape, True
-    if source.kind == "reshape":
-        source.target, source.method, source.kwargs = torch.reshape, False, {}
-        source.args = (source.args[0], source.open_shape)
-    _remove(graph, node, source.name)
-    return [*made.values()]
+    parts = {name: _sliced(graph, source, graph.node(name), own, bounds) for name, own in dims.items()}
+    if parts:
+        _read_parts(source, parts, node.shape)
+        graph.remove(node, source.name)
+    return [*parts.values()]
 
 
-def _sliced(graph: Graph, reader: Node, name: str, bounds: tuple[int, ...]) -> Node:
-    operand = graph.node(name)
+def _sliced(graph: Graph, reader: Node, operand: Node, dim: int, bounds: Sequence[int]) -> Node:
+    """Put a slice of an operand in front of the node that reads it."""
     shape = list(operand.shape or ())
-    shape[bounds[0]] = len(range(shape[bounds[0]])[slice(*bounds[1:])])
+    shape[dim] = len(range(shape[dim])[slice(*bounds)])
     made = Node(
-        f"{name}_for_{reader.name}", "slice", (Ref(name),), {"ranges": (bounds,)}, f"{operand.label}.part",
-        reader.module, shape=tuple(shape), batch_dims=operand.batch_dims, dtype=operand.dtype,
-    )  # fmt: skip
-    graph.nodes.insert(graph.nodes.index(reader), made)
+        graph.unused_name(f"{operand.name}_for_{reader.name}"),
+        "slice",
+        (Ref(operand.name),),
+        {"ranges": ((dim, *bounds),)},
+        f"{operand.label}.part",
+        reader.module,
+        shape=tuple(shape),
+        batch_dims=operand.batch_dims,
+        dtype=operand.dtype,
+    )
+    graph.insert_before(reader, made)
     return made
 
 
-def _remove(graph: Graph, node: Node, stand_in: str) -> None:
-    graph.nodes.remove(node)
-    graph.replace(node.name, stand_in)
+def _read_parts(node: Node, parts: dict[str, Node], shape: tuple[int, ...]) -> None:
+    """Let a node compute the part of its result that its operands' ``parts`` give."""
+
+    def part_of(ref: Ref) -> Ref:
+        return Ref(parts[ref.name].name) if ref.name in parts else ref
+
+    node.args, node.kwargs = substitute((node.args, node.kwargs), part_of)
+    node.shape, node.partial = shape, True
+    if node.kind == "reshape":
+        node.become("reshape", (node.args[0], node.open_shape))
+        node.target = torch.reshape

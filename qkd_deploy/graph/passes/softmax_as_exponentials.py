@@ -1,32 +1,39 @@
-"""Softmax in front of a matrix product: a mean whose weights are exponentials.
+"""Softmax in front of a matrix product becomes a mean whose weights are exponentials.
 
-``softmax(x) @ v`` is ``(e @ v) / sum(e)`` with ``e = exp(x - max(x))``. The largest weight of a row has code 128,
-however many share the row, while of 197 equal weights a softmax with step 1/256 leaves code 1. And quotients are taken
-of the few columns of ``v`` instead of every weight.
+    softmax(x) @ v  =  (e @ v) / sum(e)    with e = exp(x - max(x))
+
+    softmax -> moves or dropout -> matmul   becomes   exponential -> moves or dropout -> weighted_mean
+
+The largest weight of a row has code 128, however many share the row, while of 197 equal weights a softmax with step
+1/256 leaves code 1. And quotients are taken of the few columns of ``v`` instead of every weight.
 """
 
 from __future__ import annotations
 
 from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.passes.context import PassContext
 
 
-def softmax_as_exponentials(graph: Graph) -> None:
+def softmax_as_exponentials(context: PassContext) -> None:
     """Rewrite every softmax that only such a product reads, with copies, reshapes of rows or dropout between them."""
-    readers = graph.consumers()
-    for softmax in [node for node in graph.nodes if node.kind == "softmax"]:
-        last = undropped = softmax
-        while last.name not in graph.outputs() and len(readers[last.name]) == 1:
-            reader = readers[last.name][0]
-            if reader.kind == "matmul" and reader.inputs[0] == last.name != reader.inputs[1]:
-                softmax.kind, softmax.clip = "exponential", (0.0, 1.0)
-                reader.kind, reader.kwargs = "weighted_mean", {}
-                reader.args = (Ref(last.name), Ref(reader.inputs[1]), Ref(undropped.name))
-                break
-            if reader.kind == "reshape" and _keeps_rows(last, reader, dropped=last is not undropped):
-                undropped = reader if last is undropped else undropped
-            elif reader.kind != "dropout":
-                break
-            last = reader
+    for node in context.graph.nodes:
+        if node.kind == "softmax":
+            _rewrite(context.graph, node)
+
+
+def _rewrite(graph: Graph, softmax: Node) -> None:
+    weights = undropped = softmax
+    while (reader := graph.only_user(weights.name)) is not None:
+        if reader.kind == "matmul" and reader.inputs[0] == weights.name != reader.inputs[1]:
+            softmax.kind, softmax.clip = "exponential", (0.0, 1.0)
+            reader.become("weighted_mean", (*reader.args, Ref(undropped.name)))
+            return
+        dropped = weights is not undropped
+        if reader.kind == "reshape" and _keeps_rows(weights, reader, dropped=dropped):
+            undropped = undropped if dropped else reader
+        elif reader.kind != "dropout":
+            return
+        weights = reader
 
 
 def _keeps_rows(before: Node, after: Node, *, dropped: bool) -> bool:

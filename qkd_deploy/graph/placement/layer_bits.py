@@ -9,7 +9,7 @@ from torch import nn
 from qkd_deploy.bits import BitWidths, bits_for
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Graph
-from qkd_deploy.graph.passes import batch_norms_as_depthwise as channel_norm
+from qkd_deploy.graph.passes.batch_norms_as_depthwise import BITS, is_channel_identity
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.placement.place import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, BitWidths]:
     """Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have their own."""
     nodes = [node for node in graph.nodes if node.is_layer]
-    norms = {n.name for n in nodes if channel_norm.is_channel_identity(model.get_submodule(str(n.target)))}
+    norms = {n.name for n in nodes if is_channel_identity(model.get_submodule(str(n.target)))}
     layers = [node for node in nodes if node.name not in norms]
     if not layers:
         raise UserError("the network has no convolution or linear layer to quantize")
@@ -37,7 +37,7 @@ def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, 
     for node in layers:  # a layer that is called twice has one set of weights: the widest of its places decides
         calls = [chosen[other.name].weight for other in layers if other.target == node.target]
         chosen[node.name] = BitWidths(max(calls), chosen[node.name].activation)
-    return chosen | dict.fromkeys(norms, channel_norm.BITS)
+    return chosen | dict.fromkeys(norms, BITS)
 
 
 def _first_layers(graph: Graph, norms: set[str]) -> set[str]:

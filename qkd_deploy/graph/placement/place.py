@@ -21,7 +21,6 @@ from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.arithmetic import ADD, REQUANTIZE
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR
-from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
 from qkd_deploy.graph.placement.layer_bits import layer_bits
 from qkd_deploy.graph.placement.signs import Signs
 from qkd_deploy.quantizers.registry import quantizer_kind
@@ -93,8 +92,6 @@ def place(model: nn.Module, graph: Graph, settings: Settings) -> Placed:
         UserError: an override that matches no layer.
     """
     bits = layer_bits(model, graph, settings)
-    if settings.integer:
-        fold_layer_norms(model, graph, bits)
     placer = _Placer(model, graph, settings, bits)
     if not settings.bits.weights_only:
         placer.place_integer() if settings.integer else placer.place_paper()
@@ -119,7 +116,7 @@ class _Placer:
     # -- integer placement -------------------------------------------------------------------------------------------
 
     def place_integer(self) -> None:
-        for node in list(self.graph.nodes):
+        for node in self.graph.nodes:
             if node.kind == SCALAR.name:
                 continue
             first = self.grid.get(node.inputs[0]) if node.inputs else None
@@ -170,13 +167,13 @@ class _Placer:
         """True for a constant added for operations in float, as in ``rsqrt(x + 1e-6)``: codes would lose it."""
         if node.kind != ADD.name or node.inputs[1] not in self.constants:
             return False
-        wanted = {operator_of(reader).operands for reader in self.graph.consumers()[node.name]}
+        wanted = {operator_of(reader).operands for reader in self.graph.users(node.name)}
         return wanted == {Operands.FLOATS}
 
     def _needs(self, node: Node) -> list[int | None]:
         """Bits that the readers of a tensor need; None for a reader of floats."""
         needs: list[int | None] = [None] if node.name in self.graph.outputs() else []
-        for reader in self.graph.consumers()[node.name]:
+        for reader in self.graph.users(node.name):
             if self._read_as_floats(node, reader):
                 needs.append(None)
             elif operator_of(reader).moves_codes:
@@ -224,11 +221,11 @@ class _Placer:
         if grid is None or node.kind == REQUANTIZE.name:
             return
         made = self._spec(grid).bits
-        narrow: dict[int, set[str]] = {}
-        for reader in self.graph.consumers()[node.name]:
+        narrow: dict[int, list[Node]] = {}
+        for reader in self.graph.users(node.name):
             bits = self._narrow_bits(node, reader)
             if bits < made:
-                narrow.setdefault(bits, set()).add(reader.name)
+                narrow.setdefault(bits, []).append(reader)
         for bits, readers in narrow.items():
             self._insert(node, bits, readers)
 
@@ -238,7 +235,7 @@ class _Placer:
             return self.layer_bits[reader.name].activation
         return FACTOR_BITS if self._is_factor(node.name, reader) else WIDE_BITS
 
-    def _insert(self, node: Node, bits: int, readers: set[str]) -> None:
+    def _insert(self, node: Node, bits: int, readers: list[Node]) -> None:
         name = f"{node.name}.a{bits}"
         second = Node(
             name,
@@ -255,15 +252,15 @@ class _Placer:
         # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
         saturating = wide is not None and wide.lo == 0 and self.settings.weight_range == "narrow"
         self.signs.copy(node.name, name)
-        self.graph.nodes.insert(self.graph.nodes.index(node) + 1, second)
-        self.graph.replace(node.name, name, only=readers)
+        self.graph.insert_after(node, second)
+        self.graph.replace_uses_in(readers, node.name, name)
         self.grid[name] = self._add_quantizer(second, bits, saturating=saturating)
 
     # -- paper placement ---------------------------------------------------------------------------------------------
 
     def place_paper(self) -> None:
         """Quantize only what convolutions and linear layers read, as the papers do; everything else stays in float."""
-        for node in list(self.graph.nodes):
+        for node in self.graph.nodes:
             wanted = self._wanted_by_layers(node)
             if node.kind == INPUT.name and wanted:
                 self.grid[node.name] = self._add_quantizer(node, max(wanted))
@@ -274,10 +271,10 @@ class _Placer:
             if node.is_layer:
                 node.source = self.grid.get(node.inputs[0])
 
-    def _wanted_by_layers(self, node: Node) -> dict[int, set[str]]:
-        """Names of the layers that read a tensor, by the bits that they need."""
-        wanted: dict[int, set[str]] = {}
-        for reader in self.graph.consumers()[node.name]:
+    def _wanted_by_layers(self, node: Node) -> dict[int, list[Node]]:
+        """The layers that read a tensor, by the bits that they need."""
+        wanted: dict[int, list[Node]] = {}
+        for reader in self.graph.users(node.name):
             if reader.is_layer:
-                wanted.setdefault(self.layer_bits[reader.name].activation, set()).add(reader.name)
+                wanted.setdefault(self.layer_bits[reader.name].activation, []).append(reader)
         return wanted

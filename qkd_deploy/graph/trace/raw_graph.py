@@ -124,6 +124,8 @@ def _fold_fixed(graph: Graph, facts: Mapping[str, Facts]) -> None:
     def literal(ref: Ref) -> Any:
         return facts[ref.name].value if ref.name in fixed else ref
 
-    graph.nodes[:] = [node for node in graph.nodes if node.name not in fixed]
     for node in graph.nodes:
         node.args, node.kwargs = substitute((node.args, node.kwargs), literal)
+    for node in graph.nodes:
+        if node.name in fixed:
+            graph.remove(node)

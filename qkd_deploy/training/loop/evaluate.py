@@ -13,7 +13,7 @@ from qkd_deploy.data.metric import scores_of
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import AnySplit
     from qkd_deploy.data.metric import Metric
-    from qkd_deploy.graph.prepare import PreparedModel
+    from qkd_deploy.graph.prepared import PreparedModel
     from qkd_deploy.training.distribution import Processes
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.scale_search import initial_step
 from qkd_deploy.quantizers.step import StepQuantizer
 
@@ -103,13 +103,11 @@ class FeatureStudent(nn.Module):
         """Logits [N, classes] and the feature [N, C] of the teacher's length."""
         found: list[Tensor] = []
 
-        def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = self.prepared.unquantized(node, args, kwargs)
+        def observe(node: Node, value: Any) -> None:
             if node.name == self._node:
                 found.append(value)
-            return value if node.quantizer is None else self.prepared.activation(node.quantizer)(value)
 
-        logits = self.prepared.graph.run((images,), evaluate)
+        logits = self.prepared.run_observed((images,), observe)
         return logits, self.projection(_flat(found[0], self._point))
 
     def weight_steps(self) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qkd_deploy.distill.phases import Role
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.optimizers import OptimizerSettings

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import layer_parameters
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.monitoring.metrics import EpochRecord
 
 
@@ -147,15 +147,12 @@ class QuantizerMonitor:
     def _activations(self, inputs: tuple[Tensor, ...]) -> list[_Measured]:
         measured: list[_Measured] = []
 
-        def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = self._prepared.unquantized(node, args, kwargs)
-            if node.quantizer is None:
-                return value
-            quantizer = self._prepared.activation(node.quantizer)
-            measured.append(_measure(node.name, "activation", quantizer, value))
-            return quantizer(value)
+        def observe(node: Node, value: Any) -> None:
+            if node.quantizer is not None:
+                quantizer = self._prepared.activation(node.quantizer)
+                measured.append(_measure(node.name, "activation", quantizer, value))
 
-        self._prepared.graph.run(inputs, evaluate)
+        self._prepared.run_observed(inputs, observe)
         return measured
 
 

@@ -17,7 +17,7 @@ from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.exact import fold
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.integer import freeze as freezing
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantizedTensor
 
 IMAGES = noise(4, 3, 6, 6)

@@ -14,7 +14,7 @@ from deployment import noise
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, export_onnx, freeze, initialize, prepare, verify_onnx
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.ewgs_refresh import set_deltas
 from qkd_deploy.quantizers.registry import QUANTIZERS

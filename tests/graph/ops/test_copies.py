@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.graph.integer.model import FrozenModel
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.models import create_model
 from tests.support.deployment import noise, settle
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy import UserError, create_model, freeze, initialize, prepare
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import layer_parameters
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.costs import weight_layers
 from qkd_deploy.training.methods.features import FeatureStudent
 

@@ -19,7 +19,7 @@ from qkd_deploy import UserError, freeze, initialize, prepare
 from qkd_deploy.bench.float_twin import float_twin
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import exponential_scale
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams, meets_signed
 from qkd_deploy.verification.overflow.bounds import file_headroom, frozen_headroom
 from qkd_deploy.verification.runtime import CodesModel, quantized_values

@@ -1,8 +1,8 @@
-"""The one graph that the prepared model, the frozen model and the exporter walk.
+"""A step of the network, and references to what other steps make.
 
-A list of nodes in execution order. A node's name is the name of the tensor that it makes; its arguments are literals
-and ``Ref``s to other nodes, nested in tuples, lists and dicts as the user wrote them. Everything in it is plain data
-or importable functions, so that graphs copy and pickle.
+A node's name is the name of the tensor that it makes; its arguments are literals and ``Ref``s to other nodes, nested in
+tuples, lists and dicts as the user wrote them. Everything in it is plain data or importable functions, so that graphs
+copy and pickle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Ref:
     name: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """One step of the network.
 
@@ -52,6 +52,8 @@ class Node:
         unchanged: whether the user's call returned its first operand as it was: type, shape and elements.
         value: the number or size that a node of kind "scalar" computes, for the example inputs.
         smallest: smallest element of the examples of a float input.
+        position: orders the nodes of a graph; only the graph sets it.
+        on_new_arguments: what the graph does when ``args`` or ``kwargs`` are set, to know who reads what.
     """
 
     name: str
@@ -77,6 +79,18 @@ class Node:
     unchanged: bool = False
     value: Any = None
     smallest: float | None = None
+    position: float = field(default=0.0, init=False, repr=False)
+    on_new_arguments: Callable[[Node], None] | None = field(default=None, init=False, repr=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in ("args", "kwargs") and self.on_new_arguments is not None:
+            self.on_new_arguments(self)
+
+    def become(self, kind: str, args: tuple[Any, ...], **kwargs: Any) -> None:
+        """Make it a node of a kind that says all: no target of the user's, and no reason to stay in float."""
+        self.kind, self.args, self.kwargs, self.reason = kind, args, kwargs, ""
+        self.target, self.method = None, False
 
     @property
     def is_layer(self) -> bool:
@@ -101,93 +115,6 @@ class Node:
     def inputs(self) -> list[str]:
         """Names of all nodes that the arguments refer to, in order."""
         return [ref.name for ref in references((self.args, self.kwargs))]
-
-
-@dataclass
-class Graph:
-    """Nodes in execution order, the names of the input nodes, and the nested output structure (with ``Ref``s)."""
-
-    nodes: list[Node]
-    inputs: list[str]
-    output: Any
-
-    def __post_init__(self) -> None:
-        self._last_use: dict[str, list[str]] | None = None
-
-    def node(self, name: str) -> Node:
-        """The node of that name."""
-        return next(node for node in self.nodes if node.name == name)
-
-    def consumers(self) -> dict[str, list[Node]]:
-        """For every node's name, the nodes that read it."""
-        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.inputs):
-                found[name].append(node)
-        return found
-
-    def constants(self) -> set[str]:
-        """Names of the nodes that no input has a part in."""
-        found: set[str] = set()
-        for node in self.nodes:
-            if node.kind not in ("input", "scalar") and all(name in found for name in node.inputs):
-                found.add(node.name)
-        return found
-
-    def outputs(self) -> list[str]:
-        """Names of the nodes that the network returns."""
-        return [ref.name for ref in references(self.output)]
-
-    def replace(self, old: str, new: str, *, only: set[str] | None = None) -> None:
-        """Let readers of ``old`` (all, or the nodes named in ``only``) read ``new``."""
-
-        def rename(ref: Ref) -> Ref:
-            return Ref(new) if ref.name == old else ref
-
-        for node in self.nodes:
-            if node.name != new and (only is None or node.name in only):
-                node.args, node.kwargs = substitute((node.args, node.kwargs), rename)
-        if only is None:
-            self.output = substitute(self.output, rename)
-
-    def run(self, inputs: tuple[Any, ...], evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
-        """Evaluate all nodes in order; values are dropped after their last use.
-
-        Raises:
-            TypeError: another number of inputs than the network has.
-        """
-        if len(inputs) != len(self.inputs):
-            raise TypeError(
-                f"the network takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(inputs)}"
-            )
-        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
-        release = self._releases()
-
-        def value(ref: Ref) -> Any:
-            return values[ref.name]
-
-        for node in self.nodes:
-            if node.kind == "input":
-                values[node.name] = evaluate(node, (values[node.name],), {})
-            else:
-                args, kwargs = substitute((node.args, node.kwargs), value)
-                values[node.name] = evaluate(node, args, kwargs)
-            for name in release[node.name]:
-                del values[name]
-        return substitute(self.output, value)
-
-    def _releases(self) -> dict[str, list[str]]:
-        """For every node, the values that nobody reads after it."""
-        if self._last_use is None:
-            last = {node.name: node.name for node in self.nodes}
-            for node in self.nodes:
-                last.update(dict.fromkeys(node.inputs, node.name))
-            releases: dict[str, list[str]] = {node.name: [] for node in self.nodes}
-            for name, reader in last.items():
-                if name not in self.outputs():
-                    releases[reader].append(name)
-            self._last_use = releases
-        return self._last_use
 
 
 def references(value: Any) -> Iterator[Ref]:

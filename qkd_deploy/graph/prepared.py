@@ -1,0 +1,221 @@
+"""The user's network with learnable quantizers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkd_deploy.bits import TensorSpec
+from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
+from qkd_deploy.graph.interpreter import run
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.ops import apply, operator_of
+from qkd_deploy.graph.ops.constants import INPUT
+from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
+from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_identity
+from qkd_deploy.graph.placement.place import Placed, Settings
+from qkd_deploy.graph.placement.report import Account, account_of
+from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
+from qkd_deploy.quantizers.registry import quantizer_kind
+from qkd_deploy.quantizers.step import StepQuantizer
+
+
+class PreparedModel(nn.Module):
+    """A network with fake quantizers; train it like any module.
+
+    In train mode batch norms use batch statistics. In eval mode layers compute with the folded constants that
+    ``freeze`` would give, biases on the int32 grid included: the float preview of the integer model, equal to it but
+    for rounding ties. ``network`` holds the user's modules under their own names.
+    """
+
+    def __init__(self, network: nn.Module, placed: Placed, settings: Settings) -> None:
+        """Wrap ``network`` (not copied); made by ``prepare``."""
+        super().__init__()
+        self.network = network
+        self.graph = placed.graph
+        self.settings = settings
+        self.layer_bits = placed.layer_bits
+        self.rescaled = placed.rescaled
+        kind = quantizer_kind(settings.quantizer)
+        self.activations = nn.ModuleDict(
+            {k: self._fixed(k, spec) or kind.activation(spec) for k, spec in placed.activations.items()}
+        )
+        self.weights = nn.ModuleDict({weight_key(node): self._weight_quantizer(node) for node in self.layers()})
+        self.account: Account = account_of(placed)
+
+    def _fixed(self, key: str, spec: TensorSpec) -> Quantizer | None:
+        """A quantizer whose step is known: of raw pixels, and of functions with a known range."""
+        node = next(node for node in self.graph.nodes if node.quantizer == key)
+        step = operator_of(node).step
+        if step is not None:
+            return StepQuantizer(spec, step=step, learnable=False)
+        if self.settings.input_quantization is None or node.kind != INPUT.name:
+            return None
+        scale, zero_point = self.settings.input_quantization
+        grid = TensorSpec(spec.bits, zero_point > 0, zero_point, -zero_point, 2**spec.bits - 1 - zero_point)
+        return StepQuantizer(grid, step=scale, learnable=False)
+
+    def _weight_quantizer(self, node: Node) -> Quantizer:
+        bits = self.layer_bits[node.name].weight
+        if is_channel_identity(self._module(node)):
+            return StepQuantizer(TensorSpec.weight(bits), step=STEP, learnable=False)
+        return quantizer_kind(self.settings.quantizer).weight(TensorSpec.weight(bits, self.settings.weight_range))
+
+    def layers(self) -> list[Node]:
+        """The convolution and linear nodes, in execution order."""
+        return [node for node in self.graph.nodes if node.is_layer]
+
+    def weight_steps(self) -> list[nn.Parameter]:
+        """The learned scalars that decide the weights' scales: usually one step per layer."""
+        return [value for quantizer in self._quantizers(self.weights) for value in quantizer.learned()]
+
+    def activation_steps(self) -> list[nn.Parameter]:
+        """The learned scalars that decide the activations' scales; fixed ones are left out."""
+        return [value for quantizer in self._quantizers(self.activations) for value in quantizer.learned()]
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """The network's own parameters."""
+        return list(self.network.parameters())
+
+    def differences(self) -> list[str]:
+        """How what is trained differs from the published quantizers, each sentence once; empty where it does not."""
+        quantizers = [*self._quantizers(self.weights), *self._quantizers(self.activations)]
+        return list(dict.fromkeys(quantizer.difference for quantizer in quantizers if quantizer.difference))
+
+    @staticmethod
+    def _quantizers(holder: nn.ModuleDict) -> Iterator[Quantizer]:
+        for quantizer in holder.values():
+            assert isinstance(quantizer, Quantizer)
+            yield quantizer
+
+    def activation(self, key: str) -> Quantizer:
+        """The activation quantizer of that key."""
+        quantizer = self.activations[key]
+        assert isinstance(quantizer, Quantizer)
+        return quantizer
+
+    def weight(self, node: Node) -> Quantizer:
+        """The weight quantizer of a layer."""
+        quantizer = self.weights[weight_key(node)]
+        assert isinstance(quantizer, Quantizer)
+        return quantizer
+
+    def forward(self, *inputs: Any) -> Any:
+        """Whatever the user's network returns, with fake quantization."""
+        if not self.training and torch.compiler.is_compiling():
+            # folding checks values as it goes: compiled, every layer would be a graph of its own, several times over
+            return torch.compiler.disable(run)(self.graph, inputs, self.evaluate)  # type: ignore[no-untyped-call]
+        return run(self.graph, inputs, self.evaluate)
+
+    def run_observed(self, inputs: tuple[Any, ...], observe: Callable[[Node, Any], None]) -> Any:
+        """Run the network, and show ``observe`` every node with its value before the quantizer.
+
+        The scale that ``observe`` gives to a node's quantizer is the one that the value is then quantized with.
+        """
+
+        def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            value = self.unquantized(node, args, kwargs)
+            observe(node, value)
+            return value if node.quantizer is None else self.activation(node.quantizer)(value)
+
+        return run(self.graph, inputs, run_node)
+
+    def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One node: its operation, its clip, its quantizer."""
+        if node.quantizer is None:
+            return self.unquantized(node, args, kwargs)
+        quantizer = self.activation(node.quantizer)
+        if self.training and isinstance(quantizer, StepQuantizer) and quantizer.contains(node.clip):
+            return self._train_quantized(node, quantizer, args, kwargs)
+        return quantizer(self.unquantized(node, args, kwargs))
+
+    def _train_quantized(
+        self, node: Node, quantizer: StepQuantizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """One node whose clip is left to its quantizer: fewer passes over memory, the same values and gradients."""
+        if not node.is_layer:
+            return quantizer(apply(self.network, node, args, kwargs, training=True))
+        value = self._products(node, args[0])
+        batch_norm = batch_norm_of(self.network, node)
+        return quantizer(value) if batch_norm is None else normalize_and_quantize(batch_norm, quantizer, value)
+
+    def unquantized(
+        self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], source: tuple[Tensor, int] | None = None
+    ) -> Any:
+        """One node before its quantizer; ``source`` is for a layer's constants, as in ``folded``."""
+        if node.is_layer:
+            value = self._layer(node, args[0], source)
+        else:
+            value = apply(self.network, node, args, kwargs, training=self.training)
+        if node.clip is not None:
+            value = value.clamp(*node.clip)
+        return value
+
+    def _layer(self, node: Node, x: Tensor, source: tuple[Tensor, int] | None) -> Tensor:
+        if self.training:
+            return self._train_layer(node, x)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            folded = self.folded(node, source)
+            value = layer_forward(self._module(node), x.float(), folded.weight(), folded.real_bias())
+        if not torch.is_grad_enabled():
+            return value
+        trained = self._train_layer(node, x)  # eval mode with gradients: the folded value, the ordinary gradient
+        return value + (trained - trained.detach())  # the difference is zero, so that the value stays as it is
+
+    def _train_layer(self, node: Node, x: Tensor) -> Tensor:
+        value = self._products(node, x)
+        batch_norm = batch_norm_of(self.network, node)
+        result: Tensor = value if batch_norm is None else batch_norm(value)
+        return result
+
+    def _products(self, node: Node, x: Tensor) -> Tensor:
+        """A layer with quantized weights, without its batch norm."""
+        weight, bias = layer_parameters(self.network, node)
+        return layer_forward(self._module(node), x, self.weight(node)(weight), bias)
+
+    def _module(self, node: Node) -> nn.Module:
+        return self.network.get_submodule(str(node.target))
+
+    def folded(self, node: Node, source: tuple[Tensor, int] | None = None) -> FoldedLayer:
+        """The layer's constants as ``freeze`` would make them.
+
+        Args:
+            node: a layer of this model.
+            source: scale and largest code of the input's grid; this model's own quantizer when left out.
+        """
+        weight, bias = layer_parameters(self.network, node, exact=True)
+        quantizer = self.weight(node)
+        scale, extent = source or (None, 0)
+        if source is None and node.source is not None:
+            scale, extent = self._source(node.source)
+        codes = quantizer.codes(weight)
+        batch_norm = batch_norm_of(self.network, node)
+        return fold_layer(
+            codes,
+            quantizer.scale().detach(),
+            quantizer.spec,
+            bias,
+            batch_norm,
+            scale,
+            extent,
+            node.name,
+        )
+
+    def _source(self, key: str) -> tuple[Tensor, int]:
+        """Scale and largest code of a grid."""
+        if key in self.rescaled:
+            other, factor = self.rescaled[key]
+            scale, extent = self._source(other)
+            return scale * factor, extent
+        quantizer = self.activation(key)
+        return quantizer.scale().detach(), max(-quantizer.spec.lo, quantizer.spec.hi)
+
+
+def weight_key(node: Node) -> str:
+    """Key of a layer's weight quantizer: the module's path, so that shared layers share it."""
+    return module_key(str(node.target))
