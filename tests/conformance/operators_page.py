@@ -1,4 +1,4 @@
-"""``docs/operators.md``, from the contract table and from the results of the full conformance suite."""
+"""``docs/operators.md``, from the contract's rows and from the results of the full conformance suite."""
 
 from __future__ import annotations
 
@@ -11,55 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from trial import WIDTHS
 
-from qkd_deploy.graph.ops import contract
-
-INTERNAL = (
-    *("batch_norm", "input", "requantize", "rescale", "constant", "python", "float", "dropout"),
-    *("exponential", "weighted_mean"),
-)
-"""Kinds that stand for no operation of the user's, or for one that deployment drops."""
-
-BITS = {
-    "layer": "the layer's activation bits",
-    "wide": "8 (or the network's with `--residual shared`)",
-    "pool": "8",
-    "codes": "those of its readers",
-    "float": "float",
-}
-
-BECOMES = {
-    "adaptive_avg_pool": "a global average pool, or an average pool where windows have one size",
-    "adaptive_max_pool": "a max-pool where windows have one size",
-    "attribute": "a transposition of matrices",
-    "attention": "a product, a factor, exponentials and a weighted mean",
-    "batch_norm": "part of the layer before it, or a depthwise convolution",
-    "channel_shuffle": "reshapes and a transposition",
-    "copy": "nothing, a reshape, an expansion, or an index where whole tensors repeat",
-    "div": "a factor, for a constant divisor",
-    "dropout": "nothing",
-    "einsum": "transpositions and one product of matrices",
-    "flip": "an index",
-    "functional_layer": "a layer, where its weight is a parameter",
-    "getitem": "a slice, or an index",
-    "glu": "two slices, a sigmoid and a product",
-    "hard_swish": "a product with a hard sigmoid",
-    "identity": "nothing",
-    "index_select": "an index",
-    "mean": "a global average pool, over any dimensions but the batch",
-    "narrow": "a slice",
-    "neg": "a factor",
-    "pixel_shuffle": "reshapes and a transposition",
-    "pixel_unshuffle": "reshapes and a transposition",
-    "repeat_interleave": "an index",
-    "reshape_like": "a reshape",
-    "rsub": "an addition",
-    "select": "a slice",
-    "silu": "a product with a sigmoid",
-    "stack": "a concatenation",
-    "sub": "an addition",
-    "sum": "a mean with another scale",
-}
-"""What ``normalize`` makes of spellings that are no kind of the contract table themselves."""
+from qkd_deploy.graph.contract.operator import Operator, Rewrite
+from qkd_deploy.graph.ops import OPERATORS, REWRITES
+from qkd_deploy.graph.ops.float_ops import FLOAT_REASONS
 
 _HOW_COMPARED = """\
 frozen model, ONNX Runtime with one and two threads, and the NumPy reference. Each network was trained for a few steps
@@ -83,7 +37,7 @@ _NAMESPACES = (("nn", nn), ("F", F), ("torch", torch))
 
 
 def spelling_text(target: Any) -> str:
-    """A key of ``SPELLINGS`` as users write it: ``nn.ReLU``, ``F.relu``, ``torch.relu``, ``.relu()``, ``+``."""
+    """A key of ``TORCH_OPS`` as users write it: ``nn.ReLU``, ``F.relu``, ``torch.relu``, ``.relu()``, ``+``."""
     if isinstance(target, str):
         return f".{target}()"
     if target in _SYMBOLS:
@@ -99,31 +53,28 @@ def spelling_text(target: Any) -> str:
 
 
 def contract_part() -> str:
-    """Everything that depends on the contract table alone."""
-    written: dict[str, list[str]] = {}
-    for target, kind in contract.TORCH_OPS.items():
-        written.setdefault(kind, []).append(f"`{spelling_text(target)}`")
-
-    def spelled(kind: str) -> str:
-        return _listed(written.get(kind, ["see below"]))
-
+    """Everything that depends on the contract's rows alone."""
     integer = [
         (
-            kind.replace("_", " "),
-            spelled(kind),
-            entry.kernel,
-            BITS[entry.operand_bits],
-            _step(entry),
+            row.name.replace("_", " "),
+            row.docs,
+            _written(row) or "see below",
+            row.kernel,
+            row.operands.value,
+            "" if row.step is None else f"1/{round(1 / row.step)}",
         )
-        for kind, entry in contract.OPERATORS.items()
-        if kind not in INTERNAL
+        for row in OPERATORS.values()
+        if not row.internal
     ]
-    rewritten = [(_listed(names), BECOMES[kind]) for kind, names in sorted(written.items()) if kind in BECOMES]
-    rewritten.append(("a softmax that one `@` alone reads, on its left", "exponentials and a weighted mean"))
+    rewritten = [(row.name, _written(row), row.becomes) for row in REWRITES.values()]
+    rewritten += [(row.name, _written(row), row.docs) for row in OPERATORS.values() if row.internal and row.torch]
+    becomes = [(written, becomes) for _, written, becomes in sorted(rewritten)]
+    becomes.append(("a softmax that one `@` alone reads, on its left", "exponentials and a weighted mean"))
     reasons: dict[str, list[str]] = {}
-    for target, reason in contract.FLOAT_REASONS.items():
+    for target, reason in FLOAT_REASONS.items():
         reasons.setdefault(reason, []).append(f"`{spelling_text(target)}`")
-    head = ("operation", "written as", "kernel of ONNX Runtime", "bits of its operands", "step of its output")
+    exact = [(row.name.replace("_", " "), row.in_float) for row in OPERATORS.values() if row.in_float]
+    head = ("operation", "is", "written as", "kernel of ONNX Runtime", "bits of its operands", "step of its output")
     return "\n".join(
         [
             "## Operations with an integer kernel",
@@ -132,7 +83,7 @@ def contract_part() -> str:
             "",
             "## Operations that become others",
             "",
-            *_table(("written as", "becomes"), rewritten),
+            *_table(("written as", "becomes"), becomes),
             "",
             "## Operations that stay in float",
             "",
@@ -142,14 +93,14 @@ def contract_part() -> str:
             "",
             "In float, and still the same in every code on every CPU:",
             "",
-            *_table(("operation", "why"), [(k.replace("_", " "), why) for k, why in contract.KIND_REASONS.items()]),
+            *_table(("operation", "why"), exact),
             "",
         ]
     )
 
 
-def _step(entry: contract.Operator) -> str:
-    return "" if entry.step is None else f"1/{round(1 / entry.step)}"
+def _written(row: Operator | Rewrite) -> str:
+    return _listed(f"`{spelling_text(target)}`" for target in row.torch)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -169,7 +120,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         [
             "# Operators and networks",
             "",
-            "Generated by `make conformance` from the contract table (`qkd_deploy/graph/ops/contract.py`) and from",
+            "Generated by `make conformance` from the rows of the contract (`qkd_deploy/graph/ops/`) and from",
             "[conformance.json](results/conformance.json).",
             "",
             contract_part(),

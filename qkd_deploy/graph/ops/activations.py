@@ -317,7 +317,7 @@ LEAKY_RELU = Operator(
 )
 DROPOUT = Operator(
     name="dropout",
-    docs="nothing, when the model is deployed",
+    docs="nothing",
     kernel="",
     operands=Operands.CODES,
     own_scale=False,

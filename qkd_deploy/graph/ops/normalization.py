@@ -134,7 +134,7 @@ def _layer_norm_codes(
 
 BATCH_NORM = Operator(
     name="batch_norm",
-    docs="a batch norm that follows no layer of its own",
+    docs="part of the layer before it, or a depthwise convolution",
     kernel="BatchNormalization",
     operands=Operands.FLOATS,
     own_scale=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from qkd_deploy import UserError, freeze, initialize, prepare
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.exact import fold
 from qkd_deploy.graph.exact.add_scale import CodeRange
-from qkd_deploy.graph.integer import freeze as freezing
+from qkd_deploy.graph.ops import OPERATORS, arithmetic
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantizedTensor
 
@@ -156,7 +157,7 @@ def test_without_nudging_a_whole_network_differs(monkeypatch: pytest.MonkeyPatch
         prepared.activation(key).step.data.fill_(step)
     assert_same_codes(finish(prepared), (x,))
 
-    monkeypatch.setattr(freezing, "agreed_add_scale", lambda a, b, out, name: out.scale)
+    monkeypatch.setattr(arithmetic, "portable_add_scale", lambda a, b, out, name: out.scale)
     with pytest.raises(AssertionError):
         assert_same_codes(finish(prepared), (x,))
 
@@ -198,7 +199,8 @@ def test_global_pools_keep_within_the_ratios_that_the_runtime_accepts(
     prepared = prepared_two()
     prepared.activation("mean").step.data.mul_(factor)
     assert_same_codes(finish(prepared), (IMAGES,))
-    monkeypatch.setattr(freezing, "_pool_scale", lambda source, scale: scale)
+    unguarded = replace(OPERATORS["global_avg_pool"], portable_scale=None)
+    monkeypatch.setitem(OPERATORS, "global_avg_pool", unguarded)
     with pytest.raises(UserError, match="cannot run the exported graph"):
         finish(prepared)
 
