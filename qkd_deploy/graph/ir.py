@@ -48,6 +48,10 @@ class Node:
         dtype: the type of its elements in the float network.
         reason: why the node stays in float, as a sentence.
         partial: whether only those rows are computed that anybody reads.
+        line: of the user's code that makes the value, as ``file:line``; "" for values that no line of it makes.
+        unchanged: whether the user's call returned its first operand as it was: type, shape and elements.
+        value: the number or size that a node of kind "python" computes, for the example inputs.
+        smallest: smallest element of the examples of a float input.
     """
 
     name: str
@@ -69,6 +73,10 @@ class Node:
     dtype: torch.dtype = torch.float32
     reason: str = ""
     partial: bool = False
+    line: str = ""
+    unchanged: bool = False
+    value: Any = None
+    smallest: float | None = None
 
     @property
     def is_layer(self) -> bool:

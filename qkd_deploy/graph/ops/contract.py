@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qkd_deploy.graph.trace.derived_modules import BATCH_NORMS, LAYERS
+from qkd_deploy.graph.trace.modes import DROPOUT_FUNCTIONS
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -78,9 +81,6 @@ OPERATORS: dict[str, Operator] = {
 
 FLOAT_CONSTANTS = ("leaky_relu", "layer_norm")
 """Kinds that read their constants (slopes, gains and offsets) in float."""
-
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 TABLES: dict[Any, str] = {
     **dict.fromkeys((nn.GELU, F.gelu), "Gelu"),
@@ -172,9 +172,7 @@ TORCH_OPS: dict[Any, str] = {
     torch.narrow: "narrow",
     "narrow": "narrow",
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout), "dropout"),
-    **dict.fromkeys(
-        (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout), "dropout"
-    ),
+    **dict.fromkeys(DROPOUT_FUNCTIONS, "dropout"),
     **dict.fromkeys((nn.Identity, "contiguous", torch.Tensor.contiguous, "float"), "identity"),
 }
 """Ways to write an operation -> its kind; in-place variants are rewritten before (``in_place``)."""

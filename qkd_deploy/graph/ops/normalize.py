@@ -23,6 +23,7 @@ from qkd_deploy.graph.ops.functional_layers import FunctionalRules
 from qkd_deploy.graph.ops.matmul import MatrixRules
 from qkd_deploy.graph.ops.pooling import PoolingRules
 from qkd_deploy.graph.ops.spatial import SpatialRules
+from qkd_deploy.graph.trace.derived_modules import LAYERS
 from qkd_deploy.graph.trace.in_place import out_of_place, switch_off
 
 
@@ -247,7 +248,7 @@ def _require_own_weight(path: str, module: nn.Module) -> None:
     Raises:
         UserError: such a layer; names it.
     """
-    if isinstance(module, contract.LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
+    if isinstance(module, LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
         raise UserError(
             f"{path} computes its weight from other tensors (weight norm or another parametrization); fix it first "
             "with torch.nn.utils.parametrize.remove_parametrizations"

@@ -1,91 +1,99 @@
-"""What the tracer asks about a call: where its function comes from, what its arguments hold, who wrote it."""
+"""One call of the user's forward, and the questions that tracing asks about it."""
 
 from __future__ import annotations
 
-import builtins
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, FunctionType
+import operator
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
-from qkd_deploy.graph.trace.errors import OWN
 from qkd_deploy.graph.trace.proxies import Concrete
+from qkd_deploy.graph.trace.shapes import tensors_in
 
-_KNOWN = ("torch", "operator", "_operator")
-"""Where functions come from whose results may be taken apart; others are opaque by the user's ``fx.wrap``."""
+_KNOWN_PACKAGES = ("torch", "operator", "_operator")
+"""Packages of functions whose results may be taken apart; others are opaque by the user's ``fx.wrap``."""
 
-
-def is_open(kind: str, target: Any) -> bool:
-    """Whether a step's result may be taken apart: not that of a function that the user has made opaque."""
-    return kind != "call_function" or target is getattr or _home(target) in _KNOWN
-
-
-def is_arithmetic(kind: str, target: Any) -> bool:
-    """Whether a step on numbers gives numbers."""
-    return kind == "call_method" or (kind == "call_function" and _home(target) != "torch")
-
-
-def _home(target: Any) -> str:
-    """The package of a function; PyTorch's own builtins name none."""
-    return (getattr(target, "__module__", None) or "torch").split(".")[0]
-
-
-def user_line() -> str:
-    """The line of the user's code that is being traced."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and ("/torch/" in frame.f_code.co_filename or frame.f_code.co_filename.startswith(OWN)):
-        frame = frame.f_back
-    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+_DESCRIBING_METHODS = {
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "type",
+    "is_floating_point", "is_complex", "is_signed", "is_contiguous",
+}  # fmt: skip
+_DESCRIBING_FUNCTIONS = (
+    torch.numel,
+    torch.is_floating_point,
+    torch.is_complex,
+    torch.is_same_size,
+    torch.result_type,
+    getattr,
+    len,
+)
+_UNPACKING = (operator.getitem, "__getitem__")
 
 
-def at_example(index: int, value: Any) -> Any:
-    """Arguments with values in place of Proxies: for the examples (0) or for twice as many (1)."""
+@dataclass(frozen=True)
+class Call:
+    """A call that the user's forward makes, as ``torch.fx`` has it, with proxies among its arguments.
 
-    def at(a: Any) -> Any:
-        return a.seen[index] if isinstance(a, Concrete) else a
+    Attributes:
+        kind: "placeholder", "get_attr", "call_function", "call_method" or "call_module".
+        target: the function, or the name of the input, attribute, method or module.
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
 
-    return map_aggregate(value, at)
+    kind: str
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, index: int) -> Call:
+        """Return the call with values in place of proxies: for the examples (0), twice as many (1), or beyond."""
+        return Call(self.kind, self.target, at(index, self.args), at(index, self.kwargs))
+
+    @property
+    def first_tensor(self) -> Tensor | None:
+        """The first argument for the examples, where it is a tensor that the network computes."""
+        first = self.args[0] if self.args else None
+        value = first.seen[0] if isinstance(first, Concrete) else None
+        return value if isinstance(value, Tensor) else None
+
+    @property
+    def is_open(self) -> bool:
+        """True where the result may be taken apart: not for functions that the user has made opaque."""
+        return self.kind != "call_function" or self.target is getattr or self._package in _KNOWN_PACKAGES
+
+    @property
+    def is_arithmetic(self) -> bool:
+        """True for a call of Python's, not PyTorch's, on numbers that follow the batch: it gives such a number."""
+        by_python = self.kind == "call_method" or (self.kind == "call_function" and self._package != "torch")
+        return by_python and self._is_on_numbers()
+
+    def _is_on_numbers(self) -> bool:
+        leaves = tree_leaves((self.args, self.kwargs))
+        proxies = [leaf for leaf in leaves if isinstance(leaf, Concrete)]
+        return bool(proxies) and not tensors_in(leaves) and not any(proxy.reads_tensors for proxy in proxies)
+
+    @property
+    def is_description(self) -> bool:
+        """True for a call that says how a tensor looks (its size, its type), not which elements it has."""
+        if self.target in _UNPACKING:
+            return self.first_tensor is None
+        known = _DESCRIBING_METHODS if self.kind == "call_method" else _DESCRIBING_FUNCTIONS
+        return self.target in known
+
+    @property
+    def _package(self) -> str:
+        """The package of a function; PyTorch's own builtins name none."""
+        return (getattr(self.target, "__module__", None) or "torch").split(".")[0]
 
 
-def proxies_in(value: Any) -> list[Concrete]:
-    """The Proxies nested in arguments."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Concrete)]
+def at(index: int, arguments: Any) -> Any:
+    """Put values in place of the proxies in arguments; ``index`` as in ``Call.at``."""
 
+    def value(argument: Any) -> Any:
+        return argument.seen[index] if isinstance(argument, Concrete) else argument
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors nested in a value."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def attribute(root: Any, path: str) -> Any:
-    """What a path of names leads to."""
-    value = root
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
-
-
-@contextmanager
-def tensors_by_isinstance(root: nn.Module) -> Iterator[None]:
-    """Let ``isinstance`` in the files of the user's modules take a Proxy for what it stands for."""
-    forwards = [
-        getattr(type(m), "forward", None) for m in root.modules() if not type(m).__module__.startswith("torch.")
-    ]
-    places = {id(f.__globals__): f.__globals__ for f in forwards if isinstance(f, FunctionType)}
-    open_places = [place for place in places.values() if "isinstance" not in place]
-    for place in open_places:
-        place["isinstance"] = _isinstance
-    try:
-        yield
-    finally:
-        for place in open_places:
-            del place["isinstance"]
-
-
-def _isinstance(value: Any, kind: Any) -> bool:
-    return builtins.isinstance(value.seen[0] if type(value) is Concrete else value, kind)
+    return map_aggregate(arguments, value)

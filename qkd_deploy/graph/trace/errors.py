@@ -1,55 +1,82 @@
-"""One sentence for a network that cannot be traced: what is wrong, in which module and line, and the way out."""
+"""Say in one sentence why a network cannot be traced: what is wrong, in which module and line, and the way out."""
 
 from __future__ import annotations
 
 import linecache
+import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 
 from torch import nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.trace.proxies import Untraceable
 
-OWN = str(Path(__file__).parents[1])
-"""Folder of the files that trace."""
-
+_OWN = str(Path(__file__).parents[1])
+"""Folder of the files that trace; lines in it are never the user's."""
 
 STATELESS = "make forward free of memory: take what it remembers as an input and return it as an output"
 
 
+class Untraceable(Exception):
+    """A call that cannot be traced: the problem and the way out; ``explain`` adds the module and the user's line."""
+
+    def __init__(self, problem: str, way_out: str) -> None:
+        """``{leaf}`` in ``way_out`` stands for the advice to keep the module as one step."""
+        super().__init__(problem)
+        self.problem, self.way_out = problem, way_out
+
+
 class Failed(Exception):
-    """A step that does not run; ``doubled`` where only twice the batch made it fail."""
+    """A call that does not run; ``doubled`` where only twice the batch made it fail."""
 
     def __init__(self, doubled: bool) -> None:
         super().__init__()
         self.doubled = doubled
 
 
+def by_values() -> Untraceable:
+    """Make the error of a decision that depends on a tensor's elements."""
+    return Untraceable(
+        "it reads the values of a tensor into Python",
+        "compute with tensors instead (torch.where, clamp, masks), or {leaf}",
+    )
+
+
+def by_batch() -> Untraceable:
+    """Make the error of a decision that depends on the batch size."""
+    return Untraceable(
+        "it turns the batch size, which stays open, into a Python number or decision",
+        "write it for any batch (-1 in view and expand, // instead of int()), or {leaf}",
+    )
+
+
 def explain(error: Exception, model: nn.Module, path: str) -> UserError:
-    """The sentence for an error that stopped tracing inside the module at ``path``."""
+    """Turn an error that stopped tracing inside the module at ``path`` into one sentence for the user."""
     mode = ", in train mode," if model.training else ""
-    where = f"{module_name(model, path)}{_users_line(error)}{mode}"
-    cause = error.__cause__
-    if isinstance(error, Failed) and isinstance(cause, Exception):
-        if error.doubled:
-            return UserError(
-                f"the network runs at one batch size only: {where} fails for twice the examples: {_first_line(cause)}; "
-                "take the batch from the tensor (x.flatten(1), x.size(0)) instead of a constant"
-            )
-        return UserError(
-            f"the network does not run on the example inputs: {where} fails: {_first_line(cause)}; "
-            "pass example_inputs as forward takes them"
-        )
+    where = f"{module_name(model, path)}{_line_of(error)}{mode}"
+    if isinstance(error, Failed) and error.__cause__ is not None:
+        return _explain_failed(error.__cause__, error.doubled, where)
+    problem, way_out = _first_line(error), "{leaf}, or rewrite it without control flow that depends on values"
     if isinstance(error, Untraceable):
         problem, way_out = error.problem, error.way_out
-    else:
-        problem, way_out = _first_line(error), "{leaf}, or rewrite it without control flow that depends on values"
     return UserError(f"cannot trace {where}: {problem}; {way_out.format(leaf=_leaf_advice(model, path))}")
 
 
+def _explain_failed(cause: BaseException, doubled: bool, where: str) -> UserError:
+    if doubled:
+        return UserError(
+            f"the network runs at one batch size only: {where} fails for twice the examples: {_first_line(cause)}; "
+            "take the batch from the tensor (x.flatten(1), x.size(0)) instead of a constant"
+        )
+    return UserError(
+        f"the network does not run on the example inputs: {where} fails: {_first_line(cause)}; "
+        "pass example_inputs as forward takes them"
+    )
+
+
 def module_name(model: nn.Module, path: str) -> str:
-    """A module's path and class; "the network (Class)" for the whole of it."""
+    """Name a module by path and class; "the network (Class)" for the whole of it."""
     module = model.get_submodule(path)
     return f"{path or 'the network'} ({type(module).__name__})"
 
@@ -60,18 +87,27 @@ def _leaf_advice(model: nn.Module, path: str) -> str:
     return f"pass leaf_modules=({type(model.get_submodule(path)).__name__},) to keep that module as one step in float"
 
 
-def _users_line(error: Exception) -> str:
-    """Where in the user's code tracing failed."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "/torch/" not in frame.filename and not frame.filename.startswith(OWN)
-    ]
+def user_line() -> str:
+    """Return the line of the user's code that is running, as ``file:line``; "" where there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _line_of(error: Exception) -> str:
+    """Say where in the user's code an error was raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     if not frames:
         return ""
     frame = frames[-1]
     code = linecache.getline(frame.filename, frame.lineno or 0).strip()
-    return f" at {frame.filename}:{frame.lineno} in {frame.name}" + (f" ({code})" if code else "")
+    quoted = f" ({code})" if code else ""
+    return f" at {frame.filename}:{frame.lineno} in {frame.name}{quoted}"
+
+
+def _is_users(filename: str) -> bool:
+    return "/torch/" not in filename and not filename.startswith(_OWN)
 
 
 def _first_line(error: BaseException) -> str:

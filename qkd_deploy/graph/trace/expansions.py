@@ -16,19 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of one call."""
 
 _ROUNDING = 1e-4
 """How far two float computations of one value may be apart, as a part of the largest element."""
 
 
-def steps_of(module: nn.Module, one: Call, two: Call) -> Callable[..., Any] | None:
-    """A function of the module and its arguments that computes what the module does; None where there is none.
+def steps_of(module: nn.Module, one: Arguments, two: Arguments) -> Callable[..., Any] | None:
+    """Find a function of the module and its arguments that computes the module's forward in single steps.
 
     Args:
         module: any module; not changed.
         one: arguments of a call, for the examples.
         two: the same for twice as many.
+
+    Returns:
+        None where there is no such function: other classes, attention with masks, forwards or hooks of the user's own.
     """
     steps = next((steps for kind, steps in _STEPS.items() if _runs_forward_of(module, kind)), None)
     if steps is None or (steps is _attend and not _is_plain_attention(module, one, two)):
@@ -37,43 +41,42 @@ def steps_of(module: nn.Module, one: Call, two: Call) -> Callable[..., Any] | No
 
 
 def _runs_forward_of(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is PyTorch's, or derived from it without a forward or hooks of its own."""
+    """Tell whether a module is PyTorch's, or derived from it without a forward or hooks of its own."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     return isinstance(module, kind) and type(module).forward is kind.forward and not hooks
 
 
-def _is_plain_attention(module: Any, one: Call, two: Call) -> bool:
-    """Whether each example attends to its own keys, all of them, and to nothing else."""
+def _is_plain_attention(module: Any, one: Arguments, two: Arguments) -> bool:
+    """Tell whether each example attends to its own keys, all of them, and to nothing else."""
     signature = inspect.signature(nn.MultiheadAttention.forward)
     first, second = (signature.bind(module, *args, **kwargs).arguments for args, kwargs in (one, two))
-    if any(first.get(name) is not None for name in ("key_padding_mask", "attn_mask")) or first.get("is_causal"):
+    masks = [first.get(name) for name in ("key_padding_mask", "attn_mask")]
+    is_masked = masks != [None, None] or bool(first.get("is_causal"))
+    has_extra_keys = module.bias_k is not None or module.add_zero_attn
+    if is_masked or has_extra_keys or first["query"].dim() != 3:
         return False
-    if module.bias_k is not None or module.add_zero_attn or first["query"].dim() != 3:
-        return False
+    # batch_first=True on a tensor with the batch second attends over the batch: then the "length" doubles with it
     length = 1 if module.batch_first else 0
     return all(first[name].shape[length] == second[name].shape[length] for name in ("query", "key", "value"))
 
 
 @torch.no_grad()
-def _equals(module: nn.Module, steps: Callable[..., Any], call: Call) -> bool:
-    """Whether the steps give what the module gives in eval mode."""
+def _equals(module: nn.Module, steps: Callable[..., Any], call: Arguments) -> bool:
+    """Tell whether the steps give what the module gives in eval mode."""
     args, kwargs = call
     modes = {part: part.training for part in module.modules()}
     try:
-        expected, got = (tree_leaves(run(*args, **kwargs)) for run in (module.eval(), _bound(steps, module)))
+        expected = tree_leaves(module.eval()(*args, **kwargs))
+        got = tree_leaves(steps(module, *args, **kwargs))
     except Exception:  # noqa: BLE001  # whatever it is: as one step, the module raises it again and is named
         return False
     finally:
         for part, training in modes.items():
             part.training = training
-    return len(expected) == len(got) and all(_close(a, b) for a, b in zip(expected, got, strict=True))
+    return len(expected) == len(got) and all(map(_is_close, expected, got))
 
 
-def _bound(steps: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
-    return lambda *args, **kwargs: steps(module, *args, **kwargs)
-
-
-def _close(expected: Any, got: Any) -> bool:
+def _is_close(expected: Any, got: Any) -> bool:
     if not isinstance(expected, Tensor) or not isinstance(got, Tensor):
         return expected is got
     same_shape = expected.shape == got.shape
@@ -94,36 +97,42 @@ def _attend(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Any, Any]:
-    """``nn.MultiheadAttention`` without masks."""
-    order = (0, 2, 1, 3) if module.batch_first else (1, 2, 0, 3)
-    split = (module.num_heads, module.head_dim)
-    q, k, v = (part.unflatten(-1, split).permute(order) for part in _projected(module, query, key, value))
+    """Compute ``nn.MultiheadAttention`` without masks."""
+    # tokens to (batch, heads, length, features of a head), and back to where batch and length were
+    split, join = ((0, 2, 1, 3), (0, 2, 1, 3)) if module.batch_first else ((1, 2, 0, 3), (2, 0, 1, 3))
+    heads = (module.num_heads, module.head_dim)
+    q, k, v = (part.unflatten(-1, heads).permute(split) for part in _projected(module, query, key, value))
     weights = (q @ k.transpose(-2, -1) * module.head_dim**-0.5).softmax(-1)
     if module.dropout:
         weights = F.dropout(weights, module.dropout, module.training)
-    back = (0, 2, 1, 3) if module.batch_first else (2, 0, 1, 3)
     output = module.out_proj
-    result = F.linear((weights @ v).permute(back).flatten(2), output.weight, output.bias)
+    result = F.linear((weights @ v).permute(join).flatten(2), output.weight, output.bias)
     if not need_weights:
         return result, None
     return result, _mean_over_heads(weights) if average_attn_weights else weights
 
 
 def _projected(module: Any, query: Any, key: Any, value: Any) -> Any:
-    """Queries, keys and values: of one tensor by one layer, of several by one layer each."""
+    """Make queries, keys and values: of one tensor by one layer, of several by one layer each."""
     whole, bias = module.in_proj_weight, module.in_proj_bias
-    if whole is not None and query is key and key is value:
+    if whole is None:
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    elif query is key and key is value:
         return F.linear(query, whole, bias).chunk(3, -1)
-    size = module.embed_dim
-    parts = [slice(i * size, (i + 1) * size) for i in range(3)]
-    separate = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-    weights = separate if whole is None else [whole[part] for part in parts]
-    biases = [None if bias is None else bias[part] for part in parts]
-    return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+    else:
+        weights = _thirds(whole, module.embed_dim)
+    return list(map(F.linear, (query, key, value), weights, _thirds(bias, module.embed_dim)))
+
+
+def _thirds(parameter: Any, size: int) -> tuple[Any, Any, Any]:
+    """Cut the parameter of one layer into those for queries, keys and values."""
+    if parameter is None:
+        return None, None, None
+    return parameter[0:size], parameter[size : 2 * size], parameter[2 * size : 3 * size]
 
 
 def _mean_over_heads(weights: Any) -> Any:
-    """The heads put where a pool over positions has them."""
+    """Average over the heads (dimension 1), written as a pool over positions, which an integer kernel computes."""
     sizes = (weights.shape[2], weights.shape[3])
     return weights.flatten(2).transpose(1, 2).mean(2).unflatten(1, sizes)
 
@@ -131,7 +140,7 @@ def _mean_over_heads(weights: Any) -> Any:
 def _encode(
     module: Any, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False
 ) -> Any:
-    """``nn.TransformerEncoderLayer``; masks concern its attention only."""
+    """Compute ``nn.TransformerEncoderLayer``; masks concern its attention only."""
 
     def attention(x: Any) -> Any:
         masks = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
@@ -150,7 +159,7 @@ def _encode(
 def _encode_all(
     module: Any, src: Any, mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool | None = None
 ) -> Any:
-    """``nn.TransformerEncoder``; that a mask is causal is a hint that changes nothing but speed."""
+    """Compute ``nn.TransformerEncoder``; that a mask is causal is a hint that changes nothing but speed."""
     for layer in module.layers:
         src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
     return src if module.norm is None else module.norm(src)

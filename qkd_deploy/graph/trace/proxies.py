@@ -1,73 +1,33 @@
-"""Proxies that know their values: while a network is traced, every step also runs on the example inputs.
+"""Proxies that know their values: they stand for tensors in the user's ``forward`` and answer questions about sizes.
 
-Each step runs on the examples and on a batch twice as large. What is the same for both and read from no tensor's
-contents (channels, heights, data types) is an ordinary Python value, so that control flow on it just works. A number
-that follows the batch stays symbolic. It is computed for many more batch sizes too (sizes are linear in the batch),
-because ``batch // 64`` and ``batch == 1`` look constant at any two sizes.
+A proxy of ``torch.fx`` records what is done to it but has no shape, so that ``if x.shape[1] == 64`` cannot be traced.
+A ``Concrete`` also carries the value itself, for the examples and for twice as many (``batch_sizes`` says why two).
+Python may look at what all of them agree on; a question whose answer depends on the batch or on a tensor's elements is
+an error, because the graph holds one answer only.
 """
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
-import torch
-from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, fx, nn
 
-BATCHES = (*range(1, 257), 512, 1000, 1024, 4096)
-"""Batch sizes at which arithmetic on the batch size is tried, beside the example's and twice that."""
-
-_METHODS = {
-    "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "type",
-    "is_floating_point", "is_complex", "is_signed", "is_contiguous",
-}  # fmt: skip
-_FUNCTIONS = (
-    torch.numel,
-    torch.is_floating_point,
-    torch.is_complex,
-    torch.is_same_size,
-    torch.result_type,
-    getattr,
-    len,
-)
-_UNPACKING = (operator.getitem, "__getitem__")
-
-
-class Untraceable(Exception):
-    """Why a step cannot be traced, and the way out; the tracer adds the module and the user's line."""
-
-    def __init__(self, problem: str, way_out: str) -> None:
-        super().__init__(problem)
-        self.problem, self.way_out = problem, way_out
-
-
-class Unknown:
-    """A number that does not exist at some batch size; equal to nothing."""
-
-
-def by_values() -> Untraceable:
-    """The error of a decision that depends on what a tensor holds."""
-    return Untraceable(
-        "it reads the values of a tensor into Python",
-        "compute with tensors instead (torch.where, clamp, masks), or {leaf}",
-    )
-
-
-def by_batch() -> Untraceable:
-    """The error of a decision that depends on the batch size."""
-    return Untraceable(
-        "it turns the batch size, which stays open, into a Python number or decision",
-        "write it for any batch (-1 in view and expand, // instead of int()), or {leaf}",
-    )
+from qkd_deploy.graph.trace.batch_sizes import Unknown, agree
+from qkd_deploy.graph.trace.errors import Untraceable, by_batch, by_values
+from qkd_deploy.graph.trace.shapes import has_tensor
 
 
 class Concrete(fx.Proxy):
     """A step of the traced network and its values.
 
     Attributes:
-        seen: what it is for the examples and for twice their batch; for values without tensors also at ``BATCHES``.
+        seen: its value for the examples, then for twice as many; for values without tensors then at each of
+            ``batch_sizes.BATCHES``.
     """
 
     def __init__(self, node: fx.Node, tracer: fx.Tracer, seen: tuple[Any, ...]) -> None:
@@ -76,15 +36,18 @@ class Concrete(fx.Proxy):
 
     @property
     def reads_tensors(self) -> bool:
-        """Whether there is a tensor in it."""
+        """True where there is a tensor in it."""
         return has_tensor(self.seen[0])
 
     def _python(self, convert: Callable[[Any], Any]) -> Any:
-        """What Python makes of it, which must not depend on the batch or on a tensor's contents."""
+        """Convert the value to a Python value that depends neither on the batch nor on a tensor's elements."""
         if isinstance(self.seen[0], Tensor):
             raise by_values()
         if any(isinstance(value, Unknown) for value in self.seen):
             raise by_batch()
+        return self._agreed(convert)
+
+    def _agreed(self, convert: Callable[[Any], Any]) -> Any:
         results = tuple(convert(value) for value in self.seen)
         if not agree(results):
             raise by_batch()
@@ -111,10 +74,7 @@ class Concrete(fx.Proxy):
         return int(self._python(operator.index))
 
     def __len__(self) -> int:
-        lengths = tuple(len(value) for value in self.seen)
-        if not agree(lengths):
-            raise by_batch()
-        return lengths[0]
+        return int(self._agreed(len))
 
     def __iter__(self) -> Iterator[Any]:
         return iter([self[i] for i in range(len(self))])  # type: ignore[index]
@@ -138,7 +98,7 @@ class Concrete(fx.Proxy):
 
 
 def _in_place(name: str) -> Callable[[Any, Any], Any]:
-    """``x += y`` changes the tensor that other variables may hold; numbers have no such variables."""
+    """Make the method for ``x += y``: of a tensor it changes what other variables may hold, of a number it does not."""
     in_place, plain = getattr(operator, f"i{name}"), getattr(operator, name)
 
     def compute(self: Concrete, other: Any) -> Any:
@@ -152,34 +112,27 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
     setattr(Concrete, f"__i{_name}__", _in_place(_name))
 
 
-def has_tensor(value: Any) -> bool:
-    """Whether there is a tensor anywhere in a value."""
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+@contextmanager
+def tensors_by_isinstance(root: nn.Module) -> Iterator[None]:
+    """Let ``isinstance(x, Tensor)`` in the files of the user's modules be true of a proxy that stands for a tensor."""
+    open_places = [place for place in _globals_of_forwards(root) if "isinstance" not in place]
+    for place in open_places:
+        place["isinstance"] = _isinstance
+    try:
+        yield
+    finally:
+        for place in open_places:
+            del place["isinstance"]
 
 
-def agree(values: tuple[Any, ...]) -> bool:
-    """Whether Python values are all of one type and equal."""
-    first = values[0]
-    return not isinstance(first, Unknown) and all(type(v) is type(first) and bool(v == first) for v in values)
+def _globals_of_forwards(root: nn.Module) -> list[dict[str, Any]]:
+    """Return the global variables of each file that defines the ``forward`` of one of the user's modules."""
+    classes = {type(module) for module in root.modules() if not type(module).__module__.startswith("torch.")}
+    forwards = [getattr(kind, "forward", None) for kind in classes]
+    places = {id(f.__globals__): f.__globals__ for f in forwards if isinstance(f, FunctionType)}
+    return list(places.values())
 
 
-def is_description(kind: str, target: Any, operand: Any) -> bool:
-    """Whether a call says what a tensor looks like (its size, its type), not what is in it."""
-    if kind == "call_method":
-        return target in _METHODS or (target in _UNPACKING and not isinstance(operand, Tensor))
-    return target in _FUNCTIONS or (target in _UNPACKING and not isinstance(operand, Tensor))
-
-
-def at_other_batches(one: Any, two: Any, batch: int) -> tuple[Any, ...]:
-    """A description at ``BATCHES``, from those at ``batch`` and twice that: sizes are linear in the batch."""
-    return tuple(_linear(one, two, batch, other) for other in BATCHES)
-
-
-def _linear(one: Any, two: Any, batch: int, other: int) -> Any:
-    if isinstance(one, (tuple, list)) and type(one) is type(two) and len(one) == len(two):
-        parts = [_linear(a, b, batch, other) for a, b in zip(one, two, strict=True)]
-        return Unknown() if any(isinstance(part, Unknown) for part in parts) else type(one)(parts)
-    if type(one) is int and type(two) is int:
-        steps, rest = divmod((two - one) * (other - batch), batch)
-        return Unknown() if rest else one + steps
-    return one if type(one) is type(two) and one == two else Unknown()
+def _isinstance(value: Any, kind: Any) -> bool:
+    stands_for = value.seen[0] if type(value) is Concrete else value
+    return builtins.isinstance(stands_for, kind)

@@ -1,89 +1,93 @@
-"""A tracer for ``torch.fx`` that runs every step on example inputs, so that ordinary Python about sizes just works."""
+"""A tracer for ``torch.fx`` that runs every call on example inputs, so that ordinary Python about sizes just works."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from qkd_deploy.graph.ops import contract
-from qkd_deploy.graph.trace.calls import (
-    at_example,
-    attribute,
-    is_arithmetic,
-    is_open,
-    proxies_in,
-    tensors_by_isinstance,
-    tensors_in,
-    user_line,
-)
-from qkd_deploy.graph.trace.derived_modules import layer_of_call, plain_forward
-from qkd_deploy.graph.trace.errors import STATELESS, Failed
+from qkd_deploy.graph.trace.batch_sizes import agree
+from qkd_deploy.graph.trace.calls import Call, at
+from qkd_deploy.graph.trace.derived_modules import layer_of_call
+from qkd_deploy.graph.trace.errors import STATELESS, Untraceable, user_line
 from qkd_deploy.graph.trace.expansions import steps_of
-from qkd_deploy.graph.trace.output import output_structure
-from qkd_deploy.graph.trace.proxies import (
-    BATCHES,
-    Concrete,
-    Unknown,
-    Untraceable,
-    agree,
-    at_other_batches,
-    by_values,
-    has_tensor,
-    is_description,
-)
-from qkd_deploy.graph.trace.shapes import ShapeRecorder, more_examples, require_open_batch
+from qkd_deploy.graph.trace.proxies import Concrete, tensors_by_isinstance
+from qkd_deploy.graph.trace.raw_graph import output_structure
+from qkd_deploy.graph.trace.shapes import facts_of, has_tensor
+from qkd_deploy.graph.trace.steps import StepRunner, attribute
+
+_FACTORIES = (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
+"""Functions that take sizes one by one, and then PyTorch does not ask proxies."""
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """The modules that become single nodes, beside PyTorch's own.
+
+    Attributes:
+        paths: modules by path.
+        types: modules by class.
+        chains: derived batch norms by path, with the names of the children that run after the plain batch norm.
+    """
+
+    paths: frozenset[str]
+    types: tuple[type[nn.Module], ...]
+    chains: Mapping[str, tuple[str, ...]]
+
+    def keep(self, module: nn.Module, path: str) -> bool:
+        """Tell whether a module is kept whole."""
+        return path in self.paths or path in self.chains or isinstance(module, self.types)
+
+    def and_paths(self, paths: set[str]) -> Leaves:
+        """Return these and more modules."""
+        return replace(self, paths=self.paths | paths)
 
 
 class ConcreteTracer(fx.Tracer):
     """Traces one network in one mode.
 
     Attributes:
-        recorder: what every node of the graph looks like.
-        output: what the network returned, nested as it was, with a ``Ref`` for every tensor.
+        network: the network; a forward may change it, so that callers pass a copy.
+        output: the network's result, nested as it was, with a ``Ref`` for every tensor.
         expanded: paths of the layers and batch norms of derived classes that have become several steps.
     """
 
-    def __init__(
-        self,
-        inputs: Mapping[str, Any],
-        leaves: set[str],
-        leaf_types: tuple[type[nn.Module], ...],
-        followers: Mapping[str, tuple[str, ...]],
-    ) -> None:
-        """``inputs`` are the examples by name; ``followers`` as ``trace_batch_norms.followers`` finds them."""
-        # these take sizes one by one, and then PyTorch does not ask Proxies
-        factories = (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
-        super().__init__(autowrap_modules=(), autowrap_functions=factories)  # type: ignore[arg-type]
+    def __init__(self, network: nn.Module, inputs: Mapping[str, Tensor], leaves: Leaves) -> None:
+        """Take a network in its present mode and examples by the names of the arguments of ``forward``."""
+        super().__init__(autowrap_modules=(), autowrap_functions=_FACTORIES)  # type: ignore[arg-type]
         self._autowrap_search.append(torch)
-        self._leaves, self._leaf_types, self._followers = leaves, leaf_types, followers
-        self._inputs = {name: (value, more_examples(value)) for name, value in inputs.items()}
-        self._batch = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor) and value.dim())
-        self._running = False
+        self.network = network
+        self._inputs, self._leaves = inputs, leaves
         self._opened: set[str] = set()
         self.expanded: set[str] = set()
+        self._runner = StepRunner(network, inputs, self.expanded)
         self.proxy_buffer_attributes = True
-        self.recorder = ShapeRecorder()
         self.output: Any = None
 
-    def again(self, inputs: Mapping[str, Any]) -> ConcreteTracer:
-        """A tracer with the same settings that has seen nothing yet."""
-        return ConcreteTracer(inputs, self._leaves, self._leaf_types, self._followers)
+    def again(self, inputs: Mapping[str, Tensor]) -> ConcreteTracer:
+        """Make a tracer of the same network that has seen nothing yet."""
+        return ConcreteTracer(self.network, inputs, self._leaves)
 
-    # -- what fx asks ------------------------------------------------------------------------------------------------
+    def record(self) -> fx.Graph:
+        """Trace the network; everything random that it draws is put back.
 
-    def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
-        """The graph of a network in its present mode; everything random that it draws is put back."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), tensors_by_isinstance(root):
-            graph = super().trace(root, concrete_args)
+        Returns:
+            the graph, also found in ``self.graph``. Every node has its ``Facts`` in ``meta["facts"]``.
+
+        Raises:
+            Exception: the user's code may raise anything; ``path`` then says in which module.
+        """
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), tensors_by_isinstance(self.network):
+            graph = self.trace(self.network)
         for node in graph.nodes:
-            if node.op == "get_attr" and node.name not in self.recorder.shapes:
-                value = attribute(root, str(node.target))
-                self.recorder.note(node, (value, value), unchanged=False)
+            if node.op == "get_attr" and "facts" not in node.meta:  # made by fx where a tensor was an argument
+                value = attribute(self.network, str(node.target))
+                node.meta["facts"] = facts_of(value, value)
         return graph
 
     @property
@@ -91,24 +95,22 @@ class ConcreteTracer(fx.Tracer):
         """The innermost module that is being traced, or was when tracing failed; "" for the network itself."""
         return next((path for path, _ in reversed(self.module_stack.values())), "")
 
+    # -- what fx asks ------------------------------------------------------------------------------------------------
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keeps PyTorch's own modules, and those listed, as single nodes."""
+        """Keep PyTorch's own modules, and those of ``Leaves``, as single nodes."""
         if module_qualified_name in self._opened:
             return False
-        return self._is_kept(m, module_qualified_name) or super().is_leaf_module(m, module_qualified_name)
-
-    def _is_kept(self, m: nn.Module, path: str) -> bool:
-        return path in self._leaves or path in self._followers or isinstance(m, self._leaf_types)
+        return self._leaves.keep(m, module_qualified_name) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """One placeholder for every example; other arguments of ``forward`` keep their defaults."""
+        """Make one placeholder for every example; other arguments of ``forward`` keep their defaults."""
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._inputs]
 
         def run(*inputs: Any) -> Any:
-            assert isinstance(self.root, nn.Module)
-            self.output, nodes = output_structure(self.root.forward(*inputs), self.create_arg)
+            self.output, nodes = output_structure(self.network.forward(*inputs), self.create_arg)
             return tuple(nodes)
 
         return run, proxies
@@ -116,46 +118,41 @@ class ConcreteTracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Modules that a forward makes for itself, like ``nn.ReLU()(x)``, are traced through."""
-        if self._running:
-            return forward(*args, **kwargs)
+        """Make a node of a leaf, trace through everything else."""
         assert self.submodule_paths is not None
+        if self._runner.is_running:
+            return forward(*args, **kwargs)
         if m not in self.submodule_paths:
-            if next(m.parameters(), None) is not None:
-                raise Untraceable(
-                    f"it calls a {type(m).__name__} with weights that is not registered in the network",
-                    "keep modules in attributes, nn.ModuleList or nn.ModuleDict, not in plain lists",
-                )
+            _require_no_weights(m)  # modules that a forward makes for itself, like nn.ReLU()(x), are traced through
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
-        steps = None if self._is_kept(m, path) else self._steps(m, args, kwargs)
-        if steps is not None:
-            self._opened.add(path)
-            forward = partial(steps, m)
-        else:
-            self._opened.discard(path)
-        followers = self._followers.get(path)
-        if followers is not None:
-            self.expanded.add(path)
-        result = super().call_module(m, forward, args, kwargs)
-        for child in followers or ():
+        result = super().call_module(m, self._opened_forward(m, path, forward, args, kwargs), args, kwargs)
+        for child in self._leaves.chains.get(path, ()):
             result = m.get_submodule(child)(result)
         return result
 
-    def _steps(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
-        """What stands for the forward of one of PyTorch's large modules."""
-        self._running = True
-        try:
-            return steps_of(m, *((at_example(i, args), at_example(i, kwargs)) for i in range(2)))
-        finally:
-            self._running = False
+    def _opened_forward(
+        self, m: nn.Module, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """Decide how a module is traced: one of PyTorch's large ones by its steps, where they equal its forward."""
+        self._opened.discard(path)
+        if path in self._leaves.chains:
+            self.expanded.add(path)
+        if self._leaves.keep(m, path):
+            return forward
+        with self._runner.running():
+            steps = steps_of(m, *((at(index, args), at(index, kwargs)) for index in range(2)))
+        if steps is None:
+            return forward
+        self._opened.add(path)
+        return partial(steps, m)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Parameters and buffers are Proxies for the user's code, tensors while a step runs."""
-        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        """Give parameters and buffers as proxies to the user's code, as tensors to a call that is being computed."""
+        return attr_val if self._runner.is_running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_arg(self, a: Any) -> Any:
-        """The node of a Proxy; anything else as fx has it."""
+        """Give the node of a proxy; anything else as fx has it."""
         if isinstance(a, fx.Proxy):
             if a.tracer is not self:
                 raise Untraceable("it reads a tensor that an earlier call has left behind", STATELESS)
@@ -172,112 +169,57 @@ class ConcreteTracer(fx.Tracer):
         type_expr: Any | None = None,
         proxy_factory_fn: Callable[[fx.Node], Any] | None = None,
     ) -> Any:
-        """Run one step; a plain value where it is one, else a node of the graph."""
-        if kind == "call_method" and target.startswith("__") and hasattr(operator, target):
-            kind, target = "call_function", getattr(operator, target)  # constant + x calls Tensor.__add__
-        layer = layer_of_call(self.root, target, args, kwargs) if kind == "call_function" else None
-        if layer is not None:
-            self.expanded.add(layer[0])
-            kind, target, args, kwargs, name = "call_module", layer[0], layer[1:], {}, None
-        seen, unchanged = self._run(kind, target, args, kwargs)
-        if is_open(kind, target) and not has_tensor(seen[0]) and agree(seen):
+        """Run one call; return a plain value where it gives one, else make a node of the graph."""
+        call = self._canonical(Call(kind, target, args, kwargs))
+        seen, unchanged = self._runner.run(call)
+        if call.is_open and not has_tensor(seen[0]) and agree(seen):
             return seen[0]
-        result: Any = super().create_proxy(
-            kind, target, args, kwargs, name, type_expr, lambda node: Concrete(node, self, seen)
+        name = name if call.kind == kind else None  # the name was made for the function that has become a layer
+        made: Any = super().create_proxy(
+            call.kind, call.target, call.args, call.kwargs, name, type_expr, lambda node: Concrete(node, self, seen)
         )
-        result.node.meta["line"] = user_line()
-        self.recorder.note(result.node, seen, unchanged)
-        return self._parts(result) if is_open(kind, target) else result
+        made.node.meta["facts"] = facts_of(*seen[:2], unchanged=unchanged, line=user_line())
+        return self._parts(made) if call.is_open else made
 
-    # -- running steps -----------------------------------------------------------------------------------------------
-
-    def _run(
-        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], bool]:
-        """What a step gives, as in ``Concrete.seen``, and whether it is its first operand, unchanged."""
-        if kind == "placeholder":
-            return self._inputs[target], False
-        if kind == "get_attr":
-            value = self._call(kind, target, (), {})
-            return (value, value), False
-        operands = proxies_in((args, kwargs))
-        numbers = operands and not tensors_in((args, kwargs)) and not any(operand.reads_tensors for operand in operands)
-        if numbers and is_arithmetic(kind, target):
-            return tuple(self._number(i, kind, target, args, kwargs) for i in range(2 + len(BATCHES))), False
-        source = args[0].seen[0] if args and isinstance(args[0], Concrete) else None
-        version = source._version if isinstance(source, Tensor) else 0
-        drawn = torch.get_rng_state()
-        one, two = (self._step(i, kind, target, args, kwargs) for i in range(2))
-        self._require_no_chance(target, drawn)
-        if not has_tensor(one) and one is not None:
-            if not is_description(kind, target, source):
-                raise by_values()
-            return (one, two, *at_other_batches(one, two, self._batch)), False
-        for pair in zip(tensors_in(one), tensors_in(two), strict=False):
-            require_open_batch(*pair)
-        return (one, two), (
-            isinstance(source, Tensor)
-            and isinstance(one, Tensor)
-            and source._version == version
-            and source.dtype == one.dtype
-            and torch.equal(source, one)
-        )
-
-    def _step(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return self._call(kind, target, at_example(index, args), at_example(index, kwargs))
-        except Exception as error:  # the user's code or example may raise anything
-            raise Failed(doubled=index == 1) from error
-
-    def _call(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
-        self._running = True
-        try:
-            if kind == "get_attr":
-                return attribute(self.root, target)
-            if kind == "call_method":
-                return getattr(args[0], target)(*args[1:], **kwargs)
-            return target(*args, **kwargs) if kind == "call_function" else self._call_leaf(target, args, kwargs)
-        finally:
-            self._running = False
-
-    def _call_leaf(self, target: str, args: Any, kwargs: Any) -> Any:
-        assert isinstance(self.root, nn.Module)
-        module = self.root.get_submodule(target)
-        training = module.training
-        module.eval()  # a batch norm of one example has no statistics, and no statistics may change
-        try:
-            return plain_forward(module, *args) if target in self.expanded else module(*args, **kwargs)
-        finally:
-            module.train(training)
-
-    def _number(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if index < 2:
-            return self._step(index, kind, target, args, kwargs)
-        try:
-            return self._step(index, kind, target, args, kwargs)
-        except Failed:
-            return Unknown()
-
-    def _require_no_chance(self, target: Any, drawn: Tensor) -> None:
-        known = not isinstance(target, str) and contract.TORCH_OPS.get(target) == "dropout"
-        if not self.root.training and not known and not torch.equal(drawn, torch.get_rng_state()):
-            raise Untraceable(
-                "it draws random numbers in eval mode, too",
-                "draw them only if self.training, in a module of its own, or pass them as an input",
-            )
+    def _canonical(self, call: Call) -> Call:
+        """Write a call as ``operator.add(constant, x)`` for ``Tensor.__add__``, as a layer for ``F.conv2d`` of one."""
+        if call.kind == "call_method" and call.target.startswith("__") and hasattr(operator, call.target):
+            return replace(call, kind="call_function", target=getattr(operator, call.target))
+        if call.kind != "call_function":
+            return call
+        found = layer_of_call(self.network, call.target, call.args, call.kwargs)
+        if found is None:
+            return call
+        path, x = found
+        self.expanded.add(path)
+        return Call("call_module", path, (x,))
 
     def _parts(self, whole: Concrete) -> Any:
-        """Tuples, lists and dictionaries of tensors as such, with a node for every part."""
+        """Take tuples, lists and dictionaries of tensors apart, with a node for every part."""
         one, two = whole.seen[:2]
-        if not isinstance(one, (tuple, list, dict)) or isinstance(one, torch.Size) or not has_tensor(one):
+        if not isinstance(one, (tuple, list, dict)) or not has_tensor(one):
             return whole
         if len(one) != len(two):
             raise Untraceable(
                 "it takes the batch apart",
                 "treat all elements of the batch alike, without loops over them",
             )
-        keys = list(one) if isinstance(one, dict) else range(len(one))
-        parts = [self.create_proxy("call_function", operator.getitem, (whole, key), {}) for key in keys]
         if isinstance(one, dict):
-            return dict(zip(keys, parts, strict=True)) if type(one) is dict else whole
+            return self._parts_of_dict(whole, one)
+        parts = [self._part(whole, index) for index in range(len(one))]
         return type(one)(*parts) if hasattr(one, "_fields") else type(one)(parts)
+
+    def _parts_of_dict(self, whole: Concrete, one: dict[Any, Any]) -> Any:
+        parts = {key: self._part(whole, key) for key in one}
+        return parts if type(one) is dict else whole  # classes of dictionaries have constructors of their own
+
+    def _part(self, whole: Concrete, key: Any) -> Any:
+        return self.create_proxy("call_function", operator.getitem, (whole, key), {})
+
+
+def _require_no_weights(module: nn.Module) -> None:
+    if next(module.parameters(), None) is not None:
+        raise Untraceable(
+            f"it calls a {type(module).__name__} with weights that is not registered in the network",
+            "keep modules in attributes, nn.ModuleList or nn.ModuleDict, not in plain lists",
+        )
