@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from qkd_deploy.graph.ir import Graph
+from qkd_deploy.graph.ir import Graph, Node
 
 
 @dataclass
@@ -37,13 +37,20 @@ class ShapeRecorder:
 
 def recorder_of(graph: Graph) -> ShapeRecorder:
     """Write the facts of a traced graph into tables."""
-    tensors = [node for node in graph.nodes if node.shape is not None]
-    return ShapeRecorder(
-        shapes={node.name: node.shape for node in graph.nodes},
-        dtypes={node.name: node.dtype for node in tensors},
-        python={node.name: node.value for node in graph.nodes if node.kind == "python"},
-        unchanged={node.name: node.unchanged for node in graph.nodes},
-        smallest={node.name: node.smallest for node in graph.nodes if node.smallest is not None},
-        batch_dims={node.name: node.batch_dims for node in tensors},
-        lines={node.name: node.line for node in graph.nodes},
-    )
+    recorder = ShapeRecorder()
+    for node in graph.nodes:
+        _note(recorder, node)
+    return recorder
+
+
+def _note(recorder: ShapeRecorder, node: Node) -> None:
+    recorder.shapes[node.name] = node.shape
+    recorder.unchanged[node.name] = node.unchanged
+    recorder.lines[node.name] = node.line
+    if node.shape is not None:
+        recorder.dtypes[node.name] = node.dtype
+        recorder.batch_dims[node.name] = node.batch_dims
+    if node.kind == "python":
+        recorder.python[node.name] = node.value
+    if node.smallest is not None:
+        recorder.smallest[node.name] = node.smallest
