@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qkd_deploy.graph.trace.derived_modules import BATCH_NORMS, LAYERS
+from qkd_deploy.graph.trace.derived_modules import BATCH_NORMS
 from qkd_deploy.graph.trace.modes import DROPOUT_FUNCTIONS
 
 

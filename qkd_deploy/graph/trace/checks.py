@@ -125,14 +125,18 @@ def named_inputs(network: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tenso
 
 def _require_fit(parameters: list[inspect.Parameter], names: list[str], count: int, where: str) -> None:
     """Refuse more inputs than ``forward`` has arguments, and too few for those without a default."""
-    single = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    needed = {p.name for p in single if p.default is p.empty}
-    if len(names) < count or needed - set(names[:count]):
+    missing = _names_without_default(parameters) - set(names[:count])
+    if missing or len(names) < count:
         takes = ", ".join(p.name for p in parameters) or "nothing"
         raise UserError(
             f"{where} takes {takes}, but there are {count} example inputs; pass example_inputs=(one, two, ...) "
             "with one tensor for each argument that has no default"
         )
+
+
+def _names_without_default(parameters: list[inspect.Parameter]) -> set[str]:
+    single = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name for p in single if p.default is p.empty}
 
 
 def _names_by_position(parameters: list[inspect.Parameter], count: int) -> list[str]:
