@@ -75,7 +75,7 @@ class Node:
     dtype: torch.dtype = torch.float32
     reason: str = ""
     partial: bool = False
-    line: str = ""
+    line: str = field(default="", repr=False)
     unchanged: bool = False
     value: Any = None
     smallest: float | None = None

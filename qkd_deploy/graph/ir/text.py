@@ -34,7 +34,9 @@ DTYPES = {
 }
 _IN_FRONT = ("name", "kind", "args", "kwargs", "shape", "batch_dims", "dtype")
 _IN_BRACES = {
-    f.name: f.default for f in fields(Node) if f.init and f.default is not MISSING and f.name not in _IN_FRONT
+    f.name: f.default
+    for f in fields(Node)
+    if f.init and f.repr and f.default is not MISSING and f.name not in _IN_FRONT
 }
 _HOMES = ("torch", "torch.nn.functional", "torch.Tensor", "operator", "builtins")
 """Where functions of C are found, which do not know the module that they are imported from."""

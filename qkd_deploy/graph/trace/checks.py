@@ -52,7 +52,7 @@ _REFUSED_TENSORS: tuple[tuple[Callable[[Tensor], bool], str], ...] = (
         "holds complex numbers, which no integer kernel computes; write it with real ones",
     ),
     (
-        lambda tensor: _is_other_float(tensor),
+        lambda tensor: tensor.is_floating_point() and tensor.dtype != torch.float32,
         "is {type}; prepare the network in float32 (model.float())",
     ),
 )
@@ -112,7 +112,10 @@ def named_inputs(network: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tenso
         UserError: inputs that ``forward`` does not take, or that are no batches of tensors.
     """
     where = f"forward of {module_name(network, '')}"
-    named = dict(zip(_argument_names(network, len(inputs), where), inputs, strict=True))
+    parameters = [p for p in inspect.signature(network.forward).parameters.values() if p.name != "self"]
+    names = _names_by_position(parameters, len(inputs))
+    _require_fit(parameters, names, len(inputs), where)
+    named = dict(zip(names, inputs, strict=False))
     device = next((t.device for t in (*network.parameters(), *network.buffers())), None)
     for name, value in named.items():
         _require_batch(name, value, device, where)
@@ -120,17 +123,20 @@ def named_inputs(network: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tenso
     return {name: value.detach().clone() for name, value in named.items()}
 
 
-def _argument_names(network: nn.Module, count: int, where: str) -> list[str]:
-    """Return the names of the arguments of ``forward`` that ``count`` inputs are for; count and arguments must fit."""
-    parameters = [p for p in inspect.signature(network.forward).parameters.values() if p.name != "self"]
-    names = _names_by_position(parameters, count)
-    if len(names) < count or _needed(parameters) - set(names[:count]):
+def _require_fit(parameters: list[inspect.Parameter], names: list[str], count: int, where: str) -> None:
+    """Refuse more inputs than ``forward`` has arguments, and too few for those without a default."""
+    missing = _names_without_default(parameters) - set(names[:count])
+    if missing or len(names) < count:
         takes = ", ".join(p.name for p in parameters) or "nothing"
         raise UserError(
             f"{where} takes {takes}, but there are {count} example inputs; pass example_inputs=(one, two, ...) "
             "with one tensor for each argument that has no default"
         )
-    return names[:count]
+
+
+def _names_without_default(parameters: list[inspect.Parameter]) -> set[str]:
+    single = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name for p in single if p.default is p.empty}
 
 
 def _names_by_position(parameters: list[inspect.Parameter], count: int) -> list[str]:
@@ -138,12 +144,6 @@ def _names_by_position(parameters: list[inspect.Parameter], count: int) -> list[
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     return names if rest is None else [*names, *(f"{rest}_{i}" for i in range(count - len(names)))]
-
-
-def _needed(parameters: list[inspect.Parameter]) -> set[str]:
-    """Return the names of the arguments without a default."""
-    single = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return {p.name for p in single if p.default is p.empty}
 
 
 def _require_batch(name: str, value: Any, device: torch.device | None, where: str) -> None:
@@ -154,14 +154,14 @@ def _require_batch(name: str, value: Any, device: torch.device | None, where: st
         )
     if not value.dim() or not value.shape[0]:
         raise UserError(f"{name} of {where} has shape {list(value.shape)}; pass at least one example, batch first")
-    if _is_other_float(value) or value.is_complex():
-        raise UserError(f"{name} of {where} is {_type(value)}; pass float32 examples, or integers (x.float())")
-    if device is not None and value.device != device:
+    _require_type(name, value, where)
+    if device not in (None, value.device):
         raise UserError(f"{name} of {where} is on {value.device}, the network on {device}; move one of them with .to()")
 
 
-def _is_other_float(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != torch.float32
+def _require_type(name: str, value: Tensor, where: str) -> None:
+    if value.is_complex() or (value.is_floating_point() and value.dtype != torch.float32):
+        raise UserError(f"{name} of {where} is {_type(value)}; pass float32 examples, or integers (x.float())")
 
 
 def _require_one_size(named: dict[str, Tensor], where: str) -> None:

@@ -8,7 +8,7 @@ parameters and names stay.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -48,16 +48,24 @@ def _runs_forward_of(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def _is_plain_attention(module: Any, one: Arguments, two: Arguments) -> bool:
     """Tell whether each example attends to its own keys, all of them, and to nothing else."""
-    signature = inspect.signature(nn.MultiheadAttention.forward)
-    first, second = (signature.bind(module, *args, **kwargs).arguments for args, kwargs in (one, two))
-    masks = [first.get(name) for name in ("key_padding_mask", "attn_mask")]
-    is_masked = masks != [None, None] or bool(first.get("is_causal"))
+    first, second = _bound(module, one), _bound(module, two)
     has_extra_keys = module.bias_k is not None or module.add_zero_attn
-    if is_masked or has_extra_keys or first["query"].dim() != 3:
+    if _is_masked(first) or has_extra_keys or first["query"].dim() != 3:
         return False
-    # batch_first=True on a tensor with the batch second attends over the batch: then the "length" doubles with it
+    # where the batch is the dimension that is attended over, it doubles for twice the examples
     length = 1 if module.batch_first else 0
     return all(first[name].shape[length] == second[name].shape[length] for name in ("query", "key", "value"))
+
+
+def _bound(module: nn.Module, call: Arguments) -> dict[str, Any]:
+    """Give the arguments of a call of attention their names."""
+    args, kwargs = call
+    return inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
+
+
+def _is_masked(arguments: Mapping[str, Any]) -> bool:
+    masks = [arguments.get(name) for name in ("key_padding_mask", "attn_mask")]
+    return any(mask is not None for mask in masks) or bool(arguments.get("is_causal"))
 
 
 @torch.no_grad()

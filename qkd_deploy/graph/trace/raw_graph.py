@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from qkd_deploy.graph.ir import Graph, Node, Ref, rebuilt, substitute
+from qkd_deploy.graph.ir import Graph, Node, Ref, rebuilt, references, substitute
 from qkd_deploy.graph.trace.in_place import OPERATORS
 from qkd_deploy.graph.trace.modes import owner
 from qkd_deploy.graph.trace.shapes import Facts
@@ -49,15 +49,19 @@ def raw_graph(traced: fx.Graph, output: Any, inputs: Mapping[str, Tensor]) -> Gr
         inputs: the examples by the names of the arguments of ``forward``.
     """
     steps = [node for node in traced.nodes if node.op != "output"]
-    placeholders = [node for node in steps if node.op == "placeholder"]
-    graph = Graph([_node(node) for node in steps], [node.name for node in placeholders], output)
-    for node in placeholders:
-        graph.node(node.name).smallest = _smallest(inputs[str(node.target)])
-    _fold_fixed(graph, {node.name: node.meta["facts"] for node in steps})
-    return graph
+    literals = _literals(steps, output)
+    nodes = [_node(node, literals, inputs) for node in steps if node.name not in literals]
+    return Graph(nodes, [node.name for node in nodes if node.kind == "input"], output)
 
 
-def _node(node: fx.Node) -> Node:
+def _literals(steps: list[fx.Node], output: Any) -> dict[str, Any]:
+    """Find sizes and numbers that do not follow the batch, for their readers: ``avg_pool2d(x, x.size(3))``."""
+    returned = {ref.name for ref in references(output)}
+    facts: dict[str, Facts] = {node.name: node.meta["facts"] for node in steps}
+    return {name: fact.value for name, fact in facts.items() if fact.is_fixed and name not in returned}
+
+
+def _node(node: fx.Node, literals: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> Node:
     facts: Facts = node.meta["facts"]
     made = Node(
         node.name,
@@ -74,13 +78,26 @@ def _node(node: fx.Node) -> Node:
         line=facts.line,
     )
     if node.op == "placeholder":
-        made.kind = "input"
+        made.kind, made.smallest = "input", _smallest(inputs[str(node.target)])
     elif node.op == "get_attr":
         made.kind = "constant"
     else:
         made.kind = "scalar" if facts.is_python else node.op
-        made.args, made.kwargs = _with_refs(node.args), _with_refs(node.kwargs)
+        made.args, made.kwargs = _arguments(node, literals)
     return made
+
+
+def _arguments(node: fx.Node, literals: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Convert a node's arguments: literals or ``Ref``s in place of fx's nodes, ordinary containers in place of fx's."""
+
+    def reference(argument: fx.Node) -> Any:
+        return Ref(argument.name)
+
+    def literal(ref: Ref) -> Any:
+        return literals.get(ref.name, ref)
+
+    args, kwargs = _plain(fx.node.map_arg(node.args, reference)), _plain(fx.node.map_arg(node.kwargs, reference))
+    return substitute(args, literal), substitute(kwargs, literal)
 
 
 def _label(node: fx.Node) -> str:
@@ -90,15 +107,6 @@ def _label(node: fx.Node) -> str:
     target = OPERATORS.get(node.target, node.target)
     function = target if isinstance(target, str) else getattr(target, "__name__", "call")
     return f"{owner(node)}.{function}" if owner(node) else str(function)
-
-
-def _with_refs(arguments: Any) -> Any:
-    """Put ``Ref``s in place of fx's nodes, and ordinary containers in place of its immutable ones."""
-
-    def reference(node: fx.Node) -> Any:
-        return Ref(node.name)
-
-    return _plain(fx.node.map_arg(arguments, reference))
 
 
 def _plain(value: Any) -> Any:
@@ -114,18 +122,3 @@ def _plain(value: Any) -> Any:
 def _smallest(examples: Tensor) -> float | None:
     """Return the smallest element of float examples: where it is negative, the input's codes are signed."""
     return float(examples.min()) if examples.numel() and examples.is_floating_point() else None
-
-
-def _fold_fixed(graph: Graph, facts: Mapping[str, Facts]) -> None:
-    """Make literals of sizes and numbers that do not follow the batch: ``avg_pool2d(x, x.size(3))``."""
-    outputs = graph.outputs()
-    fixed = {name for name, fact in facts.items() if fact.is_fixed and name not in outputs}
-
-    def literal(ref: Ref) -> Any:
-        return facts[ref.name].value if ref.name in fixed else ref
-
-    for node in graph.nodes:
-        node.args, node.kwargs = substitute((node.args, node.kwargs), literal)
-    for node in graph.nodes:
-        if node.name in fixed:
-            graph.remove(node)

@@ -54,7 +54,7 @@ class ConcreteTracer(fx.Tracer):
     Attributes:
         network: the network; a forward may change it, so that callers pass a copy.
         output: the network's result, nested as it was, with a ``Ref`` for every tensor.
-        expanded: paths of the layers and batch norms of derived classes that have become several steps.
+        expanded: paths of the layers and batch norms of derived classes that become several steps.
     """
 
     def __init__(self, network: nn.Module, inputs: Mapping[str, Tensor], leaves: Leaves) -> None:
@@ -64,7 +64,7 @@ class ConcreteTracer(fx.Tracer):
         self.network = network
         self._inputs, self._leaves = inputs, leaves
         self._opened: set[str] = set()
-        self.expanded: set[str] = set()
+        self.expanded = set(leaves.chains)
         self._runner = StepRunner(network, inputs, self.expanded)
         self.proxy_buffer_attributes = True
         self.output: Any = None
@@ -119,33 +119,35 @@ class ConcreteTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Make a node of a leaf, trace through everything else."""
-        assert self.submodule_paths is not None
-        if self._runner.is_running:
-            return forward(*args, **kwargs)
-        if m not in self.submodule_paths:
-            _require_no_weights(m)  # modules that a forward makes for itself, like nn.ReLU()(x), are traced through
+        if self._runner.is_running or self._is_made_in_forward(m):
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
-        result = super().call_module(m, self._opened_forward(m, path, forward, args, kwargs), args, kwargs)
+        steps = None if self._leaves.keep(m, path) else self._expansion(m, args, kwargs)
+        self._opened.discard(path)
+        if steps is not None:
+            self._opened.add(path)
+            forward = partial(steps, m)
+        result = super().call_module(m, forward, args, kwargs)
         for child in self._leaves.chains.get(path, ()):
             result = m.get_submodule(child)(result)
         return result
 
-    def _opened_forward(
-        self, m: nn.Module, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[..., Any]:
-        """Decide how a module is traced: one of PyTorch's large ones by its steps, where they equal its forward."""
-        self._opened.discard(path)
-        if path in self._leaves.chains:
-            self.expanded.add(path)
-        if self._leaves.keep(m, path):
-            return forward
+    def _is_made_in_forward(self, m: nn.Module) -> bool:
+        """Tell whether a forward has made a module for itself, like ``nn.ReLU()(x)``; it may have no weights."""
+        assert self.submodule_paths is not None
+        if m in self.submodule_paths:
+            return False
+        if next(m.parameters(), None) is not None:
+            raise Untraceable(
+                f"it calls a {type(m).__name__} with weights that is not registered in the network",
+                "keep modules in attributes, nn.ModuleList or nn.ModuleDict, not in plain lists",
+            )
+        return True
+
+    def _expansion(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+        """Find the steps of one of PyTorch's large modules, where they equal its forward."""
         with self._runner.running():
-            steps = steps_of(m, *((at(index, args), at(index, kwargs)) for index in range(2)))
-        if steps is None:
-            return forward
-        self._opened.add(path)
-        return partial(steps, m)
+            return steps_of(m, *((at(index, args), at(index, kwargs)) for index in range(2)))
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Give parameters and buffers as proxies to the user's code, as tensors to a call that is being computed."""
@@ -204,8 +206,9 @@ class ConcreteTracer(fx.Tracer):
                 "it takes the batch apart",
                 "treat all elements of the batch alike, without loops over them",
             )
-        if isinstance(one, dict):
-            return self._parts_of_dict(whole, one)
+        return self._parts_of_dict(whole, one) if isinstance(one, dict) else self._parts_of_sequence(whole, one)
+
+    def _parts_of_sequence(self, whole: Concrete, one: Any) -> Any:
         parts = [self._part(whole, index) for index in range(len(one))]
         return type(one)(*parts) if hasattr(one, "_fields") else type(one)(parts)
 
@@ -215,11 +218,3 @@ class ConcreteTracer(fx.Tracer):
 
     def _part(self, whole: Concrete, key: Any) -> Any:
         return self.create_proxy("call_function", operator.getitem, (whole, key), {})
-
-
-def _require_no_weights(module: nn.Module) -> None:
-    if next(module.parameters(), None) is not None:
-        raise Untraceable(
-            f"it calls a {type(module).__name__} with weights that is not registered in the network",
-            "keep modules in attributes, nn.ModuleList or nn.ModuleDict, not in plain lists",
-        )
