@@ -31,7 +31,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.models import create_model
 
 _TOGETHER = 16
-"""Batches of small images are made that many at a time on accelerators (``qkd_deploy.data.batches``)."""
+"""Batches of small images are made that many at a time on accelerators (``qkd_deploy.data.loader``)."""
 
 
 def endless(split: Split, batch: int, augmentation: Transform) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Write files that are either whole or absent."""
 
 from __future__ import annotations
 

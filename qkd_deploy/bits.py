@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from qkd_deploy.errors import UserError
 
 FLOAT_BITS = 32
-STEP_FLOOR = 1e-8
-"""Smallest step: keeps ``v / s`` finite for any float32 activation that occurs in a network."""
+SCALE_FLOOR = 1e-8
+"""Smallest scale: keeps ``v / s`` finite for any float32 activation that occurs in a network."""
 _PATTERN = re.compile(r"w(\d+)a(\d+)")
 
 
@@ -46,7 +46,7 @@ class BitWidths:
 
     @property
     def weights_only(self) -> bool:
-        """Whether the activations stay in float."""
+        """True where the activations stay in float."""
         return self.activation == FLOAT_BITS
 
     def __str__(self) -> str:
@@ -54,14 +54,14 @@ class BitWidths:
 
 
 def _nearest(text: str) -> str:
-    """The allowed spelling nearest to a ``wXaY`` text."""
+    """Return the allowed spelling nearest to a ``wXaY`` text."""
     weight, activation = (int(digits) for digits in re.findall(r"\d+", text))
     near_activation = FLOAT_BITS if activation >= 24 else min(max(activation, 2), 8)
     return f"w{min(max(weight, 2), 8)}a{near_activation}"
 
 
 def bits_for(path: str, overrides: Mapping[str, BitWidths]) -> BitWidths | None:
-    """The override of the last pattern (shell style, ``layer4.*``) that matches a module path, or None."""
+    """Find the override of the last pattern (shell style, ``layer4.*``) that matches a module path, or None."""
     found = None
     for pattern, bits in overrides.items():
         if fnmatchcase(path, pattern):
@@ -84,25 +84,25 @@ class TensorSpec:
 
     @classmethod
     def activation(cls, bits: int, *, signed: bool) -> TensorSpec:
-        """Activation codes, stored as uint8: zero point 0, or ``2^(bits-1)`` for signed tensors."""
+        """Grid of activations, stored as uint8: zero point 0, or ``2^(bits-1)`` for signed tensors."""
         half = 2 ** (bits - 1)
         return cls(bits, True, half, -half, half - 1) if signed else cls(bits, False, 0, 0, 2 * half - 1)
 
     @classmethod
     def mostly_positive(cls, bits: int) -> TensorSpec:
-        """Codes of a tensor that is never far below zero, as behind SiLU: one in eight is for negative values."""
+        """Grid of a tensor that is never far below zero, as behind SiLU: one code in eight is for negative values."""
         below = max(1, 2**bits // 8)
         return cls(bits, True, below, -below, 2**bits - 1 - below)
 
     @classmethod
     def saturating(cls, bits: int) -> TensorSpec:
-        """Codes of a tensor that is never negative, stored at the top of uint8, where saturation does the clipping."""
+        """Grid of a tensor that is never negative, stored at the top of uint8: the kernel's saturation is the clip."""
         levels = 2**bits
         return cls(bits, False, 256 - levels, 0, levels - 1)
 
     @classmethod
     def weight(cls, bits: int, weight_range: str = "narrow") -> TensorSpec:
-        """Weight codes, stored as int8.
+        """Grid of weights, stored as int8.
 
         ``narrow`` is symmetric, so that the sign of a batch norm's gamma can move onto the codes; at 8 bits it stays
         within +-63, because pairs of u8 x s8 products saturate in int16 on x86 CPUs without VNNI. ``full`` uses
@@ -116,8 +116,9 @@ class TensorSpec:
 
     @property
     def upscale(self) -> int:
-        """The power of two that spreads weight codes over the int8 container (``|code| <= 64``), exact and free.
+        """The power of two that spreads weight codes over the int8 container (``|code| <= 64``).
 
-        It divides the scale, so that the int32 bias grid becomes that much finer.
+        It divides the scale exactly and costs nothing at run time, and the int32 grid of the bias, whose scale is the
+        product of both operands' scales, becomes that much finer.
         """
         return 1 << max(0, 7 - self.bits)

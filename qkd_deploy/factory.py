@@ -1,4 +1,4 @@
-"""From a name to the function that builds the thing: a built-in one, or the user's ``package.module:factory``."""
+"""Build models and data sets by name: from a built-in factory, or from the user's ``package.module:factory``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Alias:
     """An offered value whose keyword goes by another name in some libraries.
 
     Attributes:
-        value: what is offered.
+        value: offered to the factory.
         other: the keyword that takes its place where only that one is in the signature.
-        through_kwargs: whether a factory that names neither, but takes ``**kwargs``, receives it, as ``other``.
+        through_kwargs: a factory that names neither, but takes ``**kwargs``, receives it, as ``other``.
     """
 
     value: object
@@ -33,10 +33,10 @@ class Alias:
 def build(
     kind: str, name: str, builtin: Mapping[str, Factory], args: Mapping[str, Any] | None = None, **offered: Any
 ) -> object:
-    """Build what ``name`` names: call the built-in factory, or import and call the user's.
+    """Call the built-in factory of that name, or import and call the user's.
 
     Args:
-        kind: what the name stands for, in words ("model", "data set"); used in messages.
+        kind: of the thing that is built, in words ("model", "data set"); used in messages.
         name: a key of ``builtin``, or ``package.module:factory``.
         builtin: the factories that come with the package.
         args: the user's own keyword arguments; all of them must be accepted, and they win over what is offered.
@@ -90,7 +90,7 @@ def import_factory(name: str) -> Factory:
 
 
 def plain_arguments(setting: str, value: object) -> dict[str, Any]:
-    """``value`` as keyword arguments for a factory, of data that a checkpoint and TOML can hold.
+    """Check that ``value`` is keyword arguments of data that a checkpoint and TOML can hold.
 
     Args:
         setting: where it comes from, such as "model_args"; used in messages.
@@ -119,7 +119,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _accepted(factory: Factory, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """The offered keywords that ``factory`` takes: those in its signature, or all where that does not tell."""
+    """Select the offered keywords that ``factory`` takes: those in its signature, or all where that does not tell."""
     names, open_ended = _keywords(factory)
     accepted = {}
     for key, item in offered.items():
@@ -132,7 +132,7 @@ def _accepted(factory: Factory, offered: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keywords(factory: Factory) -> tuple[list[str], bool]:
-    """The keywords in the signature of ``factory``, and whether it may take others."""
+    """List the keywords in the signature of ``factory``; true where it may take others, too."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
@@ -142,7 +142,7 @@ def _keywords(factory: Factory) -> tuple[list[str], bool]:
 
 
 def _checked(name: str, factory: Factory, offered: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of the call, and a clear sentence where the factory takes fewer or demands more."""
+    """Collect all arguments of the call; refuse in one sentence where the factory takes fewer or demands more."""
     names, open_ended = _keywords(factory)
     for key in given:
         if key not in names and not open_ended:
@@ -163,7 +163,7 @@ def _checked(name: str, factory: Factory, offered: Mapping[str, Any], given: dic
 
 
 def _reason(error: Exception) -> str:
-    """Type and first line of an exception, so that a message stays one line."""
+    """Write type and first line of an exception, so that a message stays one line."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
@@ -176,6 +176,6 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
-    """A hint in brackets, led by a blank, at the known name that resembles ``name``; empty where none does."""
+    """Hint, in brackets led by a blank, at the known name that resembles ``name``; empty where none does."""
     hint = closest(name, known)
     return f" ({hint})" if hint else ""

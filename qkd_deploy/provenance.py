@@ -1,4 +1,4 @@
-"""Where a measurement comes from: software, hardware, commit, command line."""
+"""Record the provenance of a measurement: software, hardware, commit, command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """Everything a reader needs to judge or repeat a measurement; no host, user or path but those in ``command``."""
+    """Collect what a reader needs to judge or repeat a measurement; no host, user or path but those in ``command``."""
     return {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -29,7 +29,7 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """Model name, and which of the instruction sets that matter the CPU has (Linux; elsewhere the name only)."""
+    """Read the CPU's model name and which of the instruction sets that matter it has (on Linux)."""
     info: dict[str, str] = {}
     try:
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -43,7 +43,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this file belongs to, with "+changes" when files differ from it.
+    """Name the commit of the checkout that this file belongs to, with "+changes" when files differ from it.
 
     "unknown" where it belongs to none, even if it happens to lie inside one, as in a project's virtual environment.
     """

@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, estimated anew for weights that no longer change."""
+"""Estimate the running statistics of batch norms anew, for weights that no longer change."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qkd_deploy.calibration.inputs import network_inputs
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepared import PreparedModel
 
@@ -19,7 +19,7 @@ from qkd_deploy.graph.prepared import PreparedModel
 def reestimate_batch_norms(prepared: PreparedModel, batches: Iterable[Any]) -> int:
     """Replace the running statistics of every batch norm by the average over ``batches``, with quantizers on.
 
-    The moving average that training keeps lags behind the weights and steps; ``freeze`` folds it into constants. Every
+    The moving average that training keeps lags behind weights and scales; ``freeze`` folds it into constants. Every
     batch counts the same, so they should be of one size, about that of training. Dropout modules stay off. Nothing
     happens, and no batch is taken, where there is no batch norm.
 
@@ -52,7 +52,11 @@ def reestimate_batch_norms(prepared: PreparedModel, batches: Iterable[Any]) -> i
 
 @contextmanager
 def _averaging(prepared: PreparedModel, norms: list[_BatchNorm]) -> Iterator[None]:
-    """Batch norms average cumulatively from zero, in train mode; everything below ``prepared`` else is in eval mode."""
+    """Put ``norms`` into train mode, averaging cumulatively from zero, and all other modules into eval mode.
+
+    ``prepared`` itself says that it trains: so its graph runs batch norms on the statistics of the batch, instead of
+    folding them into the weights. Modes and momenta are restored.
+    """
     modes = {module: module.training for module in prepared.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     prepared.eval()
@@ -68,18 +72,3 @@ def _averaging(prepared: PreparedModel, norms: list[_BatchNorm]) -> Iterator[Non
             module.training = mode
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-
-
-def network_inputs(prepared: PreparedModel, batch: Any) -> tuple[Any, ...]:
-    """What the network is called with, on its device: ``batch`` if it is a tensor, else the first items of it.
-
-    Raises:
-        UserError: an input that gets quantized holds integers, such as raw pixels.
-    """
-    device = next(prepared.parameters()).device
-    values = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: len(prepared.graph.inputs)]
-    for name, value in zip(prepared.graph.inputs, values, strict=False):
-        if isinstance(value, Tensor) and not value.is_floating_point() and prepared.graph.node(name).quantizer:
-            kind = str(value.dtype).removeprefix("torch.")
-            raise UserError(f"a batch holds {kind} values; give floats, normalised as the network takes them")
-    return tuple(value.to(device) if isinstance(value, Tensor) else value for value in values)

@@ -1,4 +1,4 @@
-"""The first scale of every quantizer, from the weights and one batch."""
+"""Set the first scale of every quantizer from the weights and one batch."""
 
 from __future__ import annotations
 
@@ -24,21 +24,14 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
     Args:
         prepared: the model from ``prepare``.
         inputs: a batch, as the network takes it; some hundred samples are plenty.
-        method: "mse", "percentile", "lsq" or "minmax", see ``quantizers.initialization``; "auto" takes the start that
+        method: "mse", "percentile", "lsq" or "minmax", see ``quantizers.scale_search``; "auto" takes the start that
             goes with the quantizers ("mse" for intervals).
 
     Raises:
         UserError: an unknown method, or values that are not finite.
     """
-    for node in prepared.layers():
-        quantizer = prepared.weight(node)
-        weight, _ = layer_parameters(prepared.network, node)
-        if not bool(torch.isfinite(weight).all()):
-            raise UserError(f"{node.name} has weights that are not finite; start from other weights")
-        if not quantizer.fixed:
-            quantizer.set_scale(quantizer.start(weight, method))
-
-    factors = spread()
+    _set_weight_scales(prepared, method)
+    factors = tie_breaking_factors()
 
     def observe(node: Node, value: Any) -> None:
         if node.quantizer is None:
@@ -58,11 +51,22 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
     prepared.train(was_training)
 
 
-def spread() -> Iterator[float]:
-    """Factors between 1 and 1.01, all different.
+def _set_weight_scales(prepared: PreparedModel, method: str) -> None:
+    for node in prepared.layers():
+        quantizer = prepared.weight(node)
+        weight, _ = layer_parameters(prepared.network, node)
+        if not bool(torch.isfinite(weight).all()):
+            raise UserError(f"{node.name} has weights that are not finite; start from other weights")
+        if not quantizer.fixed:
+            quantizer.set_scale(quantizer.start(weight, method))
 
-    Steps that start from related tensors (a pool and its operand) often stand in the ratio of two small integers, on
-    which exact rounding ties are common. The multiples of the golden ratio avoid such ratios.
+
+def tie_breaking_factors() -> Iterator[float]:
+    """Yield factors between 1 and 1.01, all different, for the scales of activations.
+
+    Scales that start from related tensors (a pool and its operand) often stand in the ratio of two small integers, on
+    which exact rounding ties are common. The multiples of the golden ratio, which no ratio of small integers is close
+    to, avoid that.
     """
     golden = (5**0.5 - 1) / 2
     return (1 + 0.01 * (index * golden % 1) for index in itertools.count(1))

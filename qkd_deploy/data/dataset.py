@@ -1,4 +1,4 @@
-"""What a data set is: two splits of uint8 images with labels, class names, and an identity."""
+"""An image data set: two splits of uint8 images with labels, class names, and an identity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from qkd_deploy.data.augment.augment import UNCHANGED
+from qkd_deploy.data.augment.crop_and_flip import UNCHANGED
 from qkd_deploy.data.augment.presets import preset
 from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.fingerprint import fingerprint_of, known_name
@@ -23,17 +23,17 @@ AnySplit = Split | StreamedSplit
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """An image data set, in memory or read from files as it is needed.
+    """Two splits of images with labels, in memory or read from files as they are needed.
 
     Attributes:
         name: the name the user asks for, such as "cifar10".
         train, test: the two splits; images of both have the same [C, H, W].
         classes: class names; label ``i`` means ``classes[i]``.
-        augmentation: what training may do to the images without changing their meaning; nothing by default.
-        mirrored: whether a mirrored image means the same (not for digits and letters).
-        metric: how networks that are no classifiers are judged; None counts right classes. Its mean over all samples
-            is what is called accuracy, in percent.
-        metric_name: what that mean is called.
+        augmentation: random changes in training that keep the images' meaning; none by default.
+        mirrored: a mirrored image means the same (not for digits and letters).
+        metric: scores networks that are no classifiers; None counts right classes. Its mean over all samples takes the
+            place of accuracy, in percent.
+        metric_name: the name of that mean.
         remarks: what the user should know about the data, in sentences.
         mean, std: pixels enter a network as ``(pixel - mean) / std``, the same for every data set and channel, so
             that an 8-bit input quantizer (scale 1/64, zero point 128) reproduces the raw pixel exactly.
@@ -72,12 +72,12 @@ class ImageDataset:
 
     @property
     def in_channels(self) -> int:
-        """Channels of an image."""
+        """Number of channels of an image."""
         return self.train.image_shape[0]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know: remarks, and what was found in the files so far."""
+        """Sentences for the user: remarks, and what was found in the files so far."""
         found = dict.fromkeys((*self.train.notes, *self.test.notes))
         return (*self.remarks, *found)
 
@@ -95,7 +95,7 @@ class ImageDataset:
         return known_name(self.name, self.fingerprint)
 
     def augmentation_named(self, name: str) -> Transform:
-        """The augmentation "auto" (what suits these data), "none", "crop", "imagenet" or "randaugment".
+        """Look up the augmentation "auto" (the data set's own), "none", "crop", "imagenet" or "randaugment".
 
         Raises:
             UserError: an unknown name.
@@ -103,5 +103,5 @@ class ImageDataset:
         return preset(name, self.augmentation, self.train.image_shape[1], mirrored=self.mirrored)
 
     def to(self, device: torch.device | str) -> ImageDataset:
-        """The same data set on another device."""
+        """Move images in memory, and batches of streamed ones, to a device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))

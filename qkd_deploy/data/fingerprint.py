@@ -1,4 +1,4 @@
-"""Which copy of a data set this is."""
+"""Tell copies of a data set apart by a hash of their content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED_NAMES = frozenset({"digits", "cifar10", "cifar100", "tiny-imagenet", *
 
 
 def fingerprint_of(*tensors: torch.Tensor) -> str:
-    """First 16 hex digits of a SHA-256 over the tensors: type, shape and values of each, in the given order."""
+    """Hash type, shape and values of each tensor, in the given order: the first 16 hex digits of a SHA-256."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -26,7 +26,7 @@ def fingerprint_of(*tensors: torch.Tensor) -> str:
 
 
 def known_name(name: str, fingerprint: str) -> str:
-    """The name for results: that of a known copy, "cifar10 (copy 0123...)" for an unknown one, else ``name``."""
+    """Name a data set in results: a known copy, "cifar10 (copy 0123...)" for an unknown one, else ``name``."""
     if fingerprint in KNOWN_COPIES:
         return KNOWN_COPIES[fingerprint]
     return f"{name} (copy {fingerprint})" if name in PUBLISHED_NAMES else name

@@ -1,4 +1,4 @@
-"""How well outputs fit labels: right classes, or what a data set's own metric says."""
+"""Score outputs against labels: right classes, or a data set's own metric."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Metric = Callable[[Any, torch.Tensor], torch.Tensor]
 
 
 def scores_of(metric: Metric | None, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """A score in 0..1 of each sample, float32 [N]; without a metric, 1 where the largest output is the label's.
+    """Score each sample in 0..1, float32 [N]; without a metric, 1 where the largest output is the label's.
 
     Raises:
         UserError: the metric fails or returns something else than that.
@@ -27,6 +27,10 @@ def scores_of(metric: Metric | None, outputs: Any, labels: torch.Tensor) -> torc
     except Exception as error:  # the user's code
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UserError(f"the data set's metric failed with {reason}; correct it") from error
+    return _checked(scores, labels)
+
+
+def _checked(scores: object, labels: torch.Tensor) -> torch.Tensor:
     if not isinstance(scores, torch.Tensor) or scores.shape != labels.shape[:1]:
         shape = list(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise UserError(f"the data set's metric returns {shape} for {len(labels)} samples; return one score for each")

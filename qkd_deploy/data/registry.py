@@ -1,15 +1,15 @@
-"""Data sets by name."""
+"""Open data sets by name: a new one is a file in ``sets/`` and a row here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qkd_deploy.data.assemble import Options
 from qkd_deploy.data.dataset import ImageDataset
-from qkd_deploy.data.images.resize import resized
+from qkd_deploy.data.resize import resized
 from qkd_deploy.data.sets.arrays import array_dataset
+from qkd_deploy.data.sets.assemble import Options
 from qkd_deploy.data.sets.cifar import cifar10, cifar100
 from qkd_deploy.data.sets.digits import digits
 from qkd_deploy.data.sets.hugging_face import hugging_face
@@ -24,11 +24,12 @@ DATASETS: dict[str, Factory] = {
     "cifar100": cifar100,
     "tiny-imagenet": tiny_imagenet,
 }
+"""Data sets with a name; further ones are named by a path (``_opened``)."""
 _FOLDER, _HUGGING_FACE, _ARRAYS = "imagefolder:", "hf:", ".npz"
 
 
 def dataset_names() -> list[str]:
-    """Names of data sets that `load_dataset` knows."""
+    """List the names of data sets that `load_dataset` knows."""
     return list(DATASETS)
 
 
@@ -69,15 +70,25 @@ def _opened(name: str, data_dir: Path | None, options: Options, args: dict[str, 
     folder = data_dir if data_dir is not None else Path()
     if name.startswith(_HUGGING_FACE):
         return hugging_face(name.removeprefix(_HUGGING_FACE), folder, options, args)
-    if name.startswith(_FOLDER) or name.endswith(_ARRAYS):
-        if args:
-            raise UserError(f"{name} takes no argument '{min(args)}'; leave it out")
-        if name.startswith(_FOLDER):
-            return image_folder(folder / name.removeprefix(_FOLDER), options)
-        return array_dataset(folder / name, options)
+    if name.startswith(_FOLDER):
+        return _of_path(image_folder, name, folder / name.removeprefix(_FOLDER), options, args)
+    if name.endswith(_ARRAYS):
+        return _of_path(array_dataset, name, folder / name, options, args)
+    return _built(name, data_dir, options, args)
+
+
+def _of_path(
+    reader: Callable[[Path, Options], ImageDataset], name: str, path: Path, options: Options, args: dict[str, Any]
+) -> ImageDataset:
+    if args:
+        raise UserError(f"{name} takes no argument '{min(args)}'; leave it out")
+    return reader(path, options)
+
+
+def _built(name: str, data_dir: Path | None, options: Options, args: dict[str, Any]) -> ImageDataset:
     # What the package's own data sets are offered beyond the folder is no business of a user's factory.
-    offered = {"data_dir": data_dir, **({"options": options} if name in DATASETS else {})}
-    dataset = build("data set", name, DATASETS, args, **offered)
+    own = {"options": options} if name in DATASETS else {}
+    dataset = build("data set", name, DATASETS, args, data_dir=data_dir, **own)
     if not isinstance(dataset, ImageDataset):
         raise UserError(f"{name} returned a {type(dataset).__name__}; a data set factory must return an ImageDataset")
     return dataset

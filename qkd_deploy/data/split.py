@@ -1,4 +1,4 @@
-"""Images and labels of one part of a data set, held in memory."""
+"""Hold images and labels of one part of a data set in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Split:
 
     @property
     def device(self) -> torch.device:
-        """Where batches of this split are."""
+        """Device of images, labels and batches."""
         return self.images.device
 
     @property
@@ -54,39 +54,39 @@ class Split:
 
     @cached_property
     def labelled(self) -> bool:
-        """Whether labels are known."""
+        """True where labels are known."""
         return not is_unlabelled(self.labels)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Nothing: images in memory hold no surprises."""
+        """No sentences for the user: images in memory hold no surprises."""
         return ()
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split on another device."""
+        """Move images and labels to a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
     def head(self, count: int) -> Split:
-        """The first ``count`` images, or all where there are fewer."""
+        """Take the first ``count`` images, or all where there are fewer."""
         return Split(self.images[:count], self.labels[:count])
 
     def images_at(self, indices: torch.Tensor) -> torch.Tensor:
-        """The images uint8 [n, C, H, W] at ``indices`` (int64 [n]), on the split's device."""
+        """Select the images uint8 [n, C, H, W] at ``indices`` (int64 [n]), on the split's device."""
         return self.images.index_select(0, indices.to(self.device))
 
     def read(self, pieces: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels of each piece, which holds indices int64 [n]."""
+        """Yield images and labels of each piece, which holds indices int64 [n]."""
         for piece in pieces:
             place = piece.to(self.device)
             yield self.images.index_select(0, place), self.labels.index_select(0, place)
 
     def identity(self) -> tuple[torch.Tensor, ...]:
-        """What the fingerprint is made of: all pixels and labels."""
+        """Return what the fingerprint is made of: all pixels and labels."""
         return self.images, self.labels
 
 
 def is_unlabelled(labels: torch.Tensor) -> bool:
-    """Whether ``labels`` say of no image what it shows."""
+    """True where all labels are ``UNLABELLED``."""
     return labels.dim() == 1 and bool((labels == UNLABELLED).all())
 
 

@@ -20,11 +20,11 @@ DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "step": lambda progress: (1.0, 0.5, 0.0)[min(int(3 * progress), 2)],
 }
-"""Share of the coefficient that is left at ``progress`` in [0, 1)."""
+"""Curves by name: the share of the coefficient that is left at ``progress`` in [0, 1)."""
 
 
 def hardening(temperature: float, start: float, decay: str, smoothing: float = 0.0) -> Loss:
-    """The loss above, with ``c = start * decay(progress)``."""
+    """Make the loss above, with ``c = start * decay(progress)``."""
     share = DECAYS[decay]
 
     def loss(outputs: Outputs) -> LossTerms:
@@ -39,6 +39,6 @@ def hardening(temperature: float, start: float, decay: str, smoothing: float = 0
 
 
 def gslr_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """One phase, with the teacher frozen."""
+    """List the one phase, with the teacher frozen."""
     loss = hardening(options.temperature, options.soft_loss, options.soft_loss_decay, options.label_smoothing)
     return [Phase("distillation", epochs[0], {"student": loss}, frozen=("teacher",))]

@@ -9,6 +9,6 @@ from qkd_deploy.distill.phases import MethodOptions, Phase
 
 
 def kd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """One phase, with the teacher frozen."""
+    """List the one phase, with the teacher frozen."""
     student = imitation("student", "teacher", options.temperature, options.label_smoothing)
     return [Phase("distillation", epochs[0], {"student": student}, frozen=("teacher",))]

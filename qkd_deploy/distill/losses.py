@@ -1,4 +1,4 @@
-"""The losses that the methods are made of, and how they are put together."""
+"""The losses of the methods, and their sums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Role
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy of ``logits`` [N, classes].
+    """Compute the mean cross entropy of ``logits`` [N, classes].
 
     Args:
         logits: [N, classes].
@@ -20,7 +20,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
 
 
 def distillation_kl(logits: Tensor, target_logits: Tensor, temperature: float) -> Tensor:
-    """``T^2 * KL(p_target || p)`` with ``p = softmax(logits / T)``, averaged over the batch.
+    """Compute ``T^2 * KL(p_target || p)`` with ``p = softmax(logits / T)``, averaged over the batch.
 
     The factor ``T^2`` keeps the gradient with respect to ``logits`` of order one as ``T`` grows (Hinton et al. 2015).
     The target is detached: the loss teaches only the network that produced ``logits`` (QKD, arXiv:1911.12491).
@@ -37,7 +37,7 @@ def distillation_kl(logits: Tensor, target_logits: Tensor, temperature: float) -
 
 
 def labels_only(learner: Role, smoothing: float = 0.0) -> Loss:
-    """``CE(y, z_learner)``."""
+    """Make the loss ``CE(y, z_learner)``."""
 
     def loss(outputs: Outputs) -> LossTerms:
         return {"ce": cross_entropy(outputs.logits[learner], outputs.labels, smoothing)}
@@ -46,7 +46,7 @@ def labels_only(learner: Role, smoothing: float = 0.0) -> Loss:
 
 
 def imitation(learner: Role, target: Role, temperature: float, smoothing: float = 0.0) -> Loss:
-    """``CE(y, z_learner) + T^2 KL(p_target || p_learner)``, weighted 1 : 1; the gradient reaches the learner only."""
+    """Make the loss ``CE(y, z_learner) + T^2 KL(p_target || p_learner)``; its gradient reaches the learner only."""
 
     def loss(outputs: Outputs) -> LossTerms:
         logits = outputs.logits[learner]

@@ -1,4 +1,4 @@
-"""The methods by name."""
+"""Look up methods by the names that users give: a new one is a file beside this one and a row here."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Method:
 
     Attributes:
         name: as given to ``--method``.
-        build: from (epochs per phase of the student, options) to the phases.
+        build: makes the phases from the epochs per phase of the student, and the options.
         shares: the phases in which the student learns, with their shares of its epochs.
         teacher_is_student: the teacher has the student's architecture, and the student starts from its weights.
-        quantizer, temperature, soft_loss: what goes with the method where nothing is chosen.
+        quantizer, temperature, soft_loss: defaults that go with the method.
         quantized_feature: the teacher's feature is quantized.
     """
 
@@ -39,7 +39,7 @@ class Method:
     quantized_feature: bool = False
 
     def phases(self, epochs: Sequence[int], options: MethodOptions, only: Sequence[str] = ()) -> list[Phase]:
-        """The phases for ``epochs``; one of 0 epochs is left out.
+        """List the phases for ``epochs``; one of 0 epochs is left out.
 
         Args:
             epochs: one number per phase, or any other count, whose sum is divided by ``shares``. So the same
@@ -87,7 +87,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def method_named(name: str) -> Method:
-    """The method called ``name``.
+    """Look up the method called ``name``.
 
     Raises:
         UserError: there is none; the message lists the methods and suggests the nearest.

@@ -1,4 +1,4 @@
-"""What a distillation method is made of: phases, each with the networks that learn and their losses."""
+"""The parts of a distillation method: phases, each with the networks that learn and their losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LossTerms = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the networks said about one batch.
+    """The outputs of a phase's networks on one batch.
 
     Attributes:
         labels: int64 [N] class numbers, or float32 [N, classes] probabilities of mixed images.
@@ -35,7 +35,7 @@ Loss = Callable[[Outputs], LossTerms]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with fixed rules.
+    """A stretch of training with the same losses throughout.
 
     Attributes:
         name: shown to the user and written to the metrics.
@@ -43,8 +43,8 @@ class Phase:
         losses: the networks that learn, with the loss each minimises; gradients must not cross between networks.
         frozen: networks that see the batches but do not learn: evaluation mode, no gradients.
         learning_rate_factors: multiplies the run's learning rate for a network (1 when absent).
-        features: whether the losses need ``Outputs.features``.
-        needs_labels: whether the losses read ``Outputs.labels``; without, unlabelled images will do.
+        features: the losses need ``Outputs.features``.
+        needs_labels: the losses read ``Outputs.labels``; otherwise unlabelled images will do.
         own_schedule: the learning-rate schedule starts anew with this phase, instead of going on.
     """
 
@@ -63,13 +63,13 @@ class Phase:
         return (*self.losses, *self.frozen)
 
     def learning_rate_factor(self, role: Role) -> float:
-        """The factor on the run's learning rate for ``role``; 0 when it does not learn in this phase."""
+        """Look up the factor on the run's learning rate for ``role``; 0 when it does not learn in this phase."""
         return self.learning_rate_factors.get(role, 1.0) if role in self.losses else 0.0
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """The choices that the methods share; what a paper leaves open is a default of ours.
+    """The options that the methods share; where a paper leaves one open, the default is ours.
 
     Attributes:
         temperature: softens the distributions in the distillation term.
@@ -94,6 +94,7 @@ def split_epochs(total: int, ratio: Sequence[int]) -> tuple[int, ...]:
     """Split ``total`` epochs in the given ratio (largest remainder); the parts add up to ``total``."""
     whole = sum(ratio)
     parts = [total * share // whole for share in ratio]
+    # of equal remainders the earlier part gets the epoch: sorted() is stable
     by_remainder = sorted(range(len(ratio)), key=lambda i: total * ratio[i] % whole, reverse=True)
     for index in by_remainder[: total - sum(parts)]:
         parts[index] += 1

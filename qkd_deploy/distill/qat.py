@@ -9,5 +9,5 @@ from qkd_deploy.distill.phases import MethodOptions, Phase
 
 
 def qat_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """One phase."""
+    """List the one phase."""
     return [Phase("labels", epochs[0], {"student": labels_only("student", options.label_smoothing)})]

@@ -17,7 +17,7 @@ from qkd_deploy.distill.phases import Loss, LossTerms, MethodOptions, Outputs, P
 
 
 def feature_imitation(weight: float, smoothing: float = 0.0) -> Loss:
-    """``CE(y, z_S) + weight * MSE(Q(f_T), f_S)``."""
+    """Make the loss ``CE(y, z_S) + weight * MSE(Q(f_T), f_S)``."""
 
     def loss(outputs: Outputs) -> LossTerms:
         distance = functional.mse_loss(outputs.features["student"], outputs.features["teacher"].detach())
@@ -28,7 +28,7 @@ def feature_imitation(weight: float, smoothing: float = 0.0) -> Loss:
 
 
 def qfd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """The teacher with its quantized feature, then the student with the teacher frozen."""
+    """List the phases: the teacher with its quantized feature, then the student with the teacher frozen."""
     smoothing = options.label_smoothing
     teacher = Phase("teacher-feature", options.teacher_feature_epochs, {"teacher": labels_only("teacher", smoothing)})
     student = Phase(

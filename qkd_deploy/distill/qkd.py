@@ -13,7 +13,7 @@ from qkd_deploy.distill.phases import MethodOptions, Phase
 
 
 def qkd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """Self-study, co-study and tutor."""
+    """List the phases self-study, co-study and tutor."""
     self_study, co_study, tutor = epochs
     temperature, smoothing = options.temperature, options.label_smoothing
     student = imitation("student", "teacher", temperature, smoothing)

@@ -14,7 +14,7 @@ from qkd_deploy.distill.phases import Loss, LossTerms, MethodOptions, Outputs, P
 
 
 def teacher_only(temperature: float, alpha: float) -> Loss:
-    """``alpha * T^2 KL(p_teacher || p_student)``."""
+    """Make the loss ``alpha * T^2 KL(p_teacher || p_student)``."""
 
     def loss(outputs: Outputs) -> LossTerms:
         return {"kl": alpha * distillation_kl(outputs.logits["student"], outputs.logits["teacher"], temperature)}
@@ -23,6 +23,6 @@ def teacher_only(temperature: float, alpha: float) -> Loss:
 
 
 def sqakd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
-    """One phase, with the teacher frozen; labels are never read."""
+    """List the one phase, with the teacher frozen; labels are never read."""
     loss = teacher_only(options.temperature, options.soft_loss)
     return [Phase("label-free", epochs[0], {"student": loss}, frozen=("teacher",), needs_labels=False)]

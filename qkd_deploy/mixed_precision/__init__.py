@@ -1,1 +1,1 @@
-"""Bits for each layer: what they cost, and how to choose them."""
+"""Bits for each layer: measure what each width loses (`sensitivity`) and costs (`costs`), and choose (`choose`)."""

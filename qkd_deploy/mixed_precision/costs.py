@@ -1,4 +1,4 @@
-"""What layers cost: parameters, multiplications, and bytes at a number of bits."""
+"""Count the costs of layers: parameters, multiplications, and bytes at a number of bits."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class LayerCosts:
     macs: int
 
     def packed(self, bits: BitWidths) -> int:
-        """Bytes of the weights in a file with packed weights."""
+        """Count the bytes of the weights in a file with packed weights."""
         return math.ceil(self.weights * container_bits(bits.weight, "packed") / 8)
 
     def at(self, bits: BitWidths) -> dict[str, int]:
-        """The costs at some bits, as ``LayerLoss`` tells them."""
+        """Count the costs at some bits, as ``LayerLoss`` tells them; ``saved`` is against 8 bits a weight."""
         size = self.packed(bits)
         return {"parameters": self.parameters, "macs": self.macs, "bytes": size, "saved": self.weights - size}
 
 
 def weight_of(prepared: PreparedModel, node: Node) -> Tensor:
-    """The full-precision weights of a layer."""
+    """Look up the full-precision weights of a layer."""
     return layer_parameters(prepared.network, node)[0]
 
 
 def weight_layers(prepared: PreparedModel) -> dict[str, list[Node]]:
-    """The layers with weights of their own, by module: all places where each is called."""
+    """Group the layers with weights of their own by module: all places where each is called."""
     found: dict[str, list[Node]] = {}
     for node in prepared.layers():
         if isinstance(prepared.network.get_submodule(str(node.target)).weight, nn.Parameter):
@@ -53,19 +53,19 @@ def weight_layers(prepared: PreparedModel) -> dict[str, list[Node]]:
 
 
 def layer_costs(prepared: PreparedModel) -> dict[str, LayerCosts]:
-    """Costs by module."""
+    """Count the costs of every module with weights; of multiplications, those of all places where it is called."""
     costs = {}
     for module, nodes in weight_layers(prepared).items():
         own = prepared.network.get_submodule(module)
         weight = weight_of(prepared, nodes[0])
-        each = weight.numel() // weight.shape[0]
+        each = weight.numel() // weight.shape[0]  # multiplications for one element of the output
         macs = sum(elements(node) for node in nodes) * each
         costs[module] = LayerCosts(sum(p.numel() for p in own.parameters()), weight.numel(), macs)
     return costs
 
 
 def bit_operations(prepared: PreparedModel) -> int:
-    """Multiplications for one sample, each counted as often as the bits of both factors multiply to."""
+    """Count the bit operations for one sample: each multiplication times the bits of both factors."""
     total = 0
     for nodes in weight_layers(prepared).values():
         weight = weight_of(prepared, nodes[0])
@@ -76,6 +76,6 @@ def bit_operations(prepared: PreparedModel) -> int:
 
 
 def elements(node: Node) -> int:
-    """Elements of a layer's output for one sample."""
+    """Count the elements of a layer's output for one sample."""
     shape = node.shape or ()
     return math.prod(size for place, size in enumerate(shape) if place not in (node.batch_dims or (0,)))

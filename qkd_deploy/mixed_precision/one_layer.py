@@ -1,4 +1,4 @@
-"""A network in full precision, in which one layer at a time is quantized."""
+"""Run a network in full precision, in which one layer at a time is quantized."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_para
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.costs import weight_layers, weight_of
 from qkd_deploy.quantizers.observer import HistogramObserver
-from qkd_deploy.quantizers.scale_search import initial_step, step_from
+from qkd_deploy.quantizers.scale_search import initial_scale, scale_from
 from qkd_deploy.quantizers.step import fake_quantize
 
 _METHOD = "mse"
@@ -26,32 +26,32 @@ Chosen = tuple[str, BitWidths]
 
 
 class SingleLayers:
-    """Runs the graph of a prepared model, in evaluation mode, without its quantizers but for those of one layer.
+    """Run the graph of a prepared model, in evaluation mode, without its quantizers but for those of one layer.
 
-    Call ``observe`` with some batches before ``variants``: the steps of the layers' inputs come from them.
+    Call ``observe`` with some batches before ``variants``: the scales of the layers' inputs come from them.
     """
 
     def __init__(self, prepared: PreparedModel) -> None:
-        """Take graph and modules of ``prepared``; its steps are not used."""
+        """Take graph and modules of ``prepared``; its scales are not used."""
         self._prepared = prepared
         self._layers = weight_layers(prepared)
         self._first_calls = {nodes[0].name: module for module, nodes in self._layers.items()}
-        self._statistics: dict[str, HistogramObserver] = {}  # of the tensors that layers read
-        self._steps: dict[tuple[str, TensorSpec], float] = {}
+        self._observers: dict[str, HistogramObserver] = {}  # of the tensors that layers read
+        self._scales: dict[tuple[str, TensorSpec], float] = {}
 
     def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        """What the network returns in full precision, flattened."""
+        """Compute the network's outputs in full precision, flattened."""
         return flat_tensors(run(self._prepared.graph, inputs, self._rounding(None)))
 
     def observe(self, inputs: tuple[Any, ...]) -> None:
-        """Take in what the layers read of one batch."""
+        """Observe the tensors that layers read, on one batch."""
         seen: set[str] = set()
 
         def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if node.is_layer and str(node.target) in self._layers and node.inputs[0] not in seen:
                 seen.add(node.inputs[0])
-                statistics = self._statistics.setdefault(node.inputs[0], HistogramObserver(signed=self._signed(node)))
-                statistics.update(args[0])
+                observer = self._observers.setdefault(node.inputs[0], HistogramObserver(signed=self._signed(node)))
+                observer.update(args[0])
             return self._evaluate(node, args, kwargs, None)
 
         run(self._prepared.graph, inputs, run_node)
@@ -59,7 +59,7 @@ class SingleLayers:
     def variants(
         self, inputs: tuple[Any, ...], widths: list[BitWidths]
     ) -> Iterator[tuple[str, BitWidths, list[Tensor]]]:
-        """Module, bits, and the network's outputs where that module alone is quantized, for every module and width."""
+        """Yield for every module and width: module, bits, and the outputs where that module alone is quantized."""
         graph, values = self._prepared.graph, start(self._prepared.graph, inputs)
         for place, node in enumerate(graph.nodes):
             module = self._first_calls.get(node.name)
@@ -96,9 +96,9 @@ class SingleLayers:
     def _rounded_weight(self, node: Node, weight: Tensor, bits: BitWidths) -> Tensor:
         spec = TensorSpec.weight(bits.weight, self._prepared.settings.weight_range)
         key = str(node.target), spec
-        if key not in self._steps:
-            self._steps[key] = initial_step(weight, spec, _METHOD)
-        return _rounded(weight, self._steps[key], spec)
+        if key not in self._scales:
+            self._scales[key] = initial_scale(weight, spec, _METHOD)
+        return _rounded(weight, self._scales[key], spec)
 
     def _rounded_input(self, node: Node, x: Tensor, bits: BitWidths) -> Tensor:
         if bits.weights_only:
@@ -108,13 +108,13 @@ class SingleLayers:
             return own(x)  # type: ignore[no-any-return]
         spec = TensorSpec.activation(bits.activation, signed=self._signed(node))
         key = node.inputs[0], spec
-        if key not in self._steps:
-            self._steps[key] = step_from(self._statistics[node.inputs[0]], spec, _METHOD)
-        return _rounded(x, self._steps[key], spec)
+        if key not in self._scales:
+            self._scales[key] = scale_from(self._observers[node.inputs[0]], spec, _METHOD)
+        return _rounded(x, self._scales[key], spec)
 
     def _signed(self, node: Node) -> bool:
         return node.source is None or self._prepared.activation(node.source).spec.signed
 
 
-def _rounded(v: Tensor, step: float, spec: TensorSpec) -> Tensor:
-    return fake_quantize(v, v.new_tensor(step), spec.lo, spec.hi)
+def _rounded(v: Tensor, scale: float, spec: TensorSpec) -> Tensor:
+    return fake_quantize(v, v.new_tensor(scale), spec.lo, spec.hi)

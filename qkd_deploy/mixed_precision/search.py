@@ -1,4 +1,4 @@
-"""The search for bits under a budget, and what it finds."""
+"""Search for the bits of each layer under a budget, on given losses and costs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
 from qkd_deploy.mixed_precision.budget import Budget
-from qkd_deploy.mixed_precision.knapsack import cheapest
+from qkd_deploy.mixed_precision.knapsack import least_loss
 
 _ATTEMPTS = 12
+"""Models that are built at most; the limit of the sum over layers is drawn in after each."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen.
+    """The bits that a search chose, with their loss and cost.
 
     Attributes:
-        budget: what it had to meet.
+        budget: the one that was met.
         bits_for: bits of every layer that was free to be chosen, by module.
         loss: the summed sensitivities.
         predicted, cost: of the model, as the sum over its layers and as it really is: bytes or bit operations.
@@ -37,29 +38,29 @@ class Choice:
     widest: float
 
     def in_words(self) -> str:
-        """What the model costs, and what was predicted."""
+        """Say the cost of the model beside the predicted one and that of the widest bits."""
         found, expected = self.budget.show(self.cost), self.budget.show(self.predicted)
         return f"{self.budget.text}: {found} ({expected} predicted), {self.budget.show(self.widest)} at the widest bits"
 
     def overrides(self, base: str) -> dict[str, str]:
-        """Bits of the layers that have others than ``base``."""
+        """Select the layers that have other bits than ``base``."""
         same = str(BitWidths.parse(base))
         return {module: bits for module, bits in self.bits_for.items() if bits != same}
 
     def options(self, base: str) -> list[str]:
-        """The command-line options that repeat the choice by hand, where ``--bits`` are ``base``."""
+        """List the command-line options that repeat the choice by hand, where ``--bits`` are ``base``."""
         words = (word for pair in self.overrides(base).items() for word in ("--bits-for", "=".join(pair)))
         return ["--bits", base, *words]
 
 
 class BitSearch:
-    """Choices for some modules under a budget.
+    """Choose bits for some modules under a budget.
 
     Args:
         free: the modules.
         widths: to choose from, the widest first.
-        budget: what the model may cost.
-        cost: of the model with these bits by module.
+        budget: of the model.
+        cost: computes the cost of the model with these bits by module.
     """
 
     def __init__(
@@ -68,7 +69,11 @@ class BitSearch:
         self._free, self._widths, self._budget, self._cost = free, widths, budget, cost
 
     def best(self, losses: np.ndarray, costs: np.ndarray) -> Choice:
-        """The choice with the smallest losses [modules, widths]; ``costs`` are those of the modules themselves.
+        """Choose the bits with the smallest summed losses.
+
+        Args:
+            losses: float [modules, widths].
+            costs: of the modules themselves, float [modules, widths].
 
         Raises:
             UserError: no choice is within the budget.
@@ -77,24 +82,27 @@ class BitSearch:
         # what the layers do not explain (nodes, tables, layers that are not free) is spread evenly over them
         whole = costs + (uniform - costs.sum(0)) / len(self._free)
         widest = float(uniform[0])
-        limit = aim = self._budget.amount(widest)
-        found: tuple[np.ndarray, float] | None = None
-        for _ in range(_ATTEMPTS):  # draw the limit in until the model itself is within the budget
-            picked = cheapest(whole, losses, aim)
-            real = None if picked is None else self._cost(self._bits(picked))
-            if picked is None or real is None:
-                break
-            if real <= limit:
-                found = picked, real
-                break
-            aim -= real - limit
-        picked, real = found or self.smallest(costs)
+        limit = self._budget.amount(widest)
+        picked, real = self._within(whole, losses, limit) or self.smallest(costs)
         rows = np.arange(len(picked))
         loss, predicted = float(losses[rows, picked].sum()), float(whole[rows, picked].sum())
         return Choice(self._budget, self._bits(picked), loss, predicted, float(real), limit, widest)
 
+    def _within(self, costs: np.ndarray, losses: np.ndarray, limit: float) -> tuple[np.ndarray, float] | None:
+        """Draw in the limit on the sum over layers until the model itself is within it; None where that fails."""
+        aim = limit
+        for _ in range(_ATTEMPTS):
+            picked = least_loss(costs, losses, aim)
+            if picked is None:
+                return None
+            real = self._cost(self._bits(picked))
+            if real <= limit:
+                return picked, real
+            aim -= real - limit
+        return None
+
     def smallest(self, costs: np.ndarray) -> tuple[np.ndarray, float]:
-        """The smallest model, as columns of ``costs``, and what it costs.
+        """Find the smallest model, as columns of ``costs``, with its real cost.
 
         Raises:
             UserError: it is beyond the budget.

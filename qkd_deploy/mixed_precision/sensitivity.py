@@ -1,14 +1,14 @@
-"""What each layer costs when it alone is quantized, with everything else in full precision.
+"""Measure the loss that each layer causes when it alone is quantized, with everything else in full precision.
 
-The network is traced once. Statistics of every layer's input are gathered on the full-precision network; from them, and
-from the weights, come the steps with the smallest squared error at any number of bits. Batches then run through the
+The network is traced once. Every layer's input is observed on the full-precision network; from the observers, and from
+the weights, come the scales with the smallest squared error at any number of bits. Batches then run through the
 full-precision network, and wherever a layer is reached, the rest of the network is run once more for every number of
 bits, with that layer's weights and input rounded. So a batch costs half as many passes as there are layers and bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths
-from qkd_deploy.calibration.batch_norms import network_inputs
 from qkd_deploy.calibration.calibrate import IMAGES
-from qkd_deploy.data import ImageDataset, normalize
-from qkd_deploy.data.dataset import AnySplit
-from qkd_deploy.errors import UserError
+from qkd_deploy.data import AnySplit, ImageDataset
 from qkd_deploy.graph.prepare import prepare
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.mixed_precision.batches import LabelledBatches
 from qkd_deploy.mixed_precision.costs import LayerCosts, layer_costs
 from qkd_deploy.mixed_precision.one_layer import SingleLayers
-
-_BATCH = 64
 
 CROSS_ENTROPY = "cross entropy"
 OUTPUT_CHANGE = "relative output change"
@@ -35,12 +31,12 @@ OUTPUT_CHANGE = "relative output change"
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """One layer at some bits.
+    """The loss that one layer causes at some bits, and its costs.
 
     Attributes:
         module: the user's module.
         bits: of its weights and its input, such as "w4a4".
-        loss: what the measure of the whole network rises by; it may fall by chance.
+        loss: rise of the measure of the whole network; it may fall by chance.
         parameters, macs: of the layer; multiplications and additions for one sample.
         bytes: of its weights in a file with packed weights.
         saved: bytes that are saved there against 8 bits.
@@ -57,7 +53,7 @@ class LayerLoss:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All layers, the most sensitive first.
+    """The losses of all layers, the most sensitive first.
 
     Attributes:
         measure: "cross entropy" with labels; else "relative output change": the squared change of the outputs over
@@ -94,7 +90,7 @@ def sensitivity(
         UserError: bits or data that cannot be used, or a network that cannot be traced.
     """
     widths = [BitWidths.parse(each) for each in ((bits,) if isinstance(bits, (str, BitWidths)) else bits)]
-    batches = _Batches(data, images)
+    batches = LabelledBatches(data, images)
     prepared = model if isinstance(model, PreparedModel) else _prepared(model, widths[0], batches)
     was_training = prepared.training
     single = SingleLayers(prepared.eval())
@@ -107,7 +103,8 @@ def sensitivity(
     return totals.result(layer_costs(prepared))
 
 
-def _prepared(model: nn.Module, bits: BitWidths, batches: _Batches) -> PreparedModel:
+def _prepared(model: nn.Module, bits: BitWidths, batches: LabelledBatches) -> PreparedModel:
+    """Prepare a float network on the first batch."""
     first, _ = next(iter(batches))
     inputs = (first,) if isinstance(first, Tensor) else tuple(item for item in first if _is_input(item))
     training, prepared = model.training, prepare(model.eval(), bits, inputs)
@@ -119,46 +116,8 @@ def _is_input(item: Any) -> bool:
     return isinstance(item, Tensor) and item.is_floating_point()
 
 
-class _Batches:
-    """Batches of inputs and labels, which can be read several times."""
-
-    def __init__(self, data: Any, images: int) -> None:
-        split = data.train if isinstance(data, ImageDataset) else data
-        self._split: AnySplit | None = split if isinstance(split, AnySplit) else None
-        self._judged = not (isinstance(data, ImageDataset) and data.metric is not None)
-        self._count = images
-        self._given: list[Any] = []
-        if self._split is None:
-            self._given = [data] if isinstance(data, Tensor) else list(data)
-            if not self._given:
-                raise UserError("there is nothing to measure with; give at least one batch")
-        elif images < 1:
-            raise UserError(f"sensitivity on {images} images is impossible; give 1 or more")
-
-    def __iter__(self) -> Iterator[tuple[Any, Tensor | None]]:
-        """Inputs, normalised, and labels of classes where there are any."""
-        if self._split is None:
-            yield from ((batch, None) for batch in self._given)
-            return
-        count = min(self._count, len(self._split))
-        places = torch.arange(count) * len(self._split) // count  # evenly spaced: many sets are sorted by class
-        classified = self._judged and self._split.labelled and self._split.labels.dim() == 1
-        for images, labels in self._split.read(torch.split(places, _BATCH)):
-            yield normalize(images), labels if classified else None
-
-    def read(self, prepared: PreparedModel) -> Iterator[tuple[tuple[Any, ...], Tensor | None]]:
-        """The same, as the network takes them, on its device."""
-        wanted = len(prepared.graph.inputs)
-        for batch, labels in self:
-            inputs = network_inputs(prepared, batch)
-            if labels is None and not isinstance(batch, Tensor) and len(tuple(batch)) > wanted:
-                rest = tuple(batch)[wanted]
-                labels = rest if isinstance(rest, Tensor) and rest.dim() == 1 and rest.dtype == torch.int64 else None
-            yield inputs, None if labels is None else labels.to(inputs[0].device)
-
-
 class _Totals:
-    """Sums over batches of what single layers do to the measure."""
+    """Sums of the measure over batches: in full precision, and with each layer quantized."""
 
     def __init__(self) -> None:
         self._measure = CROSS_ENTROPY
@@ -196,7 +155,7 @@ class _Totals:
 
 
 def _change(new: Tensor, old: Tensor) -> float:
-    """Squared change over squares, summed over samples."""
+    """Sum over samples the squared change of an output over its squares."""
     new, old = new.double().flatten(1), old.double().flatten(1)
-    squares = old.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)
+    squares = old.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)  # an output of zeros divides by no zero
     return float(((new - old).square().sum(1) / squares).sum())

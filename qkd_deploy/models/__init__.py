@@ -1,4 +1,4 @@
-"""Reference networks."""
+"""Reference networks, one file per family; ``registry`` names them."""
 
 from __future__ import annotations
 

@@ -59,14 +59,14 @@ class Bottleneck(nn.Module):
 
 
 def stage(block: Block, in_width: int, width: int, count: int, stride: int) -> nn.Sequential:
-    """``count`` blocks of ``width``; the first one changes the channels and carries the stride."""
+    """Chain ``count`` blocks of ``width``; the first one changes the channels and carries the stride."""
     out_width = width * block.expansion
     first = block(in_width, width, stride)
     return nn.Sequential(first, *(block(out_width, width, 1) for _ in range(count - 1)))
 
 
 def _shortcut(in_width: int, out_width: int, stride: int) -> nn.Sequential | None:
-    """A projection where the shape changes, else None: the identity."""
+    """Make a projection where the shape changes, else None: the identity."""
     if stride == 1 and in_width == out_width:
         return None
     return nn.Sequential(nn.Conv2d(in_width, out_width, 1, stride, bias=False), nn.BatchNorm2d(out_width))

@@ -33,7 +33,7 @@ class CifarResNet(nn.Module):
         kaiming_normal(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [N, num_classes] of float images [N, in_channels, H, W]."""
+        """Compute logits [N, num_classes] of float images [N, in_channels, H, W]."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]

@@ -60,7 +60,7 @@ class EfficientNet(nn.Module):
         nn.init.zeros_(self.classifier[1].bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [N, num_classes] of float images [N, in_channels, H, W]."""
+        """Compute logits [N, num_classes] of float images [N, in_channels, H, W]."""
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))  # type: ignore[no-any-return]
 
 
@@ -85,7 +85,7 @@ class MBConv(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a gate that two 1x1 convolutions compute from their means (Hu et al., 2018)."""
+    """Scale channels by a gate that two 1x1 convolutions compute from their means (Hu et al., 2018)."""
 
     def __init__(self, width: int, squeezed: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class SqueezeExcite(nn.Module):
 def unit(
     in_width: int, width: int, kernel: int, stride: int = 1, groups: int = 1, activation: Activation | None = None
 ) -> nn.Sequential:
-    """Convolution that keeps the size (but for the stride), batch norm and perhaps an activation function."""
+    """Chain a convolution that keeps the size (but for the stride), a batch norm and perhaps an activation."""
     conv = nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups, bias=False)
     tail = () if activation is None else (activation(),)
     return nn.Sequential(conv, nn.BatchNorm2d(width), *tail)

@@ -47,7 +47,7 @@ class MobileNetV2(nn.Module):
         nn.init.zeros_(self.classifier[1].bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [N, num_classes] of float images [N, in_channels, H, W]."""
+        """Compute logits [N, num_classes] of float images [N, in_channels, H, W]."""
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))  # type: ignore[no-any-return]
 
 
@@ -68,12 +68,12 @@ class InvertedResidual(nn.Module):
 
 
 def unit(in_width: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size (but for the stride), batch norm, ReLU6."""
+    """Chain a convolution that keeps the size (but for the stride), a batch norm and a ReLU6."""
     conv = nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU6(inplace=True))
 
 
 def rounded(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of ``divisor`` that is not more than 10 % below ``channels``."""
+    """Round to the nearest multiple of ``divisor`` that is not more than 10 % below ``channels``."""
     nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * channels else nearest

@@ -24,7 +24,7 @@ class PlainCnn(nn.Module):
         kaiming_normal(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [N, num_classes] of float images [N, in_channels, H, W]."""
+        """Compute logits [N, num_classes] of float images [N, in_channels, H, W]."""
         return self.fc(torch.flatten(self.avgpool(self.features(x)), 1))  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Build networks by name: a new family is a file beside this one and rows here."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MODELS: dict[str, Factory] = {
 }
 
 _USUAL_CHANNELS = 3
-"""What every factory builds unless told otherwise; torchvision's cannot be told."""
+"""The number of channels that every factory builds for unless told otherwise; torchvision's cannot be told."""
 
 
 def model_names() -> list[str]:
-    """Names that `create_model` knows."""
+    """List the names that `create_model` knows."""
     return list(MODELS)
 
 
 def create_model(name: str, num_classes: int, in_channels: int = 3, args: Mapping[str, Any] | None = None) -> nn.Module:
-    """A network with fresh random weights (from torch's global generator), in training mode.
+    """Build a network with fresh random weights (from torch's global generator), in training mode.
 
     Args:
         name: one of `model_names`, or ``package.module:factory``; the user's factory receives those of the keywords

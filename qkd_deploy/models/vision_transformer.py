@@ -57,7 +57,7 @@ class VisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [N, num_classes] of float images [N, in_channels, S, S]."""
+        """Compute logits [N, num_classes] of float images [N, in_channels, S, S]."""
         tokens = self.patch_embed(x)
         tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
         tokens = self.norm(self.blocks(tokens + self.pos_embed))
@@ -72,7 +72,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens of float images."""
+        """Compute the tokens of float images [N, C, S, S]."""
         return self.proj(x).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,7 @@
-"""Batch norm and the learned step behind it as one operation of the backward pass.
+"""Join a batch norm and the learned-scale quantizer behind it into one operation, which stores less for backward.
 
 ``v = gamma * xhat + beta``, ``v_q = q(v)``. Apart, the two keep ``x``, ``v`` and ``v_q`` for the backward pass; joined,
-they keep ``x``. ``v`` is computed again, by the same kernel from the same numbers, and the products of the step's
+they keep ``x``. ``v`` is computed again, by the same kernel from the same numbers, and the products of the scale's
 gradient (``step.py``) come from gradients that the batch norm computes anyway:
 
     sum(g * v) = sum(gamma * dL/dgamma) + sum(beta * dL/dbeta),  because dL/dgamma = sum(g * xhat), dL/dbeta = sum(g)
@@ -30,30 +30,31 @@ class _NormalizeAndQuantize(torch.autograd.Function):
         mean: Tensor,
         variance: Tensor,
         eps: float,
-        step: Tensor,
+        scale: Tensor,
         lo: int,
         hi: int,
         gradient_scale: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, gamma, beta, mean, variance, step)
+        ctx.save_for_backward(x, gamma, beta, mean, variance, scale)
         ctx.eps, ctx.lo, ctx.hi, ctx.gradient_scale = eps, lo, hi, gradient_scale
-        return _normalized(x, gamma, beta, mean, variance, eps).div_(step).round_().clamp_(lo, hi).mul_(step)
+        return _normalized(x, gamma, beta, mean, variance, eps).div_(scale).round_().clamp_(lo, hi).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        x, gamma, beta, mean, variance, step = ctx.saved_tensors
+        x, gamma, beta, mean, variance, scale = ctx.saved_tensors
+        # the same kernel on the same numbers as forward: the codes below are those that forward rounded to
         v = _normalized(x, gamma, beta, mean, variance, ctx.eps)
-        grad_v = pass_inside(grad, v, step, ctx.lo, ctx.hi)
+        grad_v = pass_inside(grad, v, scale, ctx.lo, ctx.hi)
         grad_x, grad_gamma, grad_beta = torch.ops.aten.native_batch_norm_backward(
             grad_v, x, gamma, None, None, mean, torch.rsqrt(variance + ctx.eps), True, ctx.eps, [True, True, True]
         )
-        grad_step = None
+        grad_scale = None
         if ctx.needs_input_grad[6]:
             inside = (gamma * grad_gamma).sum() + (beta * grad_beta).sum()
-            total = dot(grad, v.div_(step).round_().clamp_(ctx.lo, ctx.hi)) - inside / step
-            grad_step = (total * ctx.gradient_scale).reshape(step.shape)
-        return grad_x, grad_gamma, grad_beta, None, None, None, grad_step, None, None, None
+            total = dot(grad, v.div_(scale).round_().clamp_(ctx.lo, ctx.hi)) - inside / scale
+            grad_scale = (total * ctx.gradient_scale).reshape(scale.shape)
+        return grad_x, grad_gamma, grad_beta, None, None, None, grad_scale, None, None, None
 
 
 def _normalized(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
@@ -62,9 +63,10 @@ def _normalized(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: 
 
 
 def normalize_and_quantize(batch_norm: BatchNorm, quantizer: StepQuantizer, x: Tensor) -> Tensor:
-    """``quantizer(batch_norm(x))``, joined where nothing can tell the difference."""
+    """Compute ``quantizer(batch_norm(x))``, joined where hooks, modes and types leave no way to tell the difference."""
     if not _can_join(batch_norm, quantizer, x):
         return quantizer(batch_norm(x))  # type: ignore[no-any-return]
+    # the statistics that nn.BatchNorm would keep: its own forward pass is not called
     assert batch_norm.momentum is not None and batch_norm.num_batches_tracked is not None
     batch_norm.num_batches_tracked.add_(1)
     with torch.no_grad():
@@ -87,9 +89,9 @@ def normalize_and_quantize(batch_norm: BatchNorm, quantizer: StepQuantizer, x: T
 
 
 def _can_join(batch_norm: BatchNorm, quantizer: StepQuantizer, x: Tensor) -> bool:
-    """Whether both are what they seem, in float32 on a CPU; compilers join by themselves."""
+    """Accept plain batch norms in train mode without hooks, in float32 on a CPU; compilers join by themselves."""
     plain = type(batch_norm) in (nn.BatchNorm1d, nn.BatchNorm2d) and batch_norm.training
     learned = batch_norm.affine and batch_norm.track_running_stats and batch_norm.momentum is not None
-    usual = x.is_cpu and x.dtype == torch.float32 and x.numel() > x.shape[1]
+    usual = x.is_cpu and x.dtype == torch.float32 and x.numel() > x.shape[1]  # of one value there is no variance
     hooked = any(getattr(module, kind) for module in (batch_norm, quantizer) for kind in _HOOKS)
     return plain and learned and usual and not hooked and not torch.compiler.is_compiling()

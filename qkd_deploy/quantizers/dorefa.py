@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
 from qkd_deploy.quantizers.base import Quantizer, round_straight_through
 from qkd_deploy.quantizers.step import fake_quantize
 
@@ -38,12 +38,12 @@ class _ConstantScale(Quantizer):
         self.register_buffer("step", torch.tensor(1.0 / spec.hi))
 
     def ranges(self) -> list[Tensor]:
-        """The constant."""
+        """Return the constant."""
         return [self.step]
 
     def scale(self) -> Tensor:
-        """The constant."""
-        return self.step.clamp(min=STEP_FLOOR)
+        """Return the constant."""
+        return self.step.clamp(min=SCALE_FLOOR)
 
     def set_scale(self, value: float) -> None:
         """Set the constant."""
@@ -51,7 +51,7 @@ class _ConstantScale(Quantizer):
 
 
 class DoReFaActivation(_ConstantScale):
-    """An activation with a constant range."""
+    """Clip an activation to a constant range."""
 
     difference: ClassVar[str] = (
         "activations are clipped at a constant of the tensor instead of 1, signed ones at both ends of the signed grid"
@@ -63,7 +63,7 @@ class DoReFaActivation(_ConstantScale):
 
 
 class DoReFaWeight(_ConstantScale):
-    """Weights squeezed by tanh and divided by their largest."""
+    """Squeeze weights by tanh and divide them by their largest magnitude."""
 
     difference: ClassVar[str] = (
         "the weights' grid is symmetric and has a zero, which the published grid lacks; "
@@ -71,11 +71,11 @@ class DoReFaWeight(_ConstantScale):
     )
 
     def fake_quantize(self, v: Tensor) -> Tensor:
-        """See the module's docstring."""
+        """Round the squeezed weights to codes; autograd goes through tanh and the division by the largest."""
         return round_straight_through(self._squeezed(v)).float() * self.scale()
 
     def codes(self, v: Tensor) -> Tensor:
-        """Centered codes of the weights."""
+        """Return the centered codes of the weights."""
         with torch.no_grad():
             return torch.round(self._squeezed(v.float())).float()
 
@@ -86,7 +86,10 @@ class DoReFaWeight(_ConstantScale):
 
     @torch.no_grad()
     def start(self, v: Tensor, method: str = "auto") -> float:
-        """The constant with the least squared error for the codes, which do not depend on it, whatever the method."""
+        """Choose the constant with the least squared error for the codes, which do not depend on it.
+
+        It is ``sum(codes * v) / sum(codes^2)``; ``method`` only decides for a tensor whose codes are all zero.
+        """
         usual = super().start(v, method)
         codes = self.codes(v)
         energy = float(codes.square().sum())

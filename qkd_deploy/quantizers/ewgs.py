@@ -26,36 +26,40 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.step import to_grid
 
 
 class _Ewgs(torch.autograd.Function):
-    """The backward pass can be differentiated, with the masks and rounding errors as constants."""
+    """Round to the grid; backward scales gradients element by element.
+
+    The backward pass is made of differentiable operations on detached tensors, because ``ewgs_refresh.py``
+    differentiates it again: masks and rounding errors are constants there.
+    """
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, step: Tensor, delta: Tensor, lo: int, hi: int) -> Tensor:
-        result = to_grid(v, step, lo, hi)
-        ctx.save_for_backward(v, step, delta, result)
+    def forward(ctx: Any, v: Tensor, scale: Tensor, delta: Tensor, lo: int, hi: int) -> Tensor:
+        result = to_grid(v, scale, lo, hi)
+        ctx.save_for_backward(v, scale, delta, result)
         ctx.lo, ctx.hi = lo, hi
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         (grad,) = grads
-        v, step, delta, result = (tensor.detach() for tensor in ctx.saved_tensors)
-        inside = (v >= ctx.lo * step) & (v <= ctx.hi * step)
-        error = (v - result) * (delta / (step * (ctx.hi - ctx.lo)))  # delta * (x_c - x_q)
+        v, scale, delta, result = (tensor.detach() for tensor in ctx.saved_tensors)
+        inside = (v >= ctx.lo * scale) & (v <= ctx.hi * scale)
+        error = (v - result) * (delta / (scale * (ctx.hi - ctx.lo)))  # delta * (x_c - x_q)
         grad_v = torch.where(inside, grad + grad.abs() * error, 0.0)
-        grad_step = None
+        grad_scale = None
         if ctx.needs_input_grad[1]:
-            grad_step = (torch.sum(grad * result) - torch.sum(grad_v * v)) / step
-        return grad_v, grad_step, None, None, None
+            grad_scale = (torch.sum(grad * result) - torch.sum(grad_v * v)) / scale
+        return grad_v, grad_scale, None, None, None
 
 
 class EwgsQuantizer(Quantizer):
-    """A learned range ``u``, and gradients scaled element by element."""
+    """Fake-quantize with a learned range ``u``, and gradients scaled element by element."""
 
     difference: ClassVar[str] = (
         "the range has one learned end instead of two ([0, u] after a ReLU, symmetric elsewhere), "
@@ -70,12 +74,12 @@ class EwgsQuantizer(Quantizer):
         self.register_buffer("delta", torch.tensor(0.0))
 
     def ranges(self) -> list[Tensor]:
-        """The upper end."""
+        """Return the upper end."""
         return [self.upper]
 
     def scale(self) -> Tensor:
-        """``u / hi``."""
-        return (self.upper / self.spec.hi).clamp(min=STEP_FLOOR)
+        """Return ``u / hi``."""
+        return (self.upper / self.spec.hi).clamp(min=SCALE_FLOOR)
 
     @torch.no_grad()
     def set_scale(self, value: float) -> None:
@@ -83,7 +87,7 @@ class EwgsQuantizer(Quantizer):
         self.upper.fill_(value * self.spec.hi)
 
     def fake_quantize(self, v: Tensor) -> Tensor:
-        """See the module's docstring."""
+        """Round to the grid, with the gradients of the module's docstring."""
         result: Tensor = _Ewgs.apply(  # type: ignore[no-untyped-call]
             v, self.scale(), self.delta, self.spec.lo, self.spec.hi
         )
@@ -95,10 +99,14 @@ class EwgsActivation(EwgsQuantizer):
 
     @torch.no_grad()
     def start(self, v: Tensor, method: str = "auto") -> float:
-        """By itself, ``u`` is three standard deviations: of the tensor, or of the normal whose positive half it is."""
+        """Choose the scale; "auto" puts ``u`` at three standard deviations, as published.
+
+        They are those of the tensor, or, on an unsigned grid, of the normal distribution whose magnitudes the tensor
+        holds: its deviation is that of the tensor divided by ``sqrt(1 - 2 / pi)``.
+        """
         usual = super().start(v, method)
         deviation = float(v.float().std(correction=0)) if v.numel() else 0.0
         if method != "auto" or deviation == 0.0:
             return usual
         half_normal = 1.0 if self.spec.signed else math.sqrt(1 - 2 / math.pi)
-        return max(3 * deviation / half_normal / self.spec.hi, STEP_FLOOR)
+        return max(3 * deviation / half_normal / self.spec.hi, SCALE_FLOOR)

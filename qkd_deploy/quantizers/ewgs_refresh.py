@@ -28,7 +28,7 @@ _Captured = list[tuple[EwgsQuantizer, Tensor]]
 
 
 def set_deltas(model: nn.Module, value: float) -> None:
-    """One ``delta`` for all EWGS quantizers of a network: 0 for the straight-through estimator, 1e-3 as published.
+    """Set one ``delta`` for all EWGS quantizers of a network: 0 for the straight-through estimator, 1e-3 as published.
 
     Raises:
         UserError: the network has no EWGS quantizer, or ``value`` is negative or not finite.
@@ -85,7 +85,7 @@ def _quantizers(model: nn.Module) -> list[EwgsQuantizer]:
 def _deltas(
     quantizers: list[EwgsQuantizer], loss: Callable[[], Tensor], generator: torch.Generator
 ) -> Iterator[tuple[EwgsQuantizer, Tensor]]:
-    """``delta`` of every discretised tensor that one batch makes, before the maximum with zero."""
+    """Compute ``delta`` of every discretised tensor that one batch makes, before the maximum with zero."""
     with torch.enable_grad(), _capture(quantizers) as captured:
         value = loss()
     reached = [(quantizer, tensor) for quantizer, tensor in captured if tensor.requires_grad]
@@ -101,10 +101,10 @@ def _deltas(
 
 
 def _traces(tensors: list[Tensor], gradients: tuple[Tensor, ...], generator: torch.Generator) -> list[Tensor]:
-    """Hutchinson's estimate of the trace of the Hessian's block of every tensor."""
+    """Estimate the trace of the Hessian's block of every tensor (Hutchinson); a tensor's own estimate stops early."""
     # a constant gradient, which has no graph, gets one of zero curvature
     curved = [g if g.requires_grad else g + 0 * t for t, g in zip(tensors, gradients, strict=True)]
-    sums = torch.zeros(len(tensors), dtype=torch.float64)
+    sums = torch.zeros(len(tensors), dtype=torch.float64)  # sums of many float32 products
     means = torch.zeros_like(sums)
     final = torch.zeros_like(sums, dtype=torch.bool)
     for probe in range(1, PROBES + 1):
@@ -120,14 +120,14 @@ def _traces(tensors: list[Tensor], gradients: tuple[Tensor, ...], generator: tor
 
 
 def _rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Ones with random signs."""
+    """Draw ones with random signs; on the generator's device, so that every device sees the same ones."""
     bits = torch.randint(0, 2, like.shape, generator=generator, device=generator.device, dtype=torch.int8)
     return (2 * bits - 1).to(like)
 
 
 @contextmanager
 def _capture(quantizers: list[EwgsQuantizer]) -> Iterator[_Captured]:
-    """Collect what the quantizers return while the block runs."""
+    """Collect the outputs of the quantizers while the block runs."""
     captured: _Captured = []
 
     def collect(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -144,7 +144,7 @@ def _capture(quantizers: list[EwgsQuantizer]) -> Iterator[_Captured]:
 
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Train mode for the time; modes, buffers and random state are restored."""
+    """Put the model into train mode for the block, and restore modes, buffers and random state behind it."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {buffer.device for buffer, _ in buffers if buffer.is_cuda}

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.step import to_grid
 
@@ -29,22 +29,22 @@ DECAY = 1e-4
 
 class _Pact(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, v: Tensor, alpha: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
-        ctx.save_for_backward(v, alpha, step)
+    def forward(ctx: Any, v: Tensor, alpha: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
+        ctx.save_for_backward(v, alpha, scale)
         ctx.lo, ctx.hi = lo, hi
-        return to_grid(v, step, lo, hi)
+        return to_grid(v, scale, lo, hi)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (grad,) = grads
-        v, alpha, step = ctx.saved_tensors
-        above, below = v >= alpha, v < ctx.lo * step
+        v, alpha, scale = ctx.saved_tensors
+        above, below = v >= alpha, v < ctx.lo * scale
         clipped = torch.sum(grad * above) + ctx.lo / ctx.hi * torch.sum(grad * below)
         return grad.masked_fill(above | below, 0.0), clipped + DECAY * alpha, None, None, None
 
 
 class PactActivation(Quantizer):
-    """An activation with a learned clipping point."""
+    """Fake-quantize an activation with a learned clipping point."""
 
     difference: ClassVar[str] = "signed activations, which the paper lacks, are clipped at both ends of the signed grid"
 
@@ -54,20 +54,20 @@ class PactActivation(Quantizer):
         self.alpha = nn.Parameter(torch.tensor(6.0))
 
     def ranges(self) -> list[Tensor]:
-        """The clipping point."""
+        """Return the clipping point."""
         return [self.alpha]
 
     def scale(self) -> Tensor:
-        """``alpha / hi``."""
-        return (self.alpha / self.spec.hi).clamp(min=STEP_FLOOR)
+        """Return ``alpha / hi``."""
+        return (self.alpha / self.spec.hi).clamp(min=SCALE_FLOOR)
 
     @torch.no_grad()
     def set_scale(self, value: float) -> None:
-        """Clip at ``value * hi``."""
+        """Set the clipping point to ``value * hi``."""
         self.alpha.fill_(value * self.spec.hi)
 
     def fake_quantize(self, v: Tensor) -> Tensor:
-        """See the module's docstring."""
+        """Clip and round; the gradient of ``alpha`` comes from clipped values and the penalty, none from the scale."""
         result: Tensor = _Pact.apply(  # type: ignore[no-untyped-call]
             v, self.alpha, self.scale().detach(), self.spec.lo, self.spec.hi
         )

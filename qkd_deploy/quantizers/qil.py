@@ -5,8 +5,8 @@ With centre ``c`` and half-width ``d``, so that ``p = c - d`` prunes and ``u = c
     w_t = sign(w) * clip(A |w| + B, 0, 1),   A = 1 / (2d),  B = -c / (2d) + 1/2
     w_q = round(hi * w_t) / hi
 
-Gradients come from autograd through the transformation, with STE through the rounding. There is no gradient scale: what
-moves the steps here moves them relatively. The exponent ``gamma`` is not learned, which others found unstable.
+Gradients come from autograd through the transformation, with STE through the rounding. There is no gradient scale: the
+optimizer here moves ranges relative to their size. The exponent ``gamma`` is not learned, which others found unstable.
 
 Deployable form:
 
@@ -14,7 +14,7 @@ Deployable form:
     activations  x_q = u * clip(round(hi * x / u), lo, hi) / hi,  u = 2d
 
 so values keep their units (published ones fill [-1, 1], and batch norm rescales them), and activations are not pruned:
-an offset of the activations that is no multiple of the step has no integer zero point.
+an offset of the activations that is no multiple of the scale has no integer zero point.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
 from qkd_deploy.quantizers.base import Quantizer, round_straight_through
 from qkd_deploy.quantizers.step import fake_quantize
 
 
 class QilWeight(Quantizer):
-    """Weights with a learned centre and half-width."""
+    """Fake-quantize weights with a learned centre and half-width."""
 
     difference: ClassVar[str] = "weights keep their units, where the published ones fill [-1, 1]"
 
@@ -41,37 +41,37 @@ class QilWeight(Quantizer):
         self.half_width = nn.Parameter(torch.tensor(0.5))
 
     def ranges(self) -> list[Tensor]:
-        """Centre and half-width."""
+        """Return centre and half-width."""
         return [self.center, self.half_width]
 
     def scale(self) -> Tensor:
-        """``(c + d) / hi``."""
-        return ((self.center + self.half_width) / self.spec.hi).clamp(min=STEP_FLOOR)
+        """Return ``(c + d) / hi``."""
+        return ((self.center + self.half_width) / self.spec.hi).clamp(min=SCALE_FLOOR)
 
     @torch.no_grad()
     def set_scale(self, value: float) -> None:
-        """Clip at ``value * hi``, and prune from 0."""
+        """Set the interval to ``[0, value * hi]``: clip at its end, and prune nothing."""
         self.center.fill_(value * self.spec.hi / 2)
         self.half_width.copy_(self.center)
 
     def fake_quantize(self, v: Tensor) -> Tensor:
-        """See the module's docstring."""
+        """Transform and round; the sign and the scale are put back behind the rounding."""
         return round_straight_through(self._transformed(v)) * v.sign() * self.scale()
 
     def codes(self, v: Tensor) -> Tensor:
-        """Centered codes of the weights."""
+        """Return the centered codes of the weights."""
         with torch.no_grad():
             return torch.round(self._transformed(v.float())) * v.sign()
 
     def _transformed(self, v: Tensor) -> Tensor:
-        """``hi * |w_t|``: from 0 at the pruning point to ``hi`` at the clipping point."""
+        """Compute ``hi * |w_t|``: from 0 at the pruning point to ``hi`` at the clipping point."""
         prune = (self.center - self.half_width).clamp(min=0)
-        width = (self.center + self.half_width - prune).clamp(min=STEP_FLOOR)
+        width = (self.center + self.half_width - prune).clamp(min=SCALE_FLOOR)
         return ((v.abs() - prune) / width).clamp(0, 1) * self.spec.hi
 
 
 class QilActivation(Quantizer):
-    """Activations with a learned half-width."""
+    """Fake-quantize activations with a learned half-width."""
 
     difference: ClassVar[str] = (
         "activations keep their units and are not pruned, which would need a zero point that is no integer"
@@ -83,18 +83,18 @@ class QilActivation(Quantizer):
         self.half_width = nn.Parameter(torch.tensor(0.5))
 
     def ranges(self) -> list[Tensor]:
-        """The half-width, which is also the centre."""
+        """Return the half-width, which is also the centre."""
         return [self.half_width]
 
     def scale(self) -> Tensor:
-        """``2d / hi``."""
-        return (2 * self.half_width / self.spec.hi).clamp(min=STEP_FLOOR)
+        """Return ``2d / hi``."""
+        return (2 * self.half_width / self.spec.hi).clamp(min=SCALE_FLOOR)
 
     @torch.no_grad()
     def set_scale(self, value: float) -> None:
-        """Clip at ``value * hi``."""
+        """Set the interval to ``[0, value * hi]``."""
         self.half_width.fill_(value * self.spec.hi / 2)
 
     def fake_quantize(self, v: Tensor) -> Tensor:
-        """See the module's docstring."""
+        """Clip and round, with the gradients of ``step.py``."""
         return fake_quantize(v, self.scale(), self.spec.lo, self.spec.hi)

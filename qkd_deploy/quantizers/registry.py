@@ -1,4 +1,4 @@
-"""The quantizers by name."""
+"""Look up quantizers by the names that users give: a new one is a file beside this one and a row here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qkd_deploy.quantizers.step import StepQuantizer
 
 @dataclass(frozen=True)
 class Kind:
-    """A published method: what quantizes weights and what activations, each built from a ``TensorSpec``."""
+    """A published method: the quantizers of weights and of activations, each built from a ``TensorSpec``."""
 
     weight: type[Quantizer]
     activation: type[Quantizer]
@@ -37,7 +37,7 @@ QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
 
 
 def quantizer_kind(name: str) -> Kind:
-    """The quantizer called ``name``.
+    """Look up the quantizer called ``name``.
 
     Raises:
         UserError: there is none; the message lists them and suggests the nearest.

@@ -1,78 +1,97 @@
-"""Starting points for the steps, computed from one tensor or from the statistics of many.
+"""Choose the first scale of a quantizer from one tensor, or from an observer that has seen many batches.
 
-- ``minmax``: the largest magnitude maps to the largest code (QKD's reviews; arXiv:1911.12491).
+``observer.py`` gathers; this file decides. The methods:
+
+- ``mse``: the scale with the smallest squared rounding error, searched below ``minmax`` (the default: the published two
+  are far off at 2 and 3 bits and for 8-bit activations respectively).
 - ``percentile``: as ``minmax``, but a share of ``10^(-bits / 2)`` of the values other than zero lies beyond: 0.01 % at
   8 bits, 1 % at 4, 10 % at 2, which is close to where the squared error of a normal distribution is smallest. (Zeros
   do not count because every grid holds them: behind a ReLU they are half of all values.)
 - ``lsq``: ``2 * mean|v| / sqrt(hi)`` (Esser et al. 2020, arXiv:1902.08153).
-- ``mse``: the step with the smallest squared rounding error, searched below ``minmax`` (the default: the published two
-  are far off at 2 and 3 bits and for 8-bit activations respectively).
+- ``minmax``: the largest magnitude maps to the largest code (QKD's reviews; arXiv:1911.12491).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from qkd_deploy.bits import STEP_FLOOR, TensorSpec
+from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
 from qkd_deploy.errors import UserError
 from qkd_deploy.quantizers.observer import HistogramObserver
 
-METHODS = ("mse", "percentile", "lsq", "minmax")
 _CANDIDATES = 64
+"""Scales that ``mse`` tries; neighbours are 6 % apart."""
+_NARROWEST = 10.0**-1.7
+"""The smallest of them, as a share of ``minmax``: 2 %."""
 
 
-def initial_step(v: Tensor, spec: TensorSpec, method: str = "mse") -> float:
-    """The starting step for a tensor of any shape on the grid ``spec``.
+def initial_scale(v: Tensor, spec: TensorSpec, method: str = "mse") -> float:
+    """Choose the first scale for a tensor of any shape on the grid ``spec``.
 
     Raises:
         UserError: an unknown method, or values that are not finite.
     """
     require_method(method)
-    statistics = HistogramObserver(signed=spec.signed)
-    statistics.update(v)
-    return step_from(statistics, spec, method)
+    observer = HistogramObserver(signed=spec.signed)
+    observer.update(v)
+    return scale_from(observer, spec, method)
 
 
 def require_method(method: str) -> None:
-    """Refuse what is none of ``METHODS``.
+    """Refuse a name that is none of ``METHODS``.
 
     Raises:
-        UserError: it is not.
+        UserError: it is none of them.
     """
     if method not in METHODS:
         raise UserError(f"unknown initialisation {method!r}; choose one of {', '.join(METHODS)}")
 
 
 @torch.no_grad()
-def step_from(statistics: HistogramObserver, spec: TensorSpec, method: str) -> float:
-    """The starting step on the grid ``spec`` for the values in ``statistics``; ``method`` is one of ``METHODS``."""
-    if statistics.largest == 0.0:
-        return 1.0 / spec.hi  # a tensor of zeros: any step represents it
-    if method == "lsq":
-        return max(2 * statistics.total / statistics.count / math.sqrt(spec.hi), STEP_FLOOR)
-    if method == "percentile":
-        return max(statistics.quantile(1 - _clipped_share(spec)) / spec.hi, STEP_FLOOR)
-    minmax = max(statistics.largest / spec.hi, STEP_FLOOR)
-    return minmax if method == "minmax" else max(_least_squares(statistics, spec, minmax), STEP_FLOOR)
+def scale_from(observer: HistogramObserver, spec: TensorSpec, method: str) -> float:
+    """Choose the first scale on the grid ``spec`` for the values in ``observer``; ``method`` is one of ``METHODS``."""
+    if observer.largest == 0.0:
+        return 1.0 / spec.hi  # a tensor of zeros: any scale represents it
+    return max(_CHOOSERS[method](observer, spec), SCALE_FLOOR)
 
 
-def _clipped_share(spec: TensorSpec) -> float:
-    share: float = 10.0 ** (-spec.bits / 2)
-    return share
-
-
-def _least_squares(statistics: HistogramObserver, spec: TensorSpec, minmax: float) -> float:
-    """Search the step between 100 % and 2 % of ``minmax`` on a log grid; of equally good ones the widest is taken."""
-    values, counts = statistics.distribution()
-    ratios = torch.logspace(0.0, -1.7, _CANDIDATES)
+def _least_squares(observer: HistogramObserver, spec: TensorSpec) -> float:
+    """Search between 100 % and 2 % of ``minmax`` on a log grid; ``argmin`` takes the widest of equally good scales."""
+    widest = max(_minmax(observer, spec), SCALE_FLOOR)
+    values, counts = observer.distribution()
+    ratios = torch.logspace(0.0, math.log10(_NARROWEST), _CANDIDATES)
     errors = []
-    for candidate in ratios:
-        step = minmax * candidate
-        rounded = torch.round(values / step).clamp_(spec.lo, spec.hi).mul_(step)
+    for ratio in ratios:
+        scale = widest * ratio
+        rounded = torch.round(values / scale).clamp_(spec.lo, spec.hi).mul_(scale)
         errors.append((rounded - values).square_().mul_(counts).sum())
-    best = int(torch.stack(errors).argmin())
-    ratio: float = ratios[best].item()
-    return minmax * ratio
+    best: float = ratios[torch.stack(errors).argmin()].item()
+    return widest * best
+
+
+def _percentile(observer: HistogramObserver, spec: TensorSpec) -> float:
+    clipped: float = 10.0 ** (-spec.bits / 2)
+    return observer.quantile(1 - clipped) / spec.hi
+
+
+def _lsq(observer: HistogramObserver, spec: TensorSpec) -> float:
+    return 2 * observer.mean / math.sqrt(spec.hi)
+
+
+def _minmax(observer: HistogramObserver, spec: TensorSpec) -> float:
+    return observer.largest / spec.hi
+
+
+_CHOOSERS: Mapping[str, Callable[[HistogramObserver, TensorSpec], float]] = {
+    "mse": _least_squares,
+    "percentile": _percentile,
+    "lsq": _lsq,
+    "minmax": _minmax,
+}
+
+METHODS = tuple(_CHOOSERS)
+"""Names of the methods, the default first."""

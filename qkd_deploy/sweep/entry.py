@@ -1,4 +1,4 @@
-"""One entry of a sweep: trained, exported and verified, or taken from an earlier call."""
+"""Train, export and verify one entry of a sweep, or take its result from an earlier call."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from qkd_deploy.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class EntryResult:
-    """What became of an entry.
+    """The result of an entry.
 
     Attributes:
         id: of the entry, and the name of its folder.
-        verified: whether ``verify`` passed on the exported file.
-        verify: how it was verified.
+        verified: ``verify`` passed on the exported file.
+        verify: the options of ``verify``.
         accuracy: percent, as ONNX Runtime measures it on the exported file; None where the entry failed, or the
             images have no labels.
         preview, frozen: the same of the fake-quantized and of the frozen model.
-        images, dataset: what it was measured on.
+        images, dataset: the number of images and the data set that it was measured on.
         compared_codes, differing_codes: between the integer model and ONNX Runtime.
         float_operations: operators that ONNX Runtime computes in float.
         float_accuracy: of the full-precision weights that the student started from, where their file tells.
@@ -53,7 +53,7 @@ class EntryResult:
 
 
 def finished(entry: Entry, folder: Path, verify: VerifyOptions) -> EntryResult | None:
-    """The result of an earlier call, if the entry is trained and verified in the same way."""
+    """Read the result of an earlier call, if the entry is trained and verified in the same way."""
     try:
         result = EntryResult(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -133,7 +133,7 @@ def _verify(config: TrainConfig, folder: Path, options: VerifyOptions, answer: P
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML writes it on one line."""
+    """Write a value as TOML on one line."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())}}}"
     if isinstance(value, (list, tuple)):
@@ -142,12 +142,12 @@ def _toml(value: Any) -> str:
 
 
 def _model(config: TrainConfig) -> list[str]:
-    """A network of the user's has to be named again to be imported."""
+    """Name a network of the user's again: only names that were typed are imported."""
     return ["--model", config.model] if ":" in config.model else []
 
 
 def _recorded_accuracy(checkpoint: Path | str) -> float | None:
-    """What a checkpoint says about itself; None where there is none of ours."""
+    """Read the accuracy that a checkpoint records; None where there is none, or no checkpoint of ours."""
     from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 
     try:

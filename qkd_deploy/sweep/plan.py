@@ -1,4 +1,4 @@
-"""What a sweep consists of: a TOML file with common settings and axes, multiplied out.
+"""Read a sweep from a TOML file with common settings and axes, and multiply the axes out.
 
 ``[settings]`` holds settings of ``TrainConfig`` that all entries share. In ``[grid]`` every key is an axis: a setting
 with a list of values, or any other name with a list of tables, whose settings change together. ``[verify]`` holds
@@ -26,7 +26,7 @@ _ID_DIGITS = 12
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How entries are verified: options of ``verify``."""
+    """The options of ``verify`` for all entries."""
 
     tolerance: float = 0.1
     require_integer: bool = False
@@ -48,13 +48,13 @@ class Entry:
 
     @property
     def id(self) -> str:
-        """Hash of the resolved settings: the same run has the same name in every sweep."""
+        """Hash of the resolved settings, so that the same run has the same name in every sweep."""
         text = json.dumps(asdict(self.config), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
 
     @property
     def label(self) -> str:
-        """The entry's place in the grid, for people."""
+        """The entry's place in the grid, in words."""
         return ", ".join(f"{axis} {shown(value)}" for axis, value in self.axes.items()) or "the only entry"
 
 
@@ -97,7 +97,7 @@ def read_plan(path: Path | str) -> Plan:
 
 
 def shown(value: Any) -> str:
-    """A setting's value, short."""
+    """Write a setting's value in short."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -111,7 +111,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _axis(file: Path, name: str, values: Any) -> list[_Choice]:
-    """The values of an axis, each with the settings that it stands for."""
+    """Read the values of an axis, each with the settings that it stands for."""
     if not isinstance(values, list) or not values:
         raise UserError(f"{file}: the axis {name!r} is {values!r}; give a list of values, such as [0, 1, 2]")
     if name in _SETTINGS:

@@ -1,4 +1,4 @@
-"""Commands of the command line as processes, which end when the sweep is interrupted."""
+"""Run commands of the command line as processes, which end when the sweep is interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Stopped(Exception):
 
 
 class Processes:
-    """Runs commands, from several threads at a time."""
+    """Run commands, from several threads at a time."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -31,7 +31,7 @@ class Processes:
 
         Args:
             arguments: of the command line.
-            log: what the command says on stderr is appended to it.
+            log: the command's stderr is appended to it.
             answer: a file that the command writes also where it ends with 1, because a check failed. An old one is
                 removed first: a program that broke down ends with 1 too.
 
@@ -79,7 +79,7 @@ class Processes:
 
 
 def _reason(code: int, log: Path, start: int) -> str:
-    """The last line that the command wrote to stderr, or how it ended where it wrote none."""
+    """Take the last line that the command wrote to stderr, or say how it ended where it wrote none."""
     with log.open("rb") as file:
         file.seek(start)
         lines = file.read().decode("utf-8", errors="replace").split("\n")

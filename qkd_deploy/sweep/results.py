@@ -1,4 +1,4 @@
-"""The results of a sweep: one row per combination, over its seeds, as JSON and Markdown."""
+"""Write the results of a sweep: one row per combination, over its seeds, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SEED = "seed"
 
 @dataclass(frozen=True)
 class Combination:
-    """All entries that differ only in their seed.
+    """The results of all entries that differ only in their seed.
 
     Attributes:
         axes: its place in the grid.
@@ -41,7 +41,7 @@ class Combination:
 
 
 def combinations(entries: Sequence[Entry], results: dict[str, EntryResult]) -> list[Combination]:
-    """The combinations in the order of the grid; entries without a result have not run."""
+    """Group entries by combination, in the order of the grid; entries without a result have not run."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(json.dumps(_without_seed(entry.axes)), []).append(entry)
@@ -70,7 +70,7 @@ def _without_seed(axes: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_results(folder: Path, plan: Plan, results: dict[str, EntryResult], provenance: dict[str, Any]) -> None:
-    """Write ``results.json`` and ``results.md`` for what is known so far.
+    """Write ``results.json`` and ``results.md`` with the results so far.
 
     Raises:
         UserError: the folder cannot be written.
@@ -102,7 +102,7 @@ def _plain(result: EntryResult | None) -> dict[str, Any]:
 
 
 def _settings(plan: Plan) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The resolved settings that all entries share, and by entry the others."""
+    """Divide the resolved settings into those that all entries share and, by entry, the others."""
     resolved = {entry.id: asdict(entry.config) for entry in plan.entries}
     first = next(iter(resolved.values()))
     shared = {key for key, value in first.items() if all(other[key] == value for other in resolved.values())}
@@ -114,7 +114,7 @@ def _settings(plan: Plan) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 
 def table(rows: Sequence[Combination]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the results, as text."""
+    """Lay out header and cells of the results, as text."""
     axes = list(rows[0].axes)
     header = [*axes, "accuracy", "deviation", "min .. max", "verified", "float start", "float operations"]
     return header, [[shown(row.axes[axis]) for axis in axes] + _cells(row) for row in rows]

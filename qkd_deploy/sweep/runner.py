@@ -1,4 +1,4 @@
-"""Runs the entries of a sweep, a few at a time, and keeps its tables up to date."""
+"""Run the entries of a sweep, a few at a time, and keep its tables up to date."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qkd_deploy.sweep.results import Combination, combinations, write_results
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep found.
+    """The results of a sweep.
 
     Attributes:
         folder: holds ``results.md``, ``results.json`` and a folder for each entry.
@@ -69,7 +69,7 @@ def run_sweep(
 
 
 class _Sweep:
-    """One call."""
+    """One call of ``run_sweep``: its plan, its folder and the results so far."""
 
     def __init__(self, plan: Plan, folder: Path, report: Callable[[str], None], provenance: dict[str, Any]) -> None:
         self._plan = plan

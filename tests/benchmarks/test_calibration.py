@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,19 +11,14 @@ import torch
 from qkd_deploy import create_model
 from qkd_deploy.quantizers.scale_search import METHODS
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "calibration.py"
 
-
-def test_every_method_gets_a_row(tmp_path: Path) -> None:
+def test_every_method_gets_a_row(run: Callable[..., str], tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(create_model("resnet8", 10, 1).state_dict(), tmp_path / "net.pt")
     options = ["--dataset", "digits", "--model", "resnet8", "--bits", "w8a8", "--images", "40", "--json", "out.json"]
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), *options, "net.pt"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run("calibration.py", *options, "net.pt")
     report = json.loads((tmp_path / "out.json").read_text())
     assert list(report["integer"]) == [*METHODS, "mse + bn"]
     for method, row in report["integer"].items():
-        assert f"| {method} | {row['w8a8']:.2f} |" in done.stdout
+        assert f"| {method} | {row['w8a8']:.2f} |" in printed
     assert (report["dataset"], report["images"]) == ("digits", 359)

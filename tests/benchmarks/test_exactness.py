@@ -5,54 +5,43 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import exactness
 import numpy as np
 import pytest
+from exactness_environments import Environment
+from exactness_models import build_files
+from exactness_table import all_equal, markdown
 
 from qkd_deploy.verification.runtime import cpu_capabilities
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "exactness.py"
 MARKERS = "<!-- exactness: begin -->\n", "<!-- exactness: end -->\n"
 
 
-@pytest.fixture(scope="module")
-def benchmarks() -> Iterator[None]:
-    """Lets a test import the modules of the benchmark."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(PROGRAM.parent))
-        yield
-
-
 @pytest.fixture
-def program(benchmarks: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Runs the benchmark in a folder of its own; gives its exit code."""
-    from exactness import main
-
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> int:
+    def call(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["exactness.py", *arguments])
-        return main()
+        return exactness.main()
 
-    return run
+    return call
 
 
 @pytest.fixture(scope="module")
-def files(benchmarks: None, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """A small network at W8A8, in the default and in the full weight range."""
-    from exactness_models import build_files
-
     return list(build_files("resnet8", [("w8a8", "narrow"), ("w8a8", "full")], 1, tmp_path_factory.mktemp("files")))
 
 
 def cells(environment: Any, files: list[Any]) -> list[dict[str, Any]]:
-    from exactness import cell, run
-
-    found = run(environment, files, None, 300.0)
-    return [cell(file, found[file.folder.name]) for file in files]
+    found = exactness.run(environment, files, None, 300.0)
+    return [exactness.cell(file, found[file.folder.name]) for file in files]
 
 
 def test_the_table_says_what_is_equal_and_what_did_not_run(program: Callable[..., int], tmp_path: Path) -> None:
@@ -97,9 +86,6 @@ def test_mistakes_are_one_line(
 
 
 def test_one_changed_code_is_counted_and_its_operator_named(files: list[Any]) -> None:
-    from exactness_environments import Environment
-    from exactness_table import all_equal, markdown
-
     path = files[0].folder / "expected.npz"
     with np.load(path) as stored:
         wanted = dict(stored)
@@ -122,16 +108,13 @@ def test_one_changed_code_is_counted_and_its_operator_named(files: list[Any]) ->
 
 
 def test_a_file_that_stops_the_worker_does_not_hide_the_others(files: list[Any], tmp_path: Path) -> None:
-    from exactness import cell, run
-    from exactness_environments import Environment
-
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "expected.npz").write_bytes(b"")
     named = type(files[0])(**{**vars(files[0]), "folder": broken})
-    found = run(Environment("here", "", runtime=None), [named, files[0]], None, 300.0)
-    assert "error" in cell(named, found["broken"])
-    assert cell(files[0], found[files[0].folder.name])["codes"] == 0
+    found = exactness.run(Environment("here", "", runtime=None), [named, files[0]], None, 300.0)
+    assert "error" in exactness.cell(named, found["broken"])
+    assert exactness.cell(files[0], found[files[0].folder.name])["codes"] == 0
 
 
 def expected_on(vnni: bool, found: list[dict[str, Any]]) -> None:
@@ -143,15 +126,11 @@ def expected_on(vnni: bool, found: list[dict[str, Any]]) -> None:
 
 
 def test_this_cpu(files: list[Any]) -> None:
-    from exactness_environments import Environment
-
     here = cpu_capabilities()
     expected_on(bool(not here.get("avx2", False) or here["vnni"]), cells(Environment("here", "", runtime=None), files))
 
 
 @pytest.mark.skipif(shutil.which("qemu-x86_64-static") is None, reason="qemu-user-static is not installed")
 def test_an_emulated_cpu_without_vnni(files: list[Any]) -> None:
-    from exactness_environments import Environment
-
     haswell = Environment("AVX2", "", runtime=None, emulated=("x86_64", "Haswell"))
     expected_on(False, cells(haswell, files))

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "train_step.py"
 
-
-def test_time_and_memory_are_compared_with_full_precision_and_peers(tmp_path: Path) -> None:
+def test_time_and_memory_are_compared_with_full_precision_and_peers(run: Callable[..., str], tmp_path: Path) -> None:
     arguments = ["--model", "resnet8", "--batch", "8", "--rounds", "1", "--no-compile", "--json", "out.json"]
-    command = [sys.executable, str(PROGRAM), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    printed = run("train_step.py", *arguments)
     report = json.loads((tmp_path / "out.json").read_text())
     rows = {row["name"]: row for row in report["results"]}
     peers = {"torch_learnable", "textbook_lsq"} | ({"brevitas"} if report["settings"]["brevitas"] else set())
@@ -22,4 +17,4 @@ def test_time_and_memory_are_compared_with_full_precision_and_peers(tmp_path: Pa
     assert rows["fp32"]["ratio_to_fp32"] == rows["fp32"]["saved_ratio_to_fp32"] == 1
     assert 1 < rows["qkd_deploy_eager"]["saved_ratio_to_fp32"] < 1.6 < rows["torch_learnable"]["saved_ratio_to_fp32"]
     assert all(row["quartile_1"] <= row["ratio_to_fp32"] <= row["quartile_3"] for row in rows.values())
-    assert "qkd_deploy_eager" in done.stdout and "commit" in report["provenance"]
+    assert "qkd_deploy_eager" in printed and "commit" in report["provenance"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,11 @@ IMAGES = normalize(DIGITS.train.images[:256])
 
 
 def prepared_resnet(bits: str = "w4a4", seed: int = 0) -> PreparedModel:
+    return copy.deepcopy(_prepared_resnet(bits, seed))
+
+
+@functools.cache
+def _prepared_resnet(bits: str, seed: int) -> PreparedModel:
     torch.manual_seed(seed)
     network = create_model("resnet8", 10, 1)
     network(IMAGES)  # batch norms get statistics of real images

@@ -17,7 +17,16 @@ from importlib import import_module
 from qkd_deploy.cli.main import main
 
 # Everything that the commands import. No session, thread or accelerator must exist before a fork.
-for _name in ("deploy", "inspection", "training.run", "verification.benchmark", "verification.verify", "data"):
+for _name in (
+    "bench.benchmark",
+    "data",
+    "training.run",
+    "verification.verify",
+    "workflows.export",
+    "workflows.full_precision",
+    "workflows.inspect",
+    "workflows.post_training",
+):
     import_module(f"qkd_deploy.{_name}")
 
 

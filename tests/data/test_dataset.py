@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from qkd_deploy.data import Augmentation, ImageDataset, Split, load_dataset, normalize
+from qkd_deploy.data import CropAndFlip, ImageDataset, Split, load_dataset, normalize
 from qkd_deploy.errors import UserError
 
 
@@ -67,7 +67,7 @@ def test_a_part_of_the_digits_is_a_copy() -> None:
 def test_device_change_keeps_everything() -> None:
     moved = dataset().to("cpu")
     assert moved.fingerprint == dataset().fingerprint
-    assert moved.augmentation == Augmentation(pad=0, flip=False)
+    assert moved.augmentation == CropAndFlip(pad=0, flip=False)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.mixed_precision.choose import choose_bits
 from qkd_deploy.mixed_precision.costs import bit_operations
-from qkd_deploy.mixed_precision.knapsack import cheapest
+from qkd_deploy.mixed_precision.knapsack import least_loss
 
 DIGITS = load_dataset("digits")
 IMAGES = normalize(DIGITS.train.images[:64])
@@ -67,7 +67,7 @@ def test_no_choice_within_the_limit_loses_less(rows: int, columns: int, seed: in
     costs, losses = rng.uniform(1, 10, (rows, columns)), rng.uniform(0, 1, (rows, columns))
     least, most = costs.min(1).sum(), costs.max(1).sum()
     limit = least + share * (most - least)
-    picked = cheapest(costs, losses, limit)
+    picked = least_loss(costs, losses, limit)
     assert picked is not None
     own = np.arange(rows)
     assert costs[own, picked].sum() <= limit * (1 + 1e-12)
@@ -79,7 +79,7 @@ def test_no_choice_within_the_limit_loses_less(rows: int, columns: int, seed: in
 
 
 def test_less_than_the_least_is_nothing() -> None:
-    assert cheapest(np.array([[3.0, 1.0]]), np.zeros((1, 2)), 0.9) is None
+    assert least_loss(np.array([[3.0, 1.0]]), np.zeros((1, 2)), 0.9) is None
 
 
 def bits_of(network: torch.nn.Module, bits: str, bits_for: Mapping[str, str]) -> PreparedModel:

@@ -14,7 +14,7 @@ from qkd_deploy import UserError, create_model, load_dataset, prepare
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.data import normalize
 from qkd_deploy.mixed_precision.sensitivity import CROSS_ENTROPY, OUTPUT_CHANGE, sensitivity
-from qkd_deploy.quantizers.scale_search import initial_step
+from qkd_deploy.quantizers.scale_search import initial_scale
 
 DIGITS = load_dataset("digits")
 IMAGES, LABELS = normalize(DIGITS.train.images[:96]), DIGITS.train.labels[:96]
@@ -42,7 +42,7 @@ def network(kind: str = "plaincnn") -> nn.Module:
 
 
 def rounded(v: Tensor, spec: TensorSpec) -> Tensor:
-    step = initial_step(v, spec, "mse")
+    step = initial_scale(v, spec, "mse")
     return (v / step).round().clamp(spec.lo, spec.hi) * step
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.errors import UserError
-from qkd_deploy.quantizers.scale_search import METHODS, initial_step
-from qkd_deploy.quantizers.step import STEP_FLOOR
+from qkd_deploy.quantizers.scale_search import METHODS, initial_scale
+from qkd_deploy.quantizers.step import SCALE_FLOOR
 
 GENERATOR = torch.Generator().manual_seed(0)
 TENSORS = {
@@ -40,44 +40,44 @@ def error(v: Tensor, spec: TensorSpec, step: float) -> float:
 @pytest.mark.parametrize("tensor", TENSORS)
 def test_least_squares_is_no_worse_than_the_published_ones(tensor: str, spec: str) -> None:
     v, grid = TENSORS[tensor], SPECS[spec]
-    best = error(v, grid, initial_step(v, grid, "mse"))
+    best = error(v, grid, initial_scale(v, grid, "mse"))
     for method in ("lsq", "minmax"):
-        assert best <= error(v, grid, initial_step(v, grid, method)) * 1.02, method
+        assert best <= error(v, grid, initial_scale(v, grid, method)) * 1.02, method
 
 
 def test_formulas() -> None:
     v = torch.tensor([-3.0, 1.0, 2.0])
-    assert initial_step(v, TensorSpec.weight(4), "minmax") == pytest.approx(3 / 7)
-    assert initial_step(v, TensorSpec.weight(4), "lsq") == pytest.approx(2 * 2 / 7**0.5)
+    assert initial_scale(v, TensorSpec.weight(4), "minmax") == pytest.approx(3 / 7)
+    assert initial_scale(v, TensorSpec.weight(4), "lsq") == pytest.approx(2 * 2 / 7**0.5)
     # negative values never reach an unsigned grid
-    assert initial_step(v, TensorSpec.activation(4, signed=False), "minmax") == pytest.approx(2 / 15)
-    assert initial_step(v, TensorSpec.activation(4, signed=False), "lsq") == pytest.approx(2 * 1 / 15**0.5)
+    assert initial_scale(v, TensorSpec.activation(4, signed=False), "minmax") == pytest.approx(2 / 15)
+    assert initial_scale(v, TensorSpec.activation(4, signed=False), "lsq") == pytest.approx(2 * 1 / 15**0.5)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("v", [torch.zeros(4, 4), torch.full((3,), -2.0), torch.empty(0)])
 def test_tensors_without_positive_values_give_a_usable_step(method: str, v: Tensor) -> None:
-    assert initial_step(v, TensorSpec.activation(4, signed=False), method) > 0
+    assert initial_scale(v, TensorSpec.activation(4, signed=False), method) > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_stay_above_the_floor(method: str) -> None:
-    assert initial_step(torch.full((4,), 1e-30), TensorSpec.weight(8), method) >= STEP_FLOOR
+    assert initial_scale(torch.full((4,), 1e-30), TensorSpec.weight(8), method) >= SCALE_FLOOR
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(UserError, match="not finite"):
-        initial_step(torch.tensor([1.0, bad]), TensorSpec.weight(4))
+        initial_scale(torch.tensor([1.0, bad]), TensorSpec.weight(4))
 
 
 def test_unknown_methods_are_refused() -> None:
     with pytest.raises(UserError, match=r"unknown initialisation 'msr'; choose one of mse, percentile, lsq, minmax"):
-        initial_step(torch.ones(2), TensorSpec.weight(4), "msr")
+        initial_scale(torch.ones(2), TensorSpec.weight(4), "msr")
 
 
 def test_large_tensors_are_thinned_without_losing_the_range() -> None:
     v = torch.randn(300_000, generator=torch.Generator().manual_seed(3))
-    assert initial_step(v, TensorSpec.weight(4)) == pytest.approx(
-        initial_step(v[:60_000], TensorSpec.weight(4)), rel=0.1
+    assert initial_scale(v, TensorSpec.weight(4)) == pytest.approx(
+        initial_scale(v[:60_000], TensorSpec.weight(4)), rel=0.1
     )

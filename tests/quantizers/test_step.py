@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.quantizers.step import STEP_FLOOR, StepQuantizer, fake_quantize
+from qkd_deploy.quantizers.step import SCALE_FLOOR, StepQuantizer, fake_quantize
 from qkd_deploy.verification.runtime import RuntimeModel
 
 SCALES = [0.1, 0.05, 1 / 3, 0.7, 1 / 64, 0.0123, 0.0371, 0.917]
@@ -149,7 +149,7 @@ def test_the_ties_above_would_notice_a_reciprocal() -> None:
 @pytest.mark.parametrize("step", [0.0, -3.0, 1e-30])
 def test_a_step_is_never_below_its_floor(step: float) -> None:
     quantizer = StepQuantizer(TensorSpec.activation(4, signed=True), step=step)
-    assert float(quantizer.scale().detach()) == pytest.approx(STEP_FLOOR)
+    assert float(quantizer.scale().detach()) == pytest.approx(SCALE_FLOOR)
     result = quantizer(torch.tensor([-1e30, -1.0, 0.0, 1.0, 1e30]))
     assert bool(torch.isfinite(result).all())
 

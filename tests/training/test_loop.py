@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from qkd_deploy.data import Augmentation, Split
+from qkd_deploy.data import CropAndFlip, Split
 from qkd_deploy.distill import MethodOptions, method_named
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.distribution import Processes
@@ -131,7 +131,7 @@ def test_batches_are_shuffled_complete_and_reproducible() -> None:
     again = list(BatchStream(data, 8, None, seed=1).epoch())
     assert [len(labels) for _, labels in first] == [8, 8]
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
-    stream = BatchStream(data, 8, Augmentation(pad=1, flip=False), seed=1)
+    stream = BatchStream(data, 8, CropAndFlip(pad=1, flip=False), seed=1)
     assert not torch.equal(next(iter(stream.epoch()))[0], next(iter(stream.epoch()))[0])
 
 

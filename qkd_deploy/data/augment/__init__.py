@@ -1,1 +1,1 @@
-"""What training does to images, in batches on the device."""
+"""Random changes of training images, in batches on the device that holds them."""

@@ -1,4 +1,4 @@
-"""Changes of brightness, contrast and saturation of uint8 images, each image by its own amount."""
+"""Change brightness, contrast and saturation of uint8 images, each image by its own amount."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ColourJitter(Drawn):
     amount: float = 0.4
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Factors float32 [count, 3]."""
+        """Draw factors float32 [count, 3]."""
         uniform = torch.rand((count, 3), generator=generator, device=generator.device)
         return (1 + self.amount * (2 * uniform - 1),)
 
     def apply(self, images: torch.Tensor, *drawn: torch.Tensor) -> torch.Tensor:
-        """The changed images uint8 [N, C, H, W]."""
+        """Multiply and round to uint8 [N, C, H, W]."""
         brighter, crisper, colourful = drawn[0].to(images.device).view(-1, 3, 1, 1, 1).unbind(1)
         values = brightness(images.to(torch.float32), brighter)
         return to_pixels(saturation(contrast(values, crisper), colourful))
@@ -51,7 +51,7 @@ def saturation(values: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def grey(values: torch.Tensor) -> torch.Tensor:
-    """Luminance float32 [N, 1, H, W] of RGB pixels; the mean of the channels of others."""
+    """Compute the luminance float32 [N, 1, H, W] of RGB pixels, or the mean of the channels of others."""
     if values.shape[1] != 3:
         return values.mean(dim=1, keepdim=True)
     return (values * values.new_tensor(_GREY).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Random resized crops and affine maps of uint8 images, one interpolation for a whole batch."""
+"""Crop and resize, or map affinely, uint8 images at random: one interpolation for a whole batch."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ResizedCrop(Drawn):
     ratio: float = 4 / 3
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Four numbers of each image, float32 [count, 4] in 0..1, which `boxes` reads."""
+        """Draw four numbers for each image, float32 [count, 4] in 0..1, which `boxes` reads."""
         return (torch.rand((count, 4), generator=generator, device=generator.device),)
 
     def apply(self, images: torch.Tensor, *drawn: torch.Tensor) -> torch.Tensor:
-        """The resized crops uint8 [N, C, H, W], interpolated bilinearly."""
+        """Resize the crops bilinearly to uint8 [N, C, H, W]."""
         height, width = images.shape[2:]
         left, top, right, bottom = self.boxes(drawn[0], height, width).unbind(1)
         maps = torch.zeros(len(images), 2, 3)
@@ -40,7 +40,7 @@ class ResizedCrop(Drawn):
         return affine(images, maps, padding="border")
 
     def boxes(self, numbers: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Boxes float32 [N, 4] (left, top, right, bottom) in pixels within images of that size."""
+        """Compute boxes float32 [N, 4] (left, top, right, bottom) in pixels within images of that size."""
         least, largest = self.area
         area = (least + (largest - least) * numbers[:, 0]) * height * width
         # In float64, so that no rounding depends on how many images are cropped together.

@@ -70,14 +70,14 @@ class Mixing:
 
 
 def _neighbours(count: int, device: torch.device) -> torch.Tensor:
-    """1, 0, 3, 2, ...; an odd last one is its own partner."""
+    """Pair neighbours: 1, 0, 3, 2, ...; an odd last one is its own partner."""
     return (torch.arange(count, device=device) ^ 1).clamp_(max=count - 1)
 
 
 def _with_box(
     images: torch.Tensor, partners: torch.Tensor, share: float, random: np.random.Generator
 ) -> tuple[torch.Tensor, float]:
-    """Images with a box of their partners, and the share of the area that is still their own.
+    """Paste a box of the partners into images; returns the share of the area that is still their own, too.
 
     The box is centred anywhere and cut at the border.
     """

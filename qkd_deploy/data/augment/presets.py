@@ -1,9 +1,9 @@
-"""Augmentations by name."""
+"""Choose augmentations by name."""
 
 from __future__ import annotations
 
-from qkd_deploy.data.augment.augment import UNCHANGED, Augmentation
 from qkd_deploy.data.augment.colour import ColourJitter
+from qkd_deploy.data.augment.crop_and_flip import UNCHANGED, CropAndFlip
 from qkd_deploy.data.augment.geometry import ResizedCrop
 from qkd_deploy.data.augment.rand_augment import RandAugment
 from qkd_deploy.data.augment.transform import Chain, Transform
@@ -18,40 +18,40 @@ _PAD_SHARE = 8
 
 
 def usual(height: int, *, mirrored: bool = True) -> Transform:
-    """What suits photographs of that height: a resized crop of large ones, a shift of small ones; and a flip."""
+    """Augment photographs of that height: a resized crop of large ones, a shift of small ones; and a flip."""
     if height >= _LARGE:
-        return Chain((ResizedCrop(), Augmentation(0, flip=mirrored)))
-    return Augmentation(height // _PAD_SHARE, flip=mirrored)
+        return Chain((ResizedCrop(), CropAndFlip(0, flip=mirrored)))
+    return CropAndFlip(height // _PAD_SHARE, flip=mirrored)
 
 
 def preset(name: str, own: Transform, height: int, *, mirrored: bool) -> Transform:
-    """The augmentation ``name`` for images of that height.
+    """Look up the augmentation ``name`` for images of that height.
 
     Args:
         name: one of `PRESETS`.
-        own: what suits the data set best.
+        own: the data set's own augmentation.
         height: of the images, in pixels.
-        mirrored: whether a mirrored image means the same.
+        mirrored: a mirrored image means the same.
 
     Raises:
         UserError: an unknown name.
     """
     if name not in PRESETS:
         raise UserError(f"unknown augmentation '{name}'; choose one of {', '.join(PRESETS)}")
-    shifted = own if isinstance(own, Augmentation) and own.pad else Augmentation(height // _PAD_SHARE, flip=mirrored)
+    shifted = own if isinstance(own, CropAndFlip) and own.pad else CropAndFlip(height // _PAD_SHARE, flip=mirrored)
     before = usual(height, mirrored=mirrored) if height >= _LARGE else shifted
     by_name: dict[str, Transform] = {
         "auto": own,
         "none": UNCHANGED,
         "crop": shifted,
-        "imagenet": Chain((ResizedCrop(), Augmentation(0, flip=mirrored), ColourJitter())),
+        "imagenet": Chain((ResizedCrop(), CropAndFlip(0, flip=mirrored), ColourJitter())),
         "randaugment": Chain((*(before.steps if isinstance(before, Chain) else (before,)), RandAugment())),
     }
     return by_name[name]
 
 
 def divide_at_decoding(transform: Transform | None) -> tuple[ResizedCrop | None, Transform | None]:
-    """The resized crop that a transform begins with, and what comes after it.
+    """Divide a transform into the resized crop that it begins with, and the rest.
 
     Images that are read from files are cropped where their full resolution is known; the rest works on batches.
     """

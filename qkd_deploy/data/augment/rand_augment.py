@@ -1,4 +1,4 @@
-"""Two random changes of each image out of a dozen, in the manner of RandAugment (Cubuk et al., 2020)."""
+"""Change each image by two random operations out of a dozen, in the manner of RandAugment (Cubuk et al., 2020)."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class RandAugment(Drawn):
     magnitude: float = 0.5
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Numbers of operations int64 [count, layers], and strengths float32 [count, layers] in -1..1."""
+        """Draw numbers of operations int64 [count, layers], and strengths float32 [count, layers] in -1..1."""
         shape, device = (count, self.layers), generator.device
         chosen = torch.randint(len(OPERATIONS), shape, generator=generator, device=device)
         return chosen, self.magnitude * (2 * torch.rand(shape, generator=generator, device=device) - 1)
 
     def apply(self, images: torch.Tensor, *drawn: torch.Tensor) -> torch.Tensor:
-        """The changed images uint8 [N, C, H, W]."""
+        """Apply the operations; returns uint8 [N, C, H, W]."""
         chosen, strengths = drawn
         images = images.clone()
         for layer in range(self.layers):
@@ -68,7 +68,7 @@ def _rotate(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
 
 
 def _entry(row: int, column: int, most: float) -> Operation:
-    """An affine map with one entry of its own: a shear or a shift."""
+    """Make an affine map with one entry of its own: a shear or a shift."""
 
     def operation(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
         maps = _identity(strength)
@@ -83,7 +83,7 @@ def _identity(strength: torch.Tensor) -> torch.Tensor:
 
 
 def _by_factor(change: Operation) -> Operation:
-    """A change of colour by a factor around 1."""
+    """Make a change of colour by a factor around 1."""
 
     def operation(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
         factor = (1 + _FACTOR * strength).to(images.device).view(-1, 1, 1, 1)

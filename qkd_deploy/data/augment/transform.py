@@ -1,4 +1,4 @@
-"""What may happen to a batch of uint8 images in training: the common form of all augmentations."""
+"""The interface of all augmentations: a transform changes a batch of uint8 images at random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVERYTHING = slice(None)
 
 
 class Transform(ABC):
-    """Changes uint8 images [N, C, H, W], a whole batch at once, on the device that holds them.
+    """Change uint8 images [N, C, H, W], a whole batch at once, on the device that holds them.
 
     All randomness comes from the generator, which lives on the CPU, so that all devices see the same changes. A process
     that holds only a part of a batch draws for the whole batch and uses its own part: it sees the images that a single
@@ -40,7 +40,7 @@ class Transform(ABC):
 
 
 class Drawn(Transform):
-    """A transform that first draws the parameters of every image, then applies them."""
+    """Draw the parameters of every image first, then apply them."""
 
     def __call__(
         self,
@@ -55,16 +55,16 @@ class Drawn(Transform):
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Parameters of ``count`` images; the first dimension of each tensor is ``count``."""
+        """Draw the parameters of ``count`` images; the first dimension of each tensor is ``count``."""
 
     @abstractmethod
     def apply(self, images: torch.Tensor, *drawn: torch.Tensor) -> torch.Tensor:
-        """The changed images; ``drawn`` are on the generator's device."""
+        """Change the images; ``drawn`` are on the generator's device."""
 
 
 @dataclass(frozen=True)
 class Chain(Transform):
-    """One transform after the other."""
+    """Apply one transform after the other."""
 
     steps: tuple[Transform, ...]
 

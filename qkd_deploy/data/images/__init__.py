@@ -1,1 +1,1 @@
-"""Decoded, resized and streamed images."""
+"""From image files to pixels: decoding, worker processes, streamed splits."""

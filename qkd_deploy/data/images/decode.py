@@ -1,4 +1,4 @@
-"""From an image file to pixels of one size and one number of channels."""
+"""Decode an image file to pixels of one size and one number of channels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Unreadable(Exception):
 
 
 def open_image(file: Path | IO[bytes] | bytes) -> Image.Image:
-    """The image in a JPEG, PNG or WebP file, decoded, and turned upright where its camera says how.
+    """Decode the image in a JPEG, PNG or WebP file, and turn it upright where its camera says how.
 
     Raises:
         Unreadable: the file cannot be read or decoded completely.
@@ -60,7 +60,7 @@ def open_image(file: Path | IO[bytes] | bytes) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an image has no colours by its type."""
+    """True where an image has no colours by its type."""
     return image.mode in _GREY_MODES
 
 
@@ -83,7 +83,7 @@ class View:
         return self.channels, self.height, self.width
 
     def of(self, image: Image.Image, crop: ResizedCrop | None = None, numbers: tuple[float, ...] = ()) -> Pixels:
-        """The pixels uint8 [C, H, W] of an image.
+        """Compute the pixels uint8 [C, H, W] of an image.
 
         Without a crop this is the view for evaluation: the largest box of the wanted proportions in the middle, brought
         to the wanted size; an image of that size stays as it is. Transparent images lie on white, 16-bit greys are
@@ -92,15 +92,12 @@ class View:
         Args:
             image: of any size and mode.
             crop: takes another box, for training.
-            numbers: what ``crop`` drew for this image.
+            numbers: those that ``crop`` drew for this image.
 
         Raises:
             Unreadable: the image has a mode that is not known here.
         """
-        try:
-            flat = _without_alpha(_eight_bits(image)).convert("RGB" if self.channels == 3 else "L")
-        except (ValueError, OSError) as error:
-            raise Unreadable(f"pixels of type {image.mode}") from error
+        flat = _flat(image, "RGB" if self.channels == 3 else "L")
         if crop is not None or flat.size != (self.width, self.height):
             box = self._middle(*flat.size) if crop is None else _box(crop, numbers, *flat.size)
             flat = flat.resize((self.width, self.height), Image.Resampling.BILINEAR, box=box)
@@ -108,6 +105,7 @@ class View:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def _middle(self, width: int, height: int) -> Box:
+        """Find the largest box of the view's proportions in the middle of an image."""
         scale = min(width / self.width, height / self.height)
         wide, high = min(self.width * scale, width), min(self.height * scale, height)
         left, top = (width - wide) / 2, (height - high) / 2
@@ -119,8 +117,16 @@ def _box(crop: ResizedCrop, numbers: tuple[float, ...], width: int, height: int)
     return left, top, right, bottom
 
 
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image of any mode to one of 8 bits without transparency."""
+    try:
+        return _without_alpha(_eight_bits(image)).convert(mode)
+    except (ValueError, OSError) as error:
+        raise Unreadable(f"pixels of type {image.mode}") from error
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Greys of 16 bits as 8 bits; Pillow's own conversion would cut all values above 255."""
+    """Bring greys of 16 bits to 8 bits; Pillow's own conversion would cut all values above 255."""
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64).clip(0, 65535)

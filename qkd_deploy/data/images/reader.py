@@ -1,4 +1,4 @@
-"""Decodes images of a source, in worker processes or in this one, with the same result."""
+"""Decode images of a source, in worker processes or in this one, with the same result."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from qkd_deploy.errors import UserError
 Item = tuple[int, ResizedCrop | None, tuple[float, ...]]
 """Number of an image in its source, and how it is cropped: the arguments of `View.of`."""
 Decoded = tuple[Pixels, dict[int, str]]
-"""Pixels [N, C, H, W], and what was wrong with those that could not be read, by their place among the N."""
+"""Pixels [N, C, H, W], and why some could not be read, by their place among the N."""
 
 
 @dataclass
 class Plan:
-    """What to read: ``length`` lists of items, each made when it is due."""
+    """A reading list: ``length`` lists of items, each made when it is due."""
 
     length: int
     items: Callable[[int], list[Item]]
@@ -42,34 +42,34 @@ class Plan:
 
 
 class Source(Protocol):
-    """Where images come from; it is sent to worker processes."""
+    """Encoded images, by number; a source is sent to worker processes."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Count the images."""
 
     def open(self, index: int) -> Image.Image:
         """Decode an image, or raise `Unreadable`."""
 
     def name_of(self, index: int) -> str:
-        """What messages call an image."""
+        """Name an image in messages."""
 
     def identity_of(self, index: int) -> str:
-        """What tells an image from others without decoding it."""
+        """Identify an image without decoding it."""
 
 
 class Reader:
-    """Reads images of one source in one view.
+    """Read images of one source in one view.
 
     Worker processes are started with the first pass over the data and are kept for the following ones.
 
     Args:
-        source: where images come from.
-        view: what they are brought to.
+        source: of the images.
+        view: the form that they are brought to.
         workers: processes that decode; 0 decodes in this one. More than there are cores are not started.
-        strict: whether an image that cannot be read is an error.
+        strict: an image that cannot be read is an error.
 
     Attributes:
-        unreadable: what is wrong with the images that could not be read so far, by number.
+        unreadable: why images could not be read so far, by number.
     """
 
     def __init__(self, source: Source, view: View, workers: int, strict: bool) -> None:
@@ -150,7 +150,7 @@ class Reader:
 
 
 class _Decoding(Dataset[Decoded]):
-    """What the workers do."""
+    """The work of a worker: open, convert and crop images."""
 
     def __init__(self, source: Source, view: View) -> None:
         self._source, self._view = source, view

@@ -1,4 +1,4 @@
-"""Images and labels of one part of a data set that is too big for memory."""
+"""Stream images and labels of one part of a data set that is too big for memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StreamedSplit:
         reader: decodes images.
         indices: int64 [N], numbers of the images in the reader's source.
         labels: int64 [N], on the CPU; class numbers from 0, or -1 throughout where no label is known.
-        device: where batches come to lie.
+        device: of the batches.
     """
 
     reader: Reader
@@ -49,24 +49,24 @@ class StreamedSplit:
 
     @cached_property
     def labelled(self) -> bool:
-        """Whether labels are known."""
+        """True where labels are known."""
         return not is_unlabelled(self.labels)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How many images could not be read so far."""
+        """Number of images that could not be read so far, in a sentence."""
         return problem_note(self.reader, "replaced by their neighbours")
 
     def to(self, device: torch.device | str) -> StreamedSplit:
-        """The same split with batches on another device."""
+        """Put batches on another device."""
         return replace(self, device=torch.device(device))
 
     def head(self, count: int) -> StreamedSplit:
-        """The first ``count`` images, or all where there are fewer."""
+        """Take the first ``count`` images, or all where there are fewer."""
         return replace(self, indices=self.indices[:count], labels=self.labels[:count])
 
     def images_at(self, indices: torch.Tensor) -> torch.Tensor:
-        """The images uint8 [n, C, H, W] at ``indices`` (int64 [n]) as evaluation sees them, on the split's device."""
+        """Decode the images uint8 [n, C, H, W] at ``indices`` (int64 [n]) for evaluation, on the split's device."""
         pieces = torch.split(indices.cpu(), _READ_AT_ONCE)
         return torch.cat([images for images, _ in self.read(pieces)])
 
@@ -76,12 +76,12 @@ class StreamedSplit:
         crop: ResizedCrop | None = None,
         numbers: Sequence[torch.Tensor] | None = None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels of each piece, which holds places int64 [n] in this split.
+        """Yield images and labels of each piece, which holds places int64 [n] in this split.
 
         Args:
-            pieces: what to read.
+            pieces: places to read.
             crop: how training crops the images; None reads them as evaluation sees them.
-            numbers: what ``crop`` drew for the images of each piece, [n, 4].
+            numbers: those that ``crop`` drew for the images of each piece, [n, 4].
 
         Raises:
             UserError: an image cannot be read, where the reader is strict; or none can.
@@ -104,7 +104,7 @@ class StreamedSplit:
         return [(index, crop, tuple(own)) for index, own in zip(self.indices[piece].tolist(), drawn, strict=True)]
 
     def _neighbour(self, place: int, item: Item) -> tuple[int, Pixels]:
-        """The next readable image after ``place``, cropped by the same numbers, and where it is."""
+        """Find the next readable image after ``place``, cropped by the same numbers, and where it is."""
         for step in range(1, len(self)):
             following = (place + step) % len(self)
             pixels = self.reader.read_one((int(self.indices[following]), *item[1:]))
@@ -118,7 +118,7 @@ class StreamedSplit:
         return UserError(f"none of the {len(self)} images can be read, such as {name} ({reason}); replace the files")
 
     def in_memory(self) -> Split:
-        """The same images decoded once, on the CPU, without those that cannot be read.
+        """Decode all images once, on the CPU, without those that cannot be read.
 
         Raises:
             UserError: as `read`.
@@ -135,7 +135,7 @@ class StreamedSplit:
         return Split(images if kept.all() else images[kept], self.labels[kept])
 
     def identity(self) -> tuple[torch.Tensor, ...]:
-        """What the fingerprint is made of: names, sizes and labels of the images, in order."""
+        """Return what the fingerprint is made of: names, sizes and labels of the images, in order."""
         digest = hashlib.sha256()
         for index in self.indices.tolist():
             digest.update(f"{self.reader.source.identity_of(index)}\n".encode())
@@ -143,7 +143,7 @@ class StreamedSplit:
 
 
 def problem_note(reader: Reader, consequence: str) -> tuple[str, ...]:
-    """One sentence about the images that could not be read, or none."""
+    """Put the images that could not be read into one sentence, or none."""
     if not reader.unreadable:
         return ()
     first, reason = min(reader.unreadable.items())

@@ -1,1 +1,1 @@
-"""Data sets by name, and how their files are found and read."""
+"""Where data sets live: one file each, beside the file formats and downloads that they share."""

@@ -1,4 +1,4 @@
-"""Reads pickled dictionaries of arrays without letting the file run code.
+"""Read pickled dictionaries of arrays without letting the file run code.
 
 A pickle is a program: it may name any importable function and call it. Here the only names that resolve are the
 three that a pickled numpy array needs, and they resolve to inert stand-ins that merely record what the file says;
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from qkd_deploy.errors import UserError
 
@@ -64,7 +63,7 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for ``module.name``."""
+        """Look up the stand-in for ``module.name``; any other name is refused."""
         try:
             return _STAND_INS[module, name]
         except KeyError:
@@ -72,7 +71,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_arrays(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle file, with text keys; arrays become uint8 numpy arrays, bytes stay bytes.
+    """Read the dictionary in a pickle file, with text keys; arrays become uint8 numpy arrays, bytes stay bytes.
 
     Raises:
         UserError: the file cannot be read, is no pickle of a dictionary, holds arrays of another type, or names
@@ -96,14 +95,17 @@ def _text(key: object) -> str:
 
 
 def _to_numpy(value: object) -> object:
-    """A uint8 array from what a stand-in recorded; any other value unchanged."""
+    """Turn what a stand-in recorded into a uint8 array; any other value stays as it is."""
     if not isinstance(value, _Array):
         return value
     state: Any = value.state  # of a wrong length, if at all, in a damaged file
     _, shape, dtype, by_columns, raw = state
     if not isinstance(dtype, _DType) or dtype.code not in ("u1", "|u1", "uint8") or not isinstance(raw, bytes):
         raise TypeError("an array that is not made of unsigned bytes")
-    if not all(isinstance(length, int) and length >= 0 for length in shape) or math.prod(shape) != len(raw):
+    if not all(map(_is_length, shape)) or math.prod(shape) != len(raw):
         raise TypeError(f"an array of {len(raw)} bytes that claims the shape {shape}")
-    array: npt.NDArray[np.uint8] = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if by_columns else "C")
-    return array
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if by_columns else "C")
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and value >= 0

@@ -1,4 +1,4 @@
-"""Data sets of arrays in one ``.npz`` file."""
+"""``FILE.npz``: images and labels as plain arrays in one file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qkd_deploy.data.assemble import Options, unlabelled, unnamed_classes
 from qkd_deploy.data.augment.presets import usual
 from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.sets.assemble import Options, unlabelled, unnamed_classes
 from qkd_deploy.data.sets.held_out import divided
 from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
@@ -18,7 +18,7 @@ _EXPECTED = "x_train, y_train, x_test and y_test, or images and labels"
 
 
 def read_arrays(path: Path | str) -> np.ndarray | dict[str, np.ndarray]:
-    """The array of a ``.npy`` file, or the arrays of an ``.npz`` file by name. Pickled objects are never loaded.
+    """Read the array of a ``.npy`` file, or the arrays of an ``.npz`` file by name. Pickled objects are never loaded.
 
     Raises:
         UserError: the file is missing, unreadable, damaged, of another kind, or holds pickled objects.
@@ -69,16 +69,19 @@ def _split(name: str, content: dict[str, np.ndarray], images: str, labels: str) 
     pixels = _channels_first(name, images, content[images])
     if labels not in content:
         return Split(pixels, unlabelled(len(pixels)))
-    numbers = content[labels]
+    return Split(pixels, _class_numbers(name, labels, content[labels]))
+
+
+def _class_numbers(name: str, key: str, numbers: np.ndarray) -> torch.Tensor:
     if numbers.ndim == 2 and numbers.shape[1] == 1:
         numbers = numbers[:, 0]
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise UserError(f"{labels} in {name} is {numbers.dtype} {list(numbers.shape)}; write whole numbers [N]")
-    return Split(pixels, torch.from_numpy(numbers.astype(np.int64)))
+        raise UserError(f"{key} in {name} is {numbers.dtype} {list(numbers.shape)}; write whole numbers [N]")
+    return torch.from_numpy(numbers.astype(np.int64))
 
 
 def _channels_first(name: str, key: str, images: np.ndarray) -> torch.Tensor:
-    """Images [N, C, H, W]; where both ends could be channels, the last one is taken."""
+    """Bring images into the form [N, C, H, W]; where both ends could be channels, the last one is taken."""
     if images.dtype != np.uint8:
         raise UserError(f"{key} in {name} is {images.dtype}; write the raw pixels as uint8, 0 to 255")
     if images.ndim == 3:

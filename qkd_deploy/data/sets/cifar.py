@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qkd_deploy.data.augment.augment import Augmentation
+from qkd_deploy.data.augment.crop_and_flip import CropAndFlip
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.sets.cifar_layout import (
     IMAGE_SHAPE,
     PIXELS,
     Layout,
     read_binary,
-    read_lines,
     read_pickled,
     read_pickled_names,
 )
 from qkd_deploy.data.sets.download import Archive, cache_folder, fetch
+from qkd_deploy.data.sets.files import read_lines
 from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
 
@@ -39,12 +39,12 @@ class Cifar:
 
 
 def cifar10(data_dir: Path | None = None) -> ImageDataset:
-    """CIFAR-10: 50,000 + 10,000 images uint8 [N, 3, 32, 32] in 10 classes; see `load_cifar`."""
+    """Open CIFAR-10: 50,000 + 10,000 images uint8 [N, 3, 32, 32] in 10 classes; see `load_cifar`."""
     return load_cifar(CIFAR10, data_dir)
 
 
 def cifar100(data_dir: Path | None = None) -> ImageDataset:
-    """CIFAR-100 with its 100 fine classes: 50,000 + 10,000 images uint8 [N, 3, 32, 32]; see `load_cifar`."""
+    """Open CIFAR-100 with its 100 fine classes: 50,000 + 10,000 images uint8 [N, 3, 32, 32]; see `load_cifar`."""
     return load_cifar(CIFAR100, data_dir)
 
 
@@ -71,21 +71,31 @@ def load_cifar(cifar: Cifar, data_dir: Path | None) -> ImageDataset:
         train=_split(layout, [folder / name for name in layout.train], cifar.train_images, cifar.classes),
         test=_split(layout, [folder / name for name in layout.test], cifar.test_images, cifar.classes),
         classes=tuple(classes),
-        augmentation=Augmentation(pad=4, flip=True),
+        augmentation=CropAndFlip(pad=4, flip=True),
     )
 
 
 def _locate(cifar: Cifar, data_dir: Path | None) -> tuple[Layout, Path]:
-    """The first layout of which some file exists, and its folder; downloaded where there is none."""
-    if data_dir is not None and not data_dir.is_dir():
-        folders = " or ".join(layout.folder for layout in cifar.layouts)
-        raise UserError(f"there is no folder {data_dir}; give the one that holds {folders} as --data-dir")
-    target = data_dir if data_dir is not None else cache_folder()
+    """Find the first layout of which some file exists, with its folder; download one where there is none."""
+    target = cache_folder() if data_dir is None else _existing(cifar, data_dir)
     for layout in cifar.layouts:
         for folder in (target / layout.folder, target):
             if any((folder / name).is_file() for name in layout.files):
                 return layout, folder
-    layout = next((layout for layout in cifar.layouts if (target / layout.archive.name).exists()), cifar.layouts[0])
+    return _fetched(cifar, target)
+
+
+def _existing(cifar: Cifar, data_dir: Path) -> Path:
+    if not data_dir.is_dir():
+        folders = " or ".join(layout.folder for layout in cifar.layouts)
+        raise UserError(f"there is no folder {data_dir}; give the one that holds {folders} as --data-dir")
+    return data_dir
+
+
+def _fetched(cifar: Cifar, target: Path) -> tuple[Layout, Path]:
+    """Unpack the archive that is there, or download the one of the preferred layout."""
+    there = [layout for layout in cifar.layouts if (target / layout.archive.name).exists()]
+    layout = [*there, *cifar.layouts][0]
     try:
         return layout, fetch(layout.archive, target)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The files of CIFAR-10 and CIFAR-100: what a layout consists of, and readers for its parts."""
+"""Read the files of CIFAR-10 and CIFAR-100 in either layout of the publisher."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from qkd_deploy.data.sets.array_pickle import load_arrays
 from qkd_deploy.data.sets.download import Archive
+from qkd_deploy.data.sets.files import read_bytes
 from qkd_deploy.errors import UserError
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -26,7 +27,7 @@ class Layout:
     """One of the two forms in which the publisher packs a data set.
 
     Attributes:
-        archive: what the publisher offers; its folder holds the files.
+        archive: of the publisher; its folder holds the files.
         train, test: the files of each split, in order.
         names: the file with the class names.
         read_part: reads one of the split files, told the number of images that it must hold.
@@ -52,11 +53,11 @@ class Layout:
 
 
 def read_binary(label_bytes: int) -> Callable[[Path, int], Part]:
-    """A reader of records: ``label_bytes`` labels, of which the last one counts, then the pixels."""
+    """Make a reader of records: ``label_bytes`` labels, of which the last one counts, then the pixels."""
 
     def read(path: Path, images: int) -> Part:
         width = label_bytes + PIXELS
-        content = _read_bytes(path)
+        content = read_bytes(path)
         if len(content) != images * width:
             expected = f"{len(content)} bytes instead of {images * width}"
             raise UserError(f"{path} has {expected}; it is cut short or another file: unpack the archive again")
@@ -67,39 +68,30 @@ def read_binary(label_bytes: int) -> Callable[[Path, int], Part]:
 
 
 def read_pickled(label_key: str) -> Callable[[Path, int], Part]:
-    """A reader of pickled dictionaries with the entries ``data`` and ``label_key``."""
+    """Make a reader of pickled dictionaries with the entries ``data`` and ``label_key``."""
 
     def read(path: Path, images: int) -> Part:
         content = load_arrays(path)
         pixels, labels = content.get("data"), content.get(label_key)
         if not isinstance(pixels, np.ndarray) or pixels.shape != (images, PIXELS):
             raise UserError(f"{path} has no 'data' of {images} images; unpack the publisher's archive again")
-        if not isinstance(labels, list) or len(labels) != images or not all(map(_is_byte, labels)):
+        if not _are_labels(labels, images):
             raise UserError(f"{path} has no '{label_key}' for {images} images; unpack the publisher's archive again")
         return pixels, np.array(labels, dtype=np.uint8)
 
     return read
 
 
+def _are_labels(labels: Any, count: int) -> bool:
+    return isinstance(labels, list) and len(labels) == count and all(map(_is_byte, labels))
+
+
 def _is_byte(label: Any) -> bool:
     return isinstance(label, int) and 0 <= label < 256
 
 
-def read_lines(path: Path) -> list[str]:
-    """Class names from a text file, one a line."""
-    lines = _read_bytes(path).decode("utf-8", errors="replace").splitlines()
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
-
-
 def read_pickled_names(key: str) -> Callable[[Path], list[str]]:
-    """A reader of pickled dictionaries that hold class names under ``key``."""
+    """Make a reader of pickled dictionaries that hold class names under ``key``."""
 
     def read(path: Path) -> list[str]:
         names = load_arrays(path).get(key)

@@ -7,7 +7,7 @@ from importlib import resources
 import numpy as np
 import torch
 
-from qkd_deploy.data.augment.augment import Augmentation
+from qkd_deploy.data.augment.crop_and_flip import CropAndFlip
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.sets.held_out import held_out
 from qkd_deploy.data.split import Split
@@ -34,6 +34,6 @@ def digits() -> ImageDataset:
         test=Split(images[test], numbers[test]),
         classes=tuple("0123456789"),
         # A mirrored digit is another sign, and the paper around it is black (0), not grey.
-        augmentation=Augmentation(pad=1, flip=False, fill=0),
+        augmentation=CropAndFlip(pad=1, flip=False, fill=0),
         mirrored=False,
     )

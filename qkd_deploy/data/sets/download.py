@@ -1,4 +1,4 @@
-"""Downloads that continue where they broke off, are checked, and unpack nothing that an archive should not hold."""
+"""Download archives, continuing where a download broke off; check them, and unpack nothing dangerous."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Archive:
 
     @property
     def url(self) -> str:
-        """Where it is downloaded from."""
+        """Address of the file, at the publisher or at the mirror."""
         mirror = os.environ.get(MIRROR)
         return f"{mirror.rstrip('/')}/{self.name}" if mirror else self.address + self.name
 
 
 def cache_folder() -> Path:
-    """Where downloads go that the user names no folder for."""
+    """Choose the folder of downloads where the user names none."""
     if os.environ.get(CACHE):
         return Path(os.environ[CACHE])
     base = os.environ.get("XDG_CACHE_HOME")
@@ -86,7 +86,7 @@ def fetch(archive: Archive, target: Path) -> Path:
 
 
 def _lock_of(path: Path) -> Path:
-    """A lock for a file, outside of its folder, where it would stay behind."""
+    """Name a lock for a file, outside of its folder, where it would stay behind."""
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"qkd-deploy-{name}.lock"
 
@@ -120,24 +120,32 @@ def _download(archive: Archive, target: Path) -> None:
 def _continue(url: str, part: Path) -> None:
     """Append to ``part`` until it is whole; a connection that breaks is opened again while it brings anything."""
     for attempt in range(_ATTEMPTS):
-        start = part.stat().st_size if part.exists() else 0
-        try:
-            if _receive(url, part, start):
-                return
-            reason: Exception = ConnectionError("the connection broke off")
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and start:  # nothing is left to send: the part is whole, or of another file
-                return
-            raise
-        except (HTTPException, ConnectionError, TimeoutError) as error:
-            reason = error
-        grown = part.exists() and part.stat().st_size > start
-        if attempt == _ATTEMPTS - 1 or not grown:
-            raise reason
+        start = _size(part)
+        broken = _attempt(url, part, start)
+        if broken is None:
+            return
+        if attempt == _ATTEMPTS - 1 or _size(part) <= start:
+            raise broken
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _attempt(url: str, part: Path, start: int) -> Exception | None:
+    """Download the rest once; returns the reason where the connection broke."""
+    try:
+        return None if _receive(url, part, start) else ConnectionError("the connection broke off")
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # nothing is left to send: the part is whole, or of another file
+            return None
+        raise
+    except (HTTPException, ConnectionError, TimeoutError) as error:
+        return error
 
 
 def _receive(url: str, part: Path, start: int) -> bool:
-    """Download what comes after ``start`` bytes; returns whether the whole rest came."""
+    """Download the bytes behind ``start``; true where the whole rest came."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         continued = response.status == 206
@@ -193,7 +201,7 @@ def _unpack(archive: Archive, target: Path) -> None:
 
 
 def _refuse_danger(member: tarfile.TarInfo, archive: Archive, target: Path) -> None:
-    """Only files and folders below the archive's own folder are unpacked: no links, no devices, no other places."""
+    """Refuse all but files and folders below the archive's own folder: no links, no devices, no other places."""
     parts = PurePosixPath(member.name).parts
     inside = parts[:1] == (archive.folder,) and ".." not in parts
     if not inside or not (member.isreg() or member.isdir()):

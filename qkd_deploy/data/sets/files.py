@@ -1,4 +1,4 @@
-"""Image files as a source of a data set, and how they are found in folders."""
+"""Find image files in folders and open them as the source of a data set; read text files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkd_deploy.errors import UserError
 
 @dataclass(frozen=True)
 class Files:
-    """Image files below one folder.
+    """A source of images: files below one folder.
 
     Attributes:
         root: the folder.
@@ -33,11 +33,11 @@ class Files:
         return open_image(self.root / self.names[index])
 
     def name_of(self, index: int) -> str:
-        """The path from the folder."""
+        """Name a file by its path from the folder."""
         return self.names[index]
 
     def identity_of(self, index: int) -> str:
-        """Path and size; -1 where there is no such file."""
+        """Identify a file by its path and size; -1 where there is no such file."""
         try:
             return f"{self.names[index]} {(self.root / self.names[index]).stat().st_size}"
         except OSError:
@@ -45,7 +45,7 @@ class Files:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files in ``folder`` and below, by their suffix, in a fixed order.
+    """Find the image files in ``folder`` and below, by their suffix, in a fixed order.
 
     Hidden files and folders are left out. Links to files are followed; links to folders below ``folder`` are not, so
     that no loop can arise.
@@ -65,10 +65,28 @@ def image_files(folder: Path) -> Iterator[Path]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of that name is taken for an image."""
+    """Tell image files by their name."""
     return is_visible(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def is_visible(name: str) -> bool:
-    """Whether files and folders of that name are looked at."""
+    """Tell files and folders that are looked at by their name: not hidden, and none of macOS's archive leftovers."""
     return not name.startswith(".") and name != "__MACOSX"
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, such as class names, without blanks around them and without empty ones."""
+    lines = read_bytes(path).decode("utf-8", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error

@@ -1,4 +1,4 @@
-"""The share of a data set that is kept from training where its publisher made no split."""
+"""Hold out a share of a data set where its publisher made no split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def held_out(labels: torch.Tensor) -> torch.Tensor:
 
 
 def divided(name: str, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices int64 of the training and of the held-out images.
+    """Divide images into training and held-out ones; returns the indices int64 of both.
 
     Raises:
         UserError: there are too few images to keep any from training.

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qkd_deploy.data.assemble import Options, Parts, assemble, unlabelled, unnamed_classes, without_split
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.images.decode import Unreadable, open_image
+from qkd_deploy.data.sets.assemble import Options, Parts, assemble, unlabelled, unnamed_classes, without_split
 from qkd_deploy.errors import UserError
 
 HELD_OUT_SPLITS = ("test", "validation", "valid", "val")
@@ -22,7 +22,7 @@ _ARGUMENTS = ("image", "label", "config")
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded images in a column of one or more tables, one after the other.
+    """A source of images: encoded in a column of one or more tables, one after the other.
 
     Attributes:
         tables: of the ``datasets`` library.
@@ -46,12 +46,12 @@ class Rows:
         return open_image(cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]))
 
     def name_of(self, index: int) -> str:
-        """Table and row."""
+        """Name an image by its table and row."""
         number, row = self._place(index)
         return f"{self.names[number]}[{row}]"
 
     def identity_of(self, index: int) -> str:
-        """Row, and what the library calls the state of the table."""
+        """Identify an image by its row and the library's fingerprint of the table."""
         number, row = self._place(index)
         return f"{self.tables[number]._fingerprint} {row}"
 
@@ -82,9 +82,7 @@ def hugging_face(name: str, folder: Path, options: Options, args: Mapping[str, A
     path = folder / name
     title = f"hf:{path.resolve().name}" if path.is_dir() else f"hf:{name}"
     splits = _load(title, name, path, args.get("config"))
-    held_out = next((split for split in HELD_OUT_SPLITS if split in splits), None)
-    train = "train" if "train" in splits else next(split for split in splits if split != held_out or len(splits) == 1)
-    used = [train] if held_out in (None, train) else [train, str(held_out)]
+    used = _used_splits(list(splits))
     tables = [splits[split] for split in used]
     image = _column(title, tables[0], "Image", args.get("image"))
     if image is None:
@@ -100,8 +98,24 @@ def hugging_face(name: str, folder: Path, options: Options, args: Mapping[str, A
     return assemble(title, source, parts, options)
 
 
+def _used_splits(splits: list[str]) -> list[str]:
+    """Choose the split to train on, and the one to hold out where there is another one for it."""
+    held_out = [split for split in HELD_OUT_SPLITS if split in splits][:1]
+    others = [split for split in splits if split not in held_out]
+    train = "train" if "train" in splits else [*others, *splits][0]
+    return [train, *(split for split in held_out if split != train)]
+
+
 def _load(title: str, name: str, path: Path, config: object) -> dict[str, Any]:
-    """Tables by split."""
+    """Load the tables by split."""
+    loaded = _from_library(title, name, path, config)
+    tables = dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
+    if not tables or not all(map(len, tables.values())):
+        raise UserError(f"{title} has a split without rows; choose another one")
+    return tables
+
+
+def _from_library(title: str, name: str, path: Path, config: object) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -109,20 +123,15 @@ def _load(title: str, name: str, path: Path, config: object) -> dict[str, Any]:
     saved = path.is_dir() and any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
     try:
         if saved:
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(str(path) if path.is_dir() else name, config)
+            return datasets.load_from_disk(str(path))
+        return datasets.load_dataset(str(path) if path.is_dir() else name, config)
     except Exception as error:  # the library has no common error for what can be wrong with data or connection
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UserError(f"cannot load {title} ({reason}); check the name or the path, and the connection") from error
-    tables = dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
-    if not tables or not all(map(len, tables.values())):
-        raise UserError(f"{title} has a split without rows; choose another one")
-    return tables
 
 
 def _column(title: str, table: Any, kind: str, wanted: object) -> str | None:
-    """The wanted column, or the first one of that type."""
+    """Find the wanted column, or the first one of that type."""
     if wanted is None:
         return next((name for name, feature in table.features.items() if type(feature).__name__ == kind), None)
     if wanted not in table.features:
@@ -149,7 +158,7 @@ def _class_names(
 
 
 def _encoded(table: Any, column: str) -> Any:
-    """The column alone, its images left encoded."""
+    """Select the column alone, its images left encoded."""
     import datasets
 
     return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))

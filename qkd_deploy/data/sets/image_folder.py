@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from qkd_deploy.data.assemble import Options, Parts, assemble, unlabelled, unnamed_classes, without_split
 from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.data.sets.assemble import Options, Parts, assemble, unlabelled, unnamed_classes, without_split
 from qkd_deploy.data.sets.files import Files, image_files, is_image, is_visible
 from qkd_deploy.errors import UserError
 
@@ -18,7 +18,7 @@ HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True)
 class Found:
-    """Image files of one folder.
+    """The image files of one folder.
 
     Attributes:
         by_class: files by the name of the class folder, and ``loose`` ones beside those folders.
@@ -36,7 +36,7 @@ class Found:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether there are classes to tell apart: a single folder says nothing."""
+        """True where there are classes to tell apart: a single folder says nothing."""
         return len(self.by_class) > 1
 
 
@@ -55,15 +55,18 @@ def image_folder(path: Path, options: Options) -> ImageDataset:
         raise UserError(f"there is no folder {path}; give the one that holds the images after 'imagefolder:'")
     if not (path / "train").is_dir():
         return _undivided(name, path, _find(path), options)
-    train = _find(path / "train")
-    folder = next((folder for folder in HELD_OUT_FOLDERS if (path / folder).is_dir()), None)
-    test = _find(path / folder) if folder is not None else None
-    if test is None or not test.files:
+    train, test = _find(path / "train"), _find_held_out(path)
+    if not test.files:
         return _undivided(name, path, train, options)
+    if train.is_labelled and not test.is_labelled and not test.by_class.keys() & train.by_class.keys():
+        remark = "the held-out folder has no classes and is left out: a share of the training images is held out"
+        dataset = _undivided(name, path, train, options)
+        return replace(dataset, remarks=(remark, *dataset.remarks))
     return _divided(name, path, train, test, options)
 
 
 def _undivided(name: str, root: Path, found: Found, options: Options) -> ImageDataset:
+    """Hold out a share of the images of one folder."""
     if not found.files:
         raise UserError(f"{root} holds no JPEG, PNG or WebP images; check the path after 'imagefolder:'")
     if not found.is_labelled:
@@ -76,22 +79,16 @@ def _undivided(name: str, root: Path, found: Found, options: Options) -> ImageDa
 
 
 def _divided(name: str, root: Path, train: Found, test: Found, options: Options) -> ImageDataset:
-    if train.is_labelled and not test.is_labelled and not test.by_class.keys() & train.by_class.keys():
-        remark = "the held-out folder has no classes and is left out: a share of the training images is held out"
-        dataset = _undivided(name, root, train, options)
-        return replace(dataset, remarks=(remark, *dataset.remarks))
-    classes = tuple(sorted({name for found in (train, test) if found.is_labelled for name in found.by_class}))
-    remarks: list[str] = []
+    """Take the division of the images into two folders."""
+    classes = _classes_of(train, test)
     paths: list[Path] = []
     labels: list[torch.Tensor] = []
+    remarks: list[str] = []
     for found in (train, test):
-        if classes and found.by_class.keys() <= set(classes) and found.by_class:
-            own, own_labels = _labelled(found, classes)
-            remarks += _remarks(found)
-        else:
-            own, own_labels = found.files, unlabelled(len(found.files))
+        own, own_labels, own_remarks = _files_with_labels(found, classes)
         paths += own
         labels.append(own_labels)
+        remarks += own_remarks
     if train.is_labelled:
         remarks += [f"class {c} has no training images" for c in classes if c not in train.by_class]
     border, end = len(labels[0]), len(paths)
@@ -102,8 +99,24 @@ def _divided(name: str, root: Path, train: Found, test: Found, options: Options)
     return assemble(name, _files(root, paths), parts, options, remarks)
 
 
+def _classes_of(train: Found, test: Found) -> tuple[str, ...]:
+    """Collect the class folders of both parts, of those that have classes to tell apart."""
+    names: set[str] = set()
+    for found in (train, test):
+        if found.is_labelled:
+            names |= found.by_class.keys()
+    return tuple(sorted(names))
+
+
+def _files_with_labels(found: Found, classes: tuple[str, ...]) -> tuple[list[Path], torch.Tensor, Iterable[str]]:
+    """List files, labels and remarks of one part; it is unlabelled where its folders are no classes."""
+    if found.by_class and found.by_class.keys() <= set(classes):
+        return *_labelled(found, classes), _remarks(found)
+    return found.files, unlabelled(len(found.files)), ()
+
+
 def _labelled(found: Found, classes: tuple[str, ...]) -> tuple[list[Path], torch.Tensor]:
-    """The files in class folders, and their labels."""
+    """List the files in class folders, with their labels."""
     paths = [path for paths in found.by_class.values() for path in paths]
     labels = [classes.index(name) for name, files in found.by_class.items() for _ in files]
     return paths, torch.tensor(labels, dtype=torch.int64)
@@ -121,10 +134,29 @@ def _find(folder: Path) -> Found:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}; check its permissions") from error
-    loose = [entry for entry in entries if is_image(entry.name) and not entry.is_dir()]
-    folders = {entry.name: list(image_files(entry)) for entry in entries if is_visible(entry.name) and entry.is_dir()}
-    by_class = {name: paths for name, paths in folders.items() if paths}
-    return Found(by_class, loose, [name for name, paths in folders.items() if not paths])
+    found = Found({}, [], [])
+    for entry in entries:
+        if entry.is_dir() and is_visible(entry.name):
+            _add_class(found, entry)
+        elif is_image(entry.name) and not entry.is_dir():
+            found.loose.append(entry)
+    return found
+
+
+def _add_class(found: Found, folder: Path) -> None:
+    paths = list(image_files(folder))
+    if paths:
+        found.by_class[folder.name] = paths
+    else:
+        found.empty.append(folder.name)
+
+
+def _find_held_out(path: Path) -> Found:
+    """Find the images in the first of the folders that may hold the held-out ones."""
+    for name in HELD_OUT_FOLDERS:
+        if (path / name).is_dir():
+            return _find(path / name)
+    return Found({}, [], [])
 
 
 def _files(root: Path, paths: list[Path]) -> Files:

@@ -1,4 +1,4 @@
-"""Tiny-ImageNet (64x64, 200 classes) in the layout of its publisher, or a part of it."""
+"""Tiny-ImageNet (64x64, 200 classes) in the layout of its publisher, or some of its classes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from qkd_deploy.data.assemble import Options, Parts, assemble
 from qkd_deploy.data.dataset import ImageDataset
-from qkd_deploy.data.sets.cifar_layout import read_lines
-from qkd_deploy.data.sets.files import Files, image_files
+from qkd_deploy.data.sets.assemble import Options, Parts, assemble
+from qkd_deploy.data.sets.files import Files, image_files, read_lines
 from qkd_deploy.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
@@ -27,27 +26,18 @@ def tiny_imagenet(data_dir: Path | None, options: Options) -> ImageDataset:
     """
     root = _locate(data_dir)
     all_classes = read_lines(root / "wnids.txt")
-    folders = {wnid: root / "train" / wnid for wnid in all_classes}
-    train = {wnid: list(image_files(folder)) for wnid, folder in folders.items() if folder.is_dir()}
-    present = [wnid for wnid in train if train[wnid]]
-    if len(present) < 2:
-        raise UserError(f"{root / 'train'} has images of fewer than two classes; unpack the archive again")
-    numbers = {wnid: number for number, wnid in enumerate(present)}
-    held_out = [(name, numbers[wnid]) for name, wnid in _annotations(root) if wnid in numbers]
-    if not held_out:
-        raise UserError(f"{root / _ANNOTATIONS} names no image of these classes; unpack the archive again")
-    names = [path.relative_to(root).as_posix() for wnid in present for path in train[wnid]]
-    labels = [numbers[wnid] for wnid in present for _ in train[wnid]]
-    border, end = len(names), len(names) + len(held_out)
+    present, train = _train_images(root, all_classes)
+    held_out = _held_out_images(root, present)
+    border, end = len(train), len(train) + len(held_out)
+    names, labels = zip(*train, *held_out, strict=True)
     parts = Parts(
-        labels=torch.tensor(labels + [label for _, label in held_out], dtype=torch.int64),
+        labels=torch.tensor(labels, dtype=torch.int64),
         train=torch.arange(border),
         test=torch.arange(border, end),
         classes=_class_names(root, present),
     )
     part = "" if present == all_classes else f" ({len(present)} of {len(all_classes)} classes)"
-    files = Files(root, (*names, *(f"val/images/{name}" for name, _ in held_out)))
-    return assemble(f"tiny-imagenet{part}", files, parts, options)
+    return assemble(f"tiny-imagenet{part}", Files(root, names), parts, options)
 
 
 def _locate(data_dir: Path | None) -> Path:
@@ -59,8 +49,31 @@ def _locate(data_dir: Path | None) -> Path:
     raise UserError(f"{data_dir} holds no {FOLDER} with its wnids.txt; unpack the publisher's archive there")
 
 
+def _train_images(root: Path, wnids: list[str]) -> tuple[list[str], list[tuple[str, int]]]:
+    """Find the classes that are there, and path and class number of each of their images."""
+    present: list[str] = []
+    images: list[tuple[str, int]] = []
+    for wnid in dict.fromkeys(wnids):
+        folder = root / "train" / wnid
+        paths = list(image_files(folder)) if folder.is_dir() else []
+        images += [(path.relative_to(root).as_posix(), len(present)) for path in paths]
+        present += [wnid] if paths else []
+    if len(present) < 2:
+        raise UserError(f"{root / 'train'} has images of fewer than two classes; unpack the archive again")
+    return present, images
+
+
+def _held_out_images(root: Path, present: list[str]) -> list[tuple[str, int]]:
+    """Read path and class number of each held-out image of the classes that are there."""
+    numbers = {wnid: number for number, wnid in enumerate(present)}
+    images = [(f"val/images/{name}", numbers[wnid]) for name, wnid in _annotations(root) if wnid in numbers]
+    if not images:
+        raise UserError(f"{root / _ANNOTATIONS} names no image of these classes; unpack the archive again")
+    return images
+
+
 def _annotations(root: Path) -> list[tuple[str, str]]:
-    """Name and class of each held-out image."""
+    """Read name and class of each held-out image."""
     lines = [line.split("\t") for line in read_lines(root / _ANNOTATIONS)]
     if any(len(fields) < 2 or "/" in fields[0] for fields in lines):
         raise UserError(f"{root / _ANNOTATIONS} is damaged; unpack the publisher's archive again")
@@ -68,7 +81,7 @@ def _annotations(root: Path) -> list[tuple[str, str]]:
 
 
 def _class_names(root: Path, wnids: list[str]) -> tuple[str, ...]:
-    """The first word for each class, with its identifier where two classes share it."""
+    """Take the first word for each class, with its identifier where two classes share it."""
     words = dict(line.partition("\t")[::2] for line in read_lines(root / "words.txt"))
     names = [words.get(wnid, wnid).partition(",")[0].strip() for wnid in wnids]
     counts = Counter(names)

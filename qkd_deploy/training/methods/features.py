@@ -15,7 +15,7 @@ from qkd_deploy.bits import TensorSpec
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.quantizers.scale_search import initial_step
+from qkd_deploy.quantizers.scale_search import initial_scale
 from qkd_deploy.quantizers.step import StepQuantizer
 
 
@@ -45,7 +45,7 @@ class QuantizedFeatureTeacher(nn.Module):
             module.register_forward_pre_hook(lambda module, args: (self._quantize(args[0]), *args[1:]))
         feature = _seen(self, images, f"the module {point!r} of the teacher")
         self.quantizer = StepQuantizer(_feature_grid(bits, feature)).to(images.device)
-        self.quantizer.step.data.fill_(initial_step(feature, self.quantizer.spec))
+        self.quantizer.step.data.fill_(initial_scale(feature, self.quantizer.spec))
         self.length = feature.shape[1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

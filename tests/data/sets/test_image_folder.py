@@ -7,7 +7,8 @@ import pytest
 import torch
 from image_files import picture, write, write_tree
 
-from qkd_deploy.data import Chain, ImageDataset, Split, StreamedSplit, assemble, load_dataset
+from qkd_deploy.data import Chain, ImageDataset, Split, StreamedSplit, load_dataset
+from qkd_deploy.data.sets import assemble
 from qkd_deploy.errors import UserError
 
 

@@ -1,11 +1,13 @@
-"""From a source of images with labels to a data set: own size, memory or stream, held-out share."""
+"""Assemble a data set from a source of images with labels: its own size, in memory or streamed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 
 from qkd_deploy.data.augment.presets import usual
 from qkd_deploy.data.dataset import ImageDataset
@@ -20,12 +22,12 @@ MEMORY_BYTES = 3 * 2**29
 """Data sets up to 1.5 GiB of pixels are decoded once and stay in memory."""
 
 _LOOKED_AT = 64
-"""Images from which a data set's own size and colours are told."""
+"""Images, evenly spaced, from which a data set's own size and colours are told."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user wants of a data set that is read from image files; see `load_dataset`."""
+    """The user's options for a data set that is read from image files; see `load_dataset`."""
 
     image_size: int = 0
     workers: int = 2
@@ -35,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Parts:
-    """Which images of a source are for training and which are held out.
+    """The division of a source's images into training and held-out ones, with their labels.
 
     Attributes:
         labels: int64 [N], of all images of the source; -1 where no class is known.
@@ -52,7 +54,15 @@ class Parts:
 def assemble(
     name: str, source: Source, parts: Parts, options: Options, remarks: Iterable[str] = (), *, mirrored: bool = True
 ) -> ImageDataset:
-    """A data set of images from ``source``, in memory if it is small enough.
+    """Assemble a data set of images from ``source``, in memory if it is small enough.
+
+    Args:
+        name: of the data set.
+        source: the images, encoded.
+        parts: their labels, splits and class names.
+        options: the user's.
+        remarks: sentences about the files, for the user.
+        mirrored: a mirrored image means the same.
 
     Raises:
         UserError: the size of the images is not clear, or images cannot be read (all, or any with ``strict``).
@@ -78,12 +88,12 @@ def assemble(
 
 
 def without_split(name: str, labels: torch.Tensor, classes: tuple[str, ...]) -> Parts:
-    """All images, of which a fixed share of each class is held out; see `held_out`."""
+    """Hold out a fixed share of each class of all images; see `held_out`."""
     return Parts(labels, *divided(name, labels), classes)
 
 
 def unnamed_classes(name: str, count: int) -> tuple[str, ...]:
-    """Names "0", "1", ... where the data name no classes.
+    """Name classes "0", "1", ... where the data name none.
 
     Raises:
         UserError: the number is not known.
@@ -94,24 +104,32 @@ def unnamed_classes(name: str, count: int) -> tuple[str, ...]:
 
 
 def unlabelled(count: int) -> torch.Tensor:
-    """Labels of ``count`` images of which nothing is known."""
+    """Make labels of ``count`` images whose classes are not known."""
     return torch.full((count,), UNLABELLED, dtype=torch.int64)
 
 
 def _view(name: str, source: Source, used: torch.Tensor, image_size: int) -> View:
-    """The wanted size, or that of the images themselves where a sample of them agrees; grey if all of those are."""
-    sizes, grey = set(), True
-    for index in used[torch.linspace(0, len(used) - 1, min(len(used), _LOOKED_AT)).long()].tolist():
-        try:
-            image = source.open(index)
-        except Unreadable:
-            continue
+    """Decide on the wanted size, or that of the images themselves where a sample agrees; grey if all of those are."""
+    looked_at = used[torch.linspace(0, len(used) - 1, min(len(used), _LOOKED_AT)).long()].tolist()
+    sizes: set[tuple[int, int]] = set()
+    grey = True
+    for image in _readable(source, looked_at):
         sizes.add(image.size)
         grey = grey and is_grey(image)
-    if not sizes and not image_size:
-        raise UserError(f"{name}: none of {min(len(used), _LOOKED_AT)} images looked at can be read; replace the files")
-    if len(sizes) > 1 and not image_size:
+    width, height = (image_size, image_size) if image_size else _only_size(name, sizes, len(looked_at))
+    return View(1 if grey else 3, height, width)
+
+
+def _readable(source: Source, indices: list[int]) -> Iterator[Image.Image]:
+    for index in indices:
+        with suppress(Unreadable):
+            yield source.open(index)
+
+
+def _only_size(name: str, sizes: set[tuple[int, int]], looked_at: int) -> tuple[int, int]:
+    if not sizes:
+        raise UserError(f"{name}: none of {looked_at} images looked at can be read; replace the files")
+    if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
         raise UserError(f"the images of {name} have different sizes ({shown}, ...); give --image-size, such as 224")
-    width, height = (image_size, image_size) if image_size else sizes.pop()
-    return View(1 if grey else 3, height, width)
+    return sizes.pop()

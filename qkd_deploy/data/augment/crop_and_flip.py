@@ -1,4 +1,4 @@
-"""Random crops and flips of uint8 images, a whole batch at once, on the device that holds them."""
+"""Crop uint8 images at random places of their padded selves and mirror them, a whole batch at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qkd_deploy.data.normalize import MEAN
 
 
 @dataclass(frozen=True)
-class Augmentation(Drawn):
+class CropAndFlip(Drawn):
     """Crop each image at its own random place out of its padded self, then mirror every second one or so.
 
     Attributes:
@@ -27,13 +27,13 @@ class Augmentation(Drawn):
     fill: int = int(MEAN)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Row and column offsets int64 [count, 1] from 0 to ``2 * pad``, and bool [count, 1]: mirrored or not."""
+        """Draw row and column offsets int64 [count, 1] from 0 to ``2 * pad``, and bool [count, 1]: mirrored or not."""
         offsets = torch.randint(2 * self.pad + 1, (2, count, 1), generator=generator, device=generator.device)
         mirrored = torch.rand((count, 1), generator=generator, device=generator.device) < (0.5 if self.flip else 0.0)
         return offsets[0], offsets[1], mirrored
 
     def apply(self, images: torch.Tensor, *drawn: torch.Tensor) -> torch.Tensor:
-        """The crops uint8 [N, C, H, W]."""
+        """Cut the crops uint8 [N, C, H, W]."""
         top, left, mirrored = (parameter.to(images.device) for parameter in drawn)
         height, width = images.shape[2:]
         padded = F.pad(images, (self.pad,) * 4, value=self.fill)
@@ -43,11 +43,5 @@ class Augmentation(Drawn):
         return torch.where(mirrored.view(-1, 1, 1, 1), crops.flip(3), crops)
 
 
-UNCHANGED = Augmentation(pad=0, flip=False)
-
-
-def augment(
-    images: torch.Tensor, generator: torch.Generator, pad: int = 4, flip: bool = True, fill: int = int(MEAN)
-) -> torch.Tensor:
-    """Crop and mirror each of the uint8 ``images`` [N, C, H, W] at random; see `Augmentation`."""
-    return Augmentation(pad, flip, fill)(images, generator)
+UNCHANGED = CropAndFlip(pad=0, flip=False)
+"""No augmentation."""

@@ -10,7 +10,8 @@ import pytest
 import torch
 from image_files import picture, write_tree
 
-from qkd_deploy.data import ImageDataset, StreamedSplit, assemble, load_dataset
+from qkd_deploy.data import ImageDataset, StreamedSplit, load_dataset
+from qkd_deploy.data.sets import assemble
 from qkd_deploy.errors import UserError
 
 datasets = pytest.importorskip("datasets")

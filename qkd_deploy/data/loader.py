@@ -1,4 +1,4 @@
-"""Normalised batches from a split, for one process or for one of many."""
+"""Load normalised batches from a split, for one process or for one of many."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from qkd_deploy.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 _MOST_AT_ONCE, _VALUES_AT_ONCE = 16, 2**23
+"""Batches that are made together on an accelerator, and values in them, at most."""
 
 
 def batches(
@@ -57,48 +58,60 @@ def batches(
         raise ValueError("augmentation is random: pass the generator that drives it")
     if not 0 <= rank < world:
         raise ValueError(f"there is no part {rank} of {world}")
-    if mixing and split.labels.dim() != 1:
+    if mixing:
+        _require_pairs(split, batch_size, world)
+    # generators begin with the first batch; the checks above are done before
+    if generator is None:
+        return _in_order(split, batch_size, shard)
+    return _shuffled(split, batch_size, generator, augmentation, shard, mixing, classes)
+
+
+def _require_pairs(split: AnySplit, batch_size: int, world: int) -> None:
+    """Refuse data and batches whose images cannot be mixed in pairs."""
+    if split.labels.dim() != 1:
         raise UserError("mixup and cutmix need one class per image; leave them out for data with targets of their own")
-    if mixing and world > 1 and batch_size % (2 * world):
+    if world > 1 and batch_size % (2 * world):
         raise UserError(
             f"mixup and cutmix mix pairs, which {world} processes cannot share: a batch of {batch_size} leaves one of "
             f"them an odd number of images; choose a batch size that is a multiple of {2 * world}"
         )
-    return _iterate(split, batch_size, generator, augmentation, shard, mixing, classes)
 
 
-def _iterate(
+def _in_order(split: AnySplit, batch_size: int, shard: tuple[int, int]) -> Iterator[Pair]:
+    wholes = torch.split(torch.arange(len(split)), batch_size)
+    for images, labels in split.read([whole[_part(len(whole), shard)] for whole in wholes]):
+        yield normalize(images), labels
+
+
+def _shuffled(
     split: AnySplit,
     batch_size: int,
-    generator: torch.Generator | None,
+    generator: torch.Generator,
     augmentation: Transform | None,
     shard: tuple[int, int],
     mixing: Mixing | None,
     classes: int,
 ) -> Iterator[Pair]:
-    if generator is None:
-        order = torch.arange(len(split))
-    else:
-        order = torch.randperm(len(split), generator=generator, device=generator.device)
+    order = torch.randperm(len(split), generator=generator, device=generator.device)
     wholes = torch.split(order, batch_size)
     places = [_part(len(whole), shard) for whole in wholes]
     at_once = 1 if mixing else _batches_at_once(split, batch_size)
-    if at_once > 1 and generator is not None and isinstance(augmentation, Drawn):
+    if at_once > 1 and isinstance(augmentation, Drawn):
         yield from _several_at_once(split, wholes, places, at_once, generator, augmentation)
         return
     pieces = [whole[place] for whole, place in zip(wholes, places, strict=True)]
     read, augmentation = _reader(split, pieces, places, batch_size, generator, augmentation)
     for whole, place, (images, labels) in zip(wholes, places, read, strict=True):
-        if generator is not None and augmentation is not None:
+        if augmentation is not None:
             images = augmentation(images, generator, len(whole), place)
-        if generator is not None and mixing:
+        if mixing:
             images, probabilities = mixing(images, labels.clamp(min=0), classes, generator)
             labels = probabilities if split.labelled else labels
         yield normalize(images), labels
 
 
 def _batches_at_once(split: AnySplit, batch_size: int) -> int:
-    """How many batches to make together: an accelerator takes longer to start work on small images than to do it."""
+    """Count the batches to make together: an accelerator takes longer to start work on small images than to do it."""
     if isinstance(split, StreamedSplit) or split.device.type == "cpu":
         return 1
     channels, height, width = split.image_shape
@@ -113,17 +126,20 @@ def _several_at_once(
     generator: torch.Generator,
     augmentation: Drawn,
 ) -> Iterator[Pair]:
-    """The same batches from the same random numbers, some of them in one go; an incomplete one on its own."""
+    """Make the same batches from the same random numbers, some of them in one go; an incomplete one on its own."""
     complete = len(wholes) - (len(wholes[-1]) < len(wholes[0]))
     firsts = [*range(0, complete, at_once), *range(complete, len(wholes))]
     for first, end in pairwise([*firsts, len(wholes)]):
-        pieces = [whole[place] for whole, place in zip(wholes[first:end], places[first:end], strict=True)]
-        drawn = [augmentation.draw(len(whole), generator) for whole in wholes[first:end]]
-        own = [[numbers[place] for numbers in one] for one, place in zip(drawn, places[first:end], strict=True)]
+        pieces = []
+        drawn = []
+        for whole, place in zip(wholes[first:end], places[first:end], strict=True):
+            pieces.append(whole[place])
+            # drawn for the whole batch, whoever holds it, so that the generator advances alike everywhere
+            drawn.append([numbers[place] for numbers in augmentation.draw(len(whole), generator)])
         images, labels = next(iter(split.read([torch.cat(pieces)])))
         if len(images):
-            images = augmentation.apply(images, *map(torch.cat, zip(*own, strict=True)))
-        sizes = [len(piece) for piece in pieces]
+            images = augmentation.apply(images, *map(torch.cat, zip(*drawn, strict=True)))
+        sizes = list(map(len, pieces))
         yield from zip(torch.split(normalize(images), sizes), torch.split(labels, sizes), strict=True)
 
 
@@ -132,21 +148,20 @@ def _reader(
     pieces: list[torch.Tensor],
     places: list[slice],
     batch_size: int,
-    generator: torch.Generator | None,
+    generator: torch.Generator,
     augmentation: Transform | None,
 ) -> tuple[Iterator[Pair], Transform | None]:
-    """The images of all pieces, and what remains to be done to them."""
-    if isinstance(split, StreamedSplit) and generator is not None:
-        crop, rest = divide_at_decoding(augmentation)
-        if crop is not None:
-            # Drawn in the order of the images for all of them, since files are read ahead.
-            (numbers,) = crop.draw(len(split), generator)
-            parts = [part[place] for part, place in zip(torch.split(numbers, batch_size), places, strict=True)]
-            return split.read(pieces, crop, parts), rest
-    return split.read(pieces), augmentation
+    """Read the images of all pieces; returns the part of the augmentation that is not done yet, too."""
+    crop, rest = divide_at_decoding(augmentation)
+    if not isinstance(split, StreamedSplit) or crop is None:
+        return split.read(pieces), augmentation
+    # Drawn in the order of the images for all of them, since files are read ahead.
+    (numbers,) = crop.draw(len(split), generator)
+    parts = [part[place] for part, place in zip(torch.split(numbers, batch_size), places, strict=True)]
+    return split.read(pieces, crop, parts), rest
 
 
 def _part(count: int, shard: tuple[int, int]) -> slice:
-    """Where one of the parts of ``count`` images begins and ends."""
+    """Find where one of the parts of ``count`` images begins and ends."""
     rank, world = shard
     return slice(count * rank // world, count * (rank + 1) // world)

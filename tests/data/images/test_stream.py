@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from image_files import write_tree
 
 from qkd_deploy.data import (
-    Augmentation,
     Chain,
     ColourJitter,
+    CropAndFlip,
     ImageDataset,
     Mixing,
     RandAugment,
@@ -21,18 +21,18 @@ from qkd_deploy.data import (
     Split,
     StreamedSplit,
     Transform,
-    assemble,
     batches,
     load_dataset,
 )
+from qkd_deploy.data.sets import assemble
 from qkd_deploy.errors import UserError
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 AUGMENTATIONS: dict[str, Transform | None] = {
     "none": None,
-    "crop": Augmentation(2, flip=True),
-    "imagenet": Chain((ResizedCrop(), Augmentation(0, flip=True), ColourJitter())),
-    "randaugment": Chain((Augmentation(2, flip=True), RandAugment())),
+    "crop": CropAndFlip(2, flip=True),
+    "imagenet": Chain((ResizedCrop(), CropAndFlip(0, flip=True), ColourJitter())),
+    "randaugment": Chain((CropAndFlip(2, flip=True), RandAugment())),
     "resized": ResizedCrop(),
 }
 

@@ -7,20 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd_deploy.data import Augmentation, Chain, ColourJitter, Mixing, RandAugment, ResizedCrop, Transform, load_dataset
-from qkd_deploy.data.augment.augment import UNCHANGED
+from qkd_deploy.data import Chain, ColourJitter, CropAndFlip, Mixing, RandAugment, ResizedCrop, Transform, load_dataset
+from qkd_deploy.data.augment.crop_and_flip import UNCHANGED
 from qkd_deploy.data.augment.geometry import affine
 from qkd_deploy.data.augment.presets import divide_at_decoding, preset
 from qkd_deploy.data.augment.rand_augment import OPERATIONS
 from qkd_deploy.errors import UserError
 
 TRANSFORMS: list[Transform] = [
-    Augmentation(2, flip=True),
+    CropAndFlip(2, flip=True),
     ResizedCrop(),
     ColourJitter(),
     RandAugment(),
     RandAugment(layers=1, magnitude=1.0),
-    Chain((ResizedCrop(), Augmentation(0, flip=True), ColourJitter(), RandAugment())),
+    Chain((ResizedCrop(), CropAndFlip(0, flip=True), ColourJitter(), RandAugment())),
 ]
 
 
@@ -172,16 +172,16 @@ def test_presets() -> None:
     assert digits.augmentation_named("none") == UNCHANGED
     assert digits.augmentation_named("randaugment") == Chain((digits.augmentation, RandAugment()))
     imagenet = digits.augmentation_named("imagenet")
-    assert imagenet == Chain((ResizedCrop(), Augmentation(0, flip=False), ColourJitter()))
-    assert preset("crop", UNCHANGED, 32, mirrored=True) == Augmentation(4, flip=True)
+    assert imagenet == Chain((ResizedCrop(), CropAndFlip(0, flip=False), ColourJitter()))
+    assert preset("crop", UNCHANGED, 32, mirrored=True) == CropAndFlip(4, flip=True)
     large = preset("randaugment", UNCHANGED, 224, mirrored=True)
-    assert large == Chain((ResizedCrop(), Augmentation(0, flip=True), RandAugment()))
+    assert large == Chain((ResizedCrop(), CropAndFlip(0, flip=True), RandAugment()))
     with pytest.raises(UserError, match="unknown augmentation 'cutout'; choose one of auto, none"):
         digits.augmentation_named("cutout")
 
 
 def test_streams_take_the_resized_crop_off_the_front() -> None:
-    crop, flip = ResizedCrop(), Augmentation(0, flip=True)
+    crop, flip = ResizedCrop(), CropAndFlip(0, flip=True)
     assert divide_at_decoding(Chain((crop, flip))) == (crop, Chain((flip,)))
     assert divide_at_decoding(crop) == (crop, None)
     assert divide_at_decoding(Chain((flip, crop))) == (None, Chain((flip, crop)))

@@ -1,4 +1,4 @@
-"""Other sizes of data sets that are held in memory."""
+"""Bring data sets that are held in memory to another image size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AT_ONCE = 1024
 
 
 def resized(dataset: ImageDataset, size: int) -> ImageDataset:
-    """The data set with square images of ``size`` pixels, cut from the middle; its name says so.
+    """Cut square images from the middle and resize them to ``size`` pixels; the data set's name says so.
 
     Raises:
         UserError: its images are read from files by a factory of the user, which has to do this itself.
