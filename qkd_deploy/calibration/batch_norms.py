@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepare import PreparedModel
 
 
@@ -53,21 +54,18 @@ def reestimate_batch_norms(prepared: PreparedModel, batches: Iterable[Any]) -> i
 @contextmanager
 def _averaging(prepared: PreparedModel, norms: list[_BatchNorm]) -> Iterator[None]:
     """Batch norms average cumulatively from zero, in train mode; everything below ``prepared`` else is in eval mode."""
-    modes = {module: module.training for module in prepared.modules()}
     momenta = {norm: norm.momentum for norm in norms}
-    prepared.eval()
-    prepared.training = True
-    for norm in norms:
-        norm.train()
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for the cumulative average
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
+    with evaluating(prepared):
+        prepared.training = True
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's sign for the cumulative average
+        try:
+            yield
+        finally:
+            for norm, momentum in momenta.items():
+                norm.momentum = momentum
 
 
 def network_inputs(prepared: PreparedModel, batch: Any) -> tuple[Any, ...]:

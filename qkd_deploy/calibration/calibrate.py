@@ -21,6 +21,7 @@ from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import require_method, step_from
@@ -74,13 +75,11 @@ def _set_steps(prepared: PreparedModel, batches: Iterator[tuple[Any, ...]], meth
     second = next(batches, None)
     if second is None:
         return
-    was_training = prepared.training
-    prepared.eval()
     gathering = _Gathering(prepared, method)
-    for number, inputs in enumerate(chain((first, second), batches), 1):
-        gathering.run(inputs, follow=_is_power_of_two(number))
+    with evaluating(prepared):
+        for number, inputs in enumerate(chain((first, second), batches), 1):
+            gathering.run(inputs, follow=_is_power_of_two(number))
     gathering.set_steps()
-    prepared.train(was_training)
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops import operations
 from qkd_deploy.graph.prepare import PreparedModel
 
@@ -54,10 +55,8 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
             quantizer.set_scale(quantizer.start(value, method) * next(factors))
         return quantizer(value)
 
-    was_training = prepared.training
-    prepared.eval()
-    prepared.graph.run(inputs, evaluate)
-    prepared.train(was_training)
+    with evaluating(prepared):
+        prepared.graph.run(inputs, evaluate)
 
 
 def spread() -> Iterator[float]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths, TensorSpec
 from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.ir import Graph, Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operations
 from qkd_deploy.graph.ops.contract import OPERATORS
@@ -80,10 +81,11 @@ def prepare(
         quantizer,
     )
     network = own_copy(model)
-    was_training = network.training
-    graph, smallest = _graph_of(network.eval(), inputs, leaf_modules, settings)
-    placed = place(network, graph, settings, smallest)
-    return PreparedModel(network, placed, settings).train(was_training)
+    training = network.training
+    with evaluating(network):
+        graph, smallest = _graph_of(network, inputs, leaf_modules, settings)
+        placed = place(network, graph, settings, smallest)
+        return PreparedModel(network, placed, settings).train(training)
 
 
 def _graph_of(
@@ -105,7 +107,8 @@ class PreparedModel(nn.Module):
 
     In train mode batch norms use batch statistics. In eval mode layers compute with the folded constants that
     ``freeze`` would give, biases on the int32 grid included: the float preview of the integer model, equal to it but
-    for rounding ties. ``network`` holds the user's modules under their own names.
+    for rounding ties. ``network`` holds the user's modules under their own names, each in the mode that it had:
+    frozen batch norms stay so. ``train`` and ``eval`` are PyTorch's; they set all modules, by way of their own methods.
     """
 
     def __init__(self, network: nn.Module, placed: Placed, settings: Settings) -> None:

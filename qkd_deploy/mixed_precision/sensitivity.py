@@ -22,6 +22,7 @@ from qkd_deploy.calibration.calibrate import IMAGES
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepare import PreparedModel, prepare
 from qkd_deploy.mixed_precision.costs import LayerCosts, layer_costs
 from qkd_deploy.mixed_precision.one_layer import SingleLayers
@@ -95,23 +96,19 @@ def sensitivity(
     widths = [BitWidths.parse(each) for each in ((bits,) if isinstance(bits, (str, BitWidths)) else bits)]
     batches = _Batches(data, images)
     prepared = model if isinstance(model, PreparedModel) else _prepared(model, widths[0], batches)
-    was_training = prepared.training
-    single = SingleLayers(prepared.eval())
-    for inputs, _ in batches.read(prepared):
-        single.observe(inputs)
-    totals = _Totals()
-    for inputs, labels in batches.read(prepared):
-        totals.add(single, inputs, labels, widths)
-    prepared.train(was_training)
+    single, totals = SingleLayers(prepared), _Totals()
+    with evaluating(prepared):
+        for inputs, _ in batches.read(prepared):
+            single.observe(inputs)
+        for inputs, labels in batches.read(prepared):
+            totals.add(single, inputs, labels, widths)
     return totals.result(layer_costs(prepared))
 
 
 def _prepared(model: nn.Module, bits: BitWidths, batches: _Batches) -> PreparedModel:
     first, _ = next(iter(batches))
     inputs = (first,) if isinstance(first, Tensor) else tuple(item for item in first if _is_input(item))
-    training, prepared = model.training, prepare(model.eval(), bits, inputs)
-    model.train(training)
-    return prepared
+    return prepare(model, bits, inputs)
 
 
 def _is_input(item: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.models import create_model
 
 
@@ -41,7 +42,7 @@ def start_network(
     report: Callable[[str], None] | None = None,
     classifier: bool = True,
 ) -> nn.Module:
-    """A full-precision network for ``dataset``, on its device.
+    """A full-precision network for ``dataset``, on its device, in the mode in which its factory made it.
 
     Args:
         name: as for ``create_model``.
@@ -68,9 +69,9 @@ def start_network(
 @torch.no_grad()
 def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classifier: bool) -> None:
     images = normalize(dataset.train.images_at(torch.arange(2)))
-    network.eval()
     try:
-        logits = network(images)
+        with evaluating(network):
+            logits = network(images)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot process images of shape {list(images.shape[1:])}: {reason}") from error

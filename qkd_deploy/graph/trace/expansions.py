@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from qkd_deploy.graph.modes import evaluating
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 _ROUNDING = 1e-4
@@ -58,14 +60,11 @@ def _is_plain_attention(module: Any, one: Call, two: Call) -> bool:
 def _equals(module: nn.Module, steps: Callable[..., Any], call: Call) -> bool:
     """Whether the steps give what the module gives in eval mode."""
     args, kwargs = call
-    modes = {part: part.training for part in module.modules()}
     try:
-        expected, got = (tree_leaves(run(*args, **kwargs)) for run in (module.eval(), _bound(steps, module)))
+        with evaluating(module):
+            expected, got = (tree_leaves(run(*args, **kwargs)) for run in (module, _bound(steps, module)))
     except Exception:  # noqa: BLE001  # whatever it is: as one step, the module raises it again and is named
         return False
-    finally:
-        for part, training in modes.items():
-            part.training = training
     return len(expected) == len(got) and all(_close(a, b) for a, b in zip(expected, got, strict=True))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops import contract
 from qkd_deploy.graph.trace.calls import (
     at_example,
@@ -243,12 +244,8 @@ class ConcreteTracer(fx.Tracer):
     def _call_leaf(self, target: str, args: Any, kwargs: Any) -> Any:
         assert isinstance(self.root, nn.Module)
         module = self.root.get_submodule(target)
-        training = module.training
-        module.eval()  # a batch norm of one example has no statistics, and no statistics may change
-        try:
+        with evaluating(module):  # a batch norm of one example has no statistics, and no statistics may change
             return plain_forward(module, *args) if target in self.expanded else module(*args, **kwargs)
-        finally:
-            module.train(training)
 
     def _number(self, index: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if index < 2:

@@ -9,6 +9,8 @@ from torch import nn
 
 from qkd_deploy.data import batches
 from qkd_deploy.data.metric import scores_of
+from qkd_deploy.graph.integer.freeze import freeze
+from qkd_deploy.graph.modes import evaluating
 
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import AnySplit
@@ -44,17 +46,13 @@ def evaluate(
         processes: that share the images, and all get the mean over all of them.
     """
     part = split if limit is None else split.head(limit)
-    modes = [(module, module.training) for module in (network, judge) if module is not None]
-    for module, _ in modes:
-        module.eval()
     totals = torch.zeros(2, dtype=torch.float64)
-    for images, labels in batches(part, batch_size, shard=(0, 1) if processes is None else processes.shard):
-        if len(images):
-            answers = labels if judge is None else judge(images).argmax(dim=1)
-            scores = scores_of(metric, network(images), answers)
-            totals += torch.tensor([float(scores.double().sum()), len(images)], dtype=torch.float64)
-    for module, mode in modes:
-        module.train(mode)
+    with evaluating(network, judge):
+        for images, labels in batches(part, batch_size, shard=(0, 1) if processes is None else processes.shard):
+            if len(images):
+                answers = labels if judge is None else judge(images).argmax(dim=1)
+                scores = scores_of(metric, network(images), answers)
+                totals += torch.tensor([float(scores.double().sum()), len(images)], dtype=torch.float64)
     if processes is not None:
         totals = processes.sum(totals.to(processes.device)).cpu()
     return 100.0 * float(totals[0]) / float(totals[1])
@@ -62,10 +60,6 @@ def evaluate(
 
 def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:
     """``evaluate`` of the frozen integer model of ``student``: the accuracy that is reported and deployed."""
-    from qkd_deploy.graph.integer.freeze import freeze
-
-    was_training = student.training
-    student.eval()
-    frozen = freeze(student)
-    student.train(was_training)
+    with evaluating(student):
+        frozen = freeze(student)
     return evaluate(frozen, split, **options)

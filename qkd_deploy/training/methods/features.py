@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.quantizers.scale_search import initial_step
 from qkd_deploy.quantizers.step import StepQuantizer
@@ -133,10 +134,8 @@ def _flat(feature: Tensor, point: str) -> Tensor:
 @torch.no_grad()
 def _seen(network: nn.Module, images: Tensor, what: str) -> Tensor:
     """The feature of a batch in evaluation mode."""
-    was_training = network.training
-    network.eval()
-    _, feature = network(images)
-    network.train(was_training)
+    with evaluating(network):
+        _, feature = network(images)
     if not isinstance(feature, Tensor) or feature.dim() != 2:
         raise UserError(f"{what} makes no feature [N, C] or [N, C, H, W]; name another --feature-point")
     return feature
@@ -166,10 +165,8 @@ def _last_layer(network: nn.Module, images: Tensor) -> nn.Module:
     called: list[nn.Module] = []
     layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))]
     handles = [m.register_forward_hook(lambda module, args, output: called.append(module)) for m in layers]
-    was_training = network.training
-    network.eval()
-    network(images)
-    network.train(was_training)
+    with evaluating(network):
+        network(images)
     for handle in handles:
         handle.remove()
     if not called:

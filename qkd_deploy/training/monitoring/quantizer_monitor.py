@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops import operations
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.training.monitoring.metrics import EpochRecord
@@ -175,12 +176,7 @@ def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, v
 
 @contextmanager
 def _undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, some of which a user may have set by hand, and random state return."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    """Evaluation mode without gradients; modes and torch's random state are given back."""
+    devices = [device] if device.type == "cuda" else []
+    with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices):
+        yield
