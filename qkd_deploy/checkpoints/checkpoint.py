@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,9 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
 from qkd_deploy.checkpoints.weights import load_into, read_tensors
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.prepare import PreparedModel, prepare
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
-
-if TYPE_CHECKING:
-    from qkd_deploy.graph.prepare import PreparedModel
 
 _FORMAT = "qkd-deploy checkpoint"
 _VERSION = 1
@@ -134,23 +132,8 @@ def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> Pre
     return prepared
 
 
-def rebuild_float(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> nn.Module:
-    """The network of a full-precision checkpoint (such as ``teacher.pt``), in evaluation mode.
-
-    Raises:
-        UserError: as for ``rebuild``, where the checkpoint is quantized.
-    """
-    if checkpoint.quantization is not None:
-        raise UserError(f"{checkpoint.source} holds a quantized network; give a full-precision one")
-    network = _network(checkpoint, model)
-    load_into(network, checkpoint.state_dict, _name(checkpoint, model), checkpoint.source)
-    return network.eval()
-
-
 def prepare_student(network: nn.Module, image_shape: list[int], record: QuantizationRecord) -> PreparedModel:
     """``prepare`` with the arguments of ``record``, for images of shape [C, H, W]."""
-    from qkd_deploy.graph.prepare import prepare
-
     return prepare(
         network,
         record.bits,

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.networks import resolve_device
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -80,6 +79,22 @@ class Processes:
         """Until all processes are here."""
         if self._fabric is not None:
             self._fabric.barrier()
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn a name into a device: ``"auto"`` is an accelerator if there is one, else the CPU; others are torch's names.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"the device {name!r} is not available here; use --device auto or cpu") from error
+    return device
 
 
 def launch(device: str) -> Processes:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
-from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.data import ImageDataset, load_dataset, normalize
 from qkd_deploy.data.augment.mixing import Mixing
 from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.dataset import AnySplit
@@ -62,6 +62,11 @@ class RunData:
         if not self.measurable:
             return "agreement with the teacher"
         return "accuracy" if self.dataset.metric is None else self.dataset.metric_name
+
+    def some_images(self, count: int, seed: int) -> Tensor:
+        """Normalised training images [count, C, H, W] that ``seed`` chooses, the same ones in every process."""
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        return normalize(self.train.images_at(order[:count]))
 
     def stream(self, batch_size: int, seed: int, shard: tuple[int, int]) -> BatchStream:
         """Training batches, of which this process gets its shard."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepare import PreparedModel
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, rebuild
-from qkd_deploy.checkpoints.records import ModelRecord, TrainingRecord, dataset_record
+from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import INPUTS, WEIGHTS, Built, ExportReport, build_model, export_onnx
+from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.verification.load import load_model
+from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.verify import verify_onnx
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from qkd_deploy.data import ImageDataset
-    from qkd_deploy.graph.prepare import PreparedModel
-    from qkd_deploy.verification.report import VerificationReport
 
 
 @dataclass(frozen=True)
@@ -146,26 +143,3 @@ def verify_deployed(
     trained = load_trained(checkpoint, model=model)
     built = trained.build(weights=weights, input=input_type)
     return verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
-
-
-def origin(checkpoint: Checkpoint, digest: str) -> dict[str, Any]:
-    """What an exported file says about a quantized checkpoint with that SHA-256; keyword arguments of ``Metadata``."""
-    dataset, training = checkpoint.dataset, checkpoint.training
-    return {
-        "normalization": {"mean": dataset.mean, "std": dataset.std},
-        "classes": tuple(dataset.classes),
-        "checkpoint_sha256": digest,
-        "accuracy": {
-            "dataset": dataset.known_as,
-            "fingerprint": dataset.fingerprint,
-            "images": training.images,
-            "integer": training.accuracy,
-        },
-    }
-
-
-def longest_origin(dataset: ImageDataset) -> dict[str, Any]:
-    """As long as ``origin`` of any checkpoint for these data: for files that are measured before there is one."""
-    training = TrainingRecord("", 0, 0, 99.99999999999999, len(dataset.test))
-    nothing = ModelRecord("", 0, 0, [])
-    return origin(Checkpoint({}, nothing, dataset_record(dataset), training), "0" * 64)

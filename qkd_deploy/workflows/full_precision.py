@@ -5,21 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild
-from qkd_deploy.checkpoints.records import quantization_record
 from qkd_deploy.checkpoints.weights import read_tensors
 from qkd_deploy.data import ImageDataset, load_dataset
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.mixed_precision.sensitivity import Sensitivity, sensitivity
 from qkd_deploy.training.config import TrainConfig, make_config
 from qkd_deploy.training.networks import start_network
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from qkd_deploy.graph.prepare import PreparedModel
-    from qkd_deploy.mixed_precision.sensitivity import Sensitivity
+from qkd_deploy.training.records import quantization_record
 
 
 def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoint | None) -> TrainConfig:
@@ -115,8 +113,6 @@ def file_sensitivity(
     Raises:
         UserError: the weights, the network or the data set cannot be used.
     """
-    from qkd_deploy.mixed_precision.sensitivity import sensitivity
-
     if Path(path).suffix == ".onnx":
         raise UserError(f"{path} holds rounded weights; sensitivity needs the checkpoint that it was exported from")
     known = checkpoint_of(path)

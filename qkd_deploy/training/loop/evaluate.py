@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from qkd_deploy.data import batches
-from qkd_deploy.data.metric import scores_of
+from qkd_deploy.data.dataset import AnySplit
+from qkd_deploy.data.metric import Metric, scores_of
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.modes import evaluating
-
-if TYPE_CHECKING:
-    from qkd_deploy.data.dataset import AnySplit
-    from qkd_deploy.data.metric import Metric
-    from qkd_deploy.graph.prepare import PreparedModel
-    from qkd_deploy.training.distribution import Processes
+from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.training.distribution import Processes
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from qkd_deploy.training.loop.loss_sums import LossSums
 from qkd_deploy.training.loop.optimizers import NetworkOptimizer, StepMovement
 from qkd_deploy.training.loop.stage import LoopOptions, Position, Stage, positions
 from qkd_deploy.training.monitoring.metrics import EpochRecord
-from qkd_deploy.training.monitoring.progress import RunProgress, loss_text
+from qkd_deploy.training.monitoring.progress import RunProgress
+from qkd_deploy.training.monitoring.wording import loss_text
 
 _REPORT_EVERY = 20
 """Batches between two reads of the losses; each read waits for the device."""
