@@ -1,4 +1,4 @@
-"""The plain data in a checkpoint: what a state_dict does not say."""
+"""The plain data in a checkpoint, beside its state_dict."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TrainingRecord:
 
 
 def dataset_record(dataset: ImageDataset) -> DatasetRecord:
-    """What a checkpoint says about ``dataset``."""
+    """Describe ``dataset`` for a checkpoint."""
     return DatasetRecord(
         name=dataset.name,
         known_as=dataset.known_as,

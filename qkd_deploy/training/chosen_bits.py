@@ -29,7 +29,7 @@ _MARGIN = 0.005
 
 
 class BitsUnderBudget:
-    """The choice of a run.
+    """Chooses the bits of a run's layers under its budget.
 
     Args:
         dataset: whose training images the sensitivity is measured on.
@@ -51,7 +51,7 @@ class BitsUnderBudget:
         require_possible(prepare, self._budget, config.auto_bits_from, base=config.bits, measure=measure)
 
     def chosen(self, path: Path, network: nn.Module, progress: Callable[[str], None]) -> dict[str, str]:
-        """Bits of the modules that the budget gives others than the network's.
+        """Choose bits of the modules that the budget gives others than the network's.
 
         A run that continues finds its earlier choice in the file ``path``.
 
@@ -90,7 +90,7 @@ class BitsUnderBudget:
         return prepare
 
     def _measure(self, prepared: PreparedModel) -> float:
-        """Bytes of the packed file, as large as training can make it."""
+        """Count the bytes of the packed file, as large as training can make it."""
         initialize(prepared, self._images, method=self._config.step_initialization)
         model, _ = build_model(prepared, weights="packed", metadata=longest_origin(self._dataset))
         return len(model.SerializeToString()) * (1 + _MARGIN)

@@ -39,12 +39,12 @@ class NetworkSource:
 
     @property
     def incomplete(self) -> bool:
-        """Whether something in it is random, so that it is trained in full precision first."""
+        """True where something in it is random, so that it is trained in full precision first."""
         return self.weights is None or bool(self.skip)
 
 
 def source_of(config: TrainConfig, role: Role) -> NetworkSource:
-    """Where the settings of a run let a network come from."""
+    """Find out where the settings of a run let a network come from."""
     if role == "teacher":
         return NetworkSource(config.teacher, config.teacher_args, config.teacher_checkpoint, skip=None)
     weights = config.init or (config.teacher_checkpoint if config.how.teacher_is_student else None)

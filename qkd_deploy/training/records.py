@@ -1,4 +1,4 @@
-"""What the checkpoints of a run say: records made from its settings and its data."""
+"""The records in the checkpoints of a run, made from its settings and its data."""
 
 from __future__ import annotations
 

@@ -48,28 +48,28 @@ class RunData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about the files, such as how many were skipped."""
+        """Remarks about the files for the user, such as how many were skipped."""
         return self.dataset.notes
 
     @property
     def measurable(self) -> bool:
-        """Whether held-out images have labels."""
+        """True where held-out images have labels."""
         return self.test.labelled
 
     @property
     def measure(self) -> str:
-        """What ``score`` is, in words."""
+        """The name of the measure that ``score`` gives."""
         if not self.measurable:
             return "agreement with the teacher"
         return "accuracy" if self.dataset.metric is None else self.dataset.metric_name
 
     def some_images(self, count: int, seed: int) -> Tensor:
-        """Normalised training images [count, C, H, W] that ``seed`` chooses, the same ones in every process."""
+        """Read normalised training images [count, C, H, W] that ``seed`` chooses, the same ones in every process."""
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
         return normalize(self.train.images_at(order[:count]))
 
     def stream(self, batch_size: int, seed: int, shard: tuple[int, int]) -> BatchStream:
-        """Training batches, of which this process gets its shard."""
+        """Make the stream of training batches, of which this process gets its shard."""
         return BatchStream(
             self.train,
             batch_size,
@@ -83,7 +83,7 @@ class RunData:
     def score(
         self, network: nn.Module, limit: int, processes: Processes | None, teacher: nn.Module | None = None
     ) -> float:
-        """What ``network`` reaches on ``limit`` held-out images (0: all); a prepared one is measured frozen.
+        """Measure ``network`` in percent on ``limit`` held-out images (0: all), a prepared one frozen.
 
         Args:
             network: what is measured.
@@ -125,7 +125,7 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
 
 
 def _classes_of_teacher(config: TrainConfig) -> int:
-    """The number of classes in the teacher's checkpoint; 0 where there is none, or it holds weights alone."""
+    """Read the number of classes in the teacher's checkpoint; 0 where there is none, or it holds weights alone."""
     if config.teacher_checkpoint is None:
         return 0
     try:

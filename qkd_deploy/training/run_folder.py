@@ -69,7 +69,7 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def check(self, config: TrainConfig, *, resume: bool) -> None:
-        """Whether the run may be started or continued; raises as ``opened`` does, and changes nothing."""
+        """Refuse a run that may not be started or continued; raises as ``opened`` does, and changes nothing."""
         exists = self.config.exists()
         if not resume and exists:
             raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
@@ -93,7 +93,7 @@ class RunFolder:
         save_tensors(self.last, {"format": _STATE_FORMAT, "loop": loop, "metrics_lines": metrics_lines})
 
     def load_state(self) -> tuple[dict[str, Any] | None, int]:
-        """What ``save_state`` wrote; (None, 0) where the run had not finished an epoch.
+        """Read what ``save_state`` wrote; (None, 0) where the run had not finished an epoch.
 
         Raises:
             UserError: the file is damaged.
@@ -107,7 +107,7 @@ class RunFolder:
 
 
 def config_of_run(path: Path | str) -> TrainConfig:
-    """The settings of the run in a folder, for ``--resume``.
+    """Read the settings of the run in a folder, for ``--resume``.
 
     Raises:
         UserError: there is no run, or its ``config.toml`` is damaged.

@@ -83,5 +83,5 @@ class StageRunner:
 
 
 def _observation(student: PreparedModel, images: Tensor) -> Callable[[], Observation]:
-    """What observes the quantizers of a student, from where they stand now."""
+    """Make a function that observes the quantizers of a student; they move from where they stand now."""
     return partial(QuantizerMonitor(student).observe, images)

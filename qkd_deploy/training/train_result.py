@@ -1,4 +1,4 @@
-"""What a training run hands back."""
+"""The result of a training run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qkd_deploy.graph.prepare import PreparedModel
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run achieved.
+    """The networks, files and accuracies of a finished run.
 
     Attributes:
         folder: the files of the run.

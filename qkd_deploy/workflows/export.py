@@ -1,4 +1,4 @@
-"""From a checkpoint to the integer model: what ``export`` writes, and what ``verify`` and ``inspect`` compare with."""
+"""From a checkpoint to the integer model: for ``export`` to write, for ``verify`` and ``inspect`` to compare with."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trained:
     metadata: dict[str, Any]
 
     def build(self, *, weights: str = "int8", input: str = "float32") -> Built:
-        """The ONNX model that ``export_checkpoint`` writes with these options, in memory."""
+        """Build in memory the ONNX model that ``export_checkpoint`` writes with these options."""
         _, built = build_model(self.prepared, weights=weights, input=input, metadata=self.metadata)
         return built
 
@@ -67,7 +67,7 @@ def load_trained(
 
 
 def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedModel:
-    """The trained network of a checkpoint, with its quantizers, in evaluation mode.
+    """Load the trained network of a checkpoint, with its quantizers, in evaluation mode.
 
     Args:
         path: the ``model.pt`` of a training run.
@@ -107,7 +107,7 @@ def export_checkpoint(
 
 
 def output_beside(path: Path | str, output: Path | str | None) -> Path:
-    """The ONNX file to write for the checkpoint at ``path``: ``output``, or its own name with the suffix ``.onnx``.
+    """Choose the ONNX file to write for the checkpoint at ``path``: ``output``, or its name with the suffix ``.onnx``.
 
     Raises:
         UserError: it is the checkpoint itself.
@@ -123,7 +123,7 @@ def output_beside(path: Path | str, output: Path | str | None) -> Path:
 def verify_deployed(
     path: Path | str, *, checkpoint: Path | str | None = None, model: str | nn.Module | None = None, **options: Any
 ) -> VerificationReport:
-    """``verify_onnx``, also against the checkpoint that the file was exported from.
+    """Verify a file as ``verify_onnx`` does, also against the checkpoint that the file was exported from.
 
     Args:
         path: the ONNX file.

@@ -21,7 +21,7 @@ from qkd_deploy.training.records import quantization_record
 
 
 def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoint | None) -> TrainConfig:
-    """The settings, with the network that the file knows where none is named; nothing is trained, whatever the rest.
+    """Complete the settings with the network that the file knows where none is named; nothing is trained.
 
     Args:
         path: full-precision weights.
@@ -46,7 +46,7 @@ def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoin
 
 
 def checkpoint_of(path: Path | str) -> Checkpoint | None:
-    """The file as a checkpoint of this package, quantized or not; None where it is another kind of file with weights.
+    """Read the file as a checkpoint of this package; None where it is another kind of file with weights.
 
     Raises:
         UserError: the file cannot be read.
@@ -60,7 +60,7 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
 
 
 def dataset_of(config: TrainConfig) -> ImageDataset:
-    """The data set that the settings name.
+    """Load the data set that the settings name.
 
     Raises:
         UserError: it cannot be loaded.
@@ -78,7 +78,7 @@ def dataset_of(config: TrainConfig) -> ImageDataset:
 def start_for(
     path: Path | str, dataset: ImageDataset, config: TrainConfig, progress: Callable[[str], None]
 ) -> nn.Module:
-    """The network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
+    """Build the network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
 
     Raises:
         UserError: it cannot be built, does not fit the weights, or does not take the images.
@@ -88,7 +88,7 @@ def start_for(
 
 
 def prepared_for(network: nn.Module, dataset: ImageDataset, config: TrainConfig) -> PreparedModel:
-    """A network with quantizers for the images of a data set, in evaluation mode."""
+    """Put quantizers for the images of a data set into a copy of a network, in evaluation mode."""
     shape = list(dataset.train.image_shape)
     return prepare_student(network, shape, quantization_record(config, dataset)).eval()
 

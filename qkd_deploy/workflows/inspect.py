@@ -1,4 +1,4 @@
-"""What a model consists of: bits, scales, codes, kernels, sizes, and what stays in float."""
+"""The parts of a model file: bits, scales, codes, kernels, sizes, and what stays in float."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def evaluate(
     limit: int | None = None,
     processes: Processes | None = None,
 ) -> float:
-    """Mean score in percent over the first ``limit`` images of ``split`` (all when None): top-1 accuracy by default.
+    """Average the score of ``limit`` images of ``split`` (all when None), in percent: top-1 accuracy by default.
 
     The network is put in evaluation mode for the time and called with normalised float32 images [N, C, H, W] on the
     split's device.
@@ -56,7 +56,7 @@ def evaluate(
 
 
 def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:
-    """``evaluate`` of the frozen integer model of ``student``: the accuracy that is reported and deployed."""
+    """Measure the frozen integer model of ``student`` with ``evaluate``: the accuracy that is reported and deployed."""
     with evaluating(student):
         frozen = freeze(student)
     return evaluate(frozen, split, **options)

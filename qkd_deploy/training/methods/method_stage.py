@@ -97,7 +97,7 @@ def method_stage(networks: MethodNetworks, data: RunData, config: TrainConfig, p
 
 
 def _optimizers(config: TrainConfig) -> dict[Role, OptimizerSettings]:
-    """Settings for every network that learns in some phase."""
+    """Set up the optimizer of every network that learns in some phase."""
     settings = OptimizerSettings(
         learning_rate=config.lr,
         optimizer=config.optimizer,

@@ -18,7 +18,7 @@ _WARMUP = 0.1
 
 
 def pretrain_epochs(role: Role, config: TrainConfig) -> int:
-    """Epochs that a network is pre-trained for."""
+    """Look up how many epochs a network is pre-trained for."""
     return config.pretrain_epochs if role == "student" else config.teacher_pretrain_epochs
 
 

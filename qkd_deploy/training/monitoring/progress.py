@@ -1,4 +1,4 @@
-"""What the user sees of a run, on stderr: rich progress on a terminal, plain lines elsewhere."""
+"""The progress of a run on stderr: rich progress on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -177,6 +177,6 @@ class TerminalProgress:
 
 
 def progress_on_stderr() -> RunProgress:
-    """The progress that suits stderr."""
+    """Choose the progress that suits stderr: bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     return TerminalProgress(console) if console.is_terminal else PlainProgress()

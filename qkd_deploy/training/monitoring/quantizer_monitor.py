@@ -1,4 +1,4 @@
-"""What the quantizers of a network do to its tensors: step sizes, codes, and how much is clipped."""
+"""The effect of a network's quantizers on its tensors: step sizes, codes, and how much is clipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -73,7 +74,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one quantizer did, still on the device: ``counts`` is int64 [2 + levels]: below, above, each code."""
+    """One quantizer's effect, still on the device: ``counts`` is int64 [2 + levels]: below, above, each code."""
 
     name: str
     kind: Literal["weight", "activation"]
@@ -109,24 +110,26 @@ class QuantizerMonitor:
         # everything crosses from the device in two transfers
         scales = torch.stack([one.scale for one in measured]).tolist()
         counts = iter(torch.cat([one.counts for one in measured]).tolist())
-        tensors = []
-        for one, scale in zip(measured, scales, strict=True):
-            below, above, *codes = (next(counts) for _ in range(len(one.counts)))
-            tensors.append(
-                TensorObservation(
-                    name=one.name,
-                    kind=one.kind,
-                    bits=one.spec.bits,
-                    lo=one.spec.lo,
-                    scale=scale,
-                    movement=math.log(scale / self._before[one.name]),
-                    counts=tuple(codes),
-                    below=below / one.values,
-                    above=above / one.values,
-                )
-            )
+        tensors = [
+            self._observation(one, scale, list(islice(counts, len(one.counts))))
+            for one, scale in zip(measured, scales, strict=True)
+        ]
         self._before = {tensor.name: tensor.scale for tensor in tensors}
         return Observation(tuple(tensors))
+
+    def _observation(self, measured: _Measured, scale: float, counts: list[int]) -> TensorObservation:
+        below, above, *codes = counts
+        return TensorObservation(
+            name=measured.name,
+            kind=measured.kind,
+            bits=measured.spec.bits,
+            lo=measured.spec.lo,
+            scale=scale,
+            movement=math.log(scale / self._before[measured.name]),
+            counts=tuple(codes),
+            below=below / measured.values,
+            above=above / measured.values,
+        )
 
     def _layers(self) -> dict[str, Node]:
         """The layers by the name of their weights; one that is called twice has one set of weights."""
@@ -161,6 +164,7 @@ class QuantizerMonitor:
 
 
 def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, value: Tensor) -> _Measured:
+    """Count the codes of a tensor, and its values whose nearest code lies beyond the grid."""
     spec, scale = quantizer.spec, quantizer.scale()
     nearest = torch.round(value.float() / scale)
     codes = quantizer.codes(value)

@@ -1,4 +1,4 @@
-"""Everything that a run leaves for its user to look at: ``metrics.jsonl``, TensorBoard's events and a plot."""
+"""The recorder of all that a run leaves for its user to look at: ``metrics.jsonl``, TensorBoard's events and a plot."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RunRecorder:
         self._events.write(self.lines, record, observation)
 
     def _try(self, what: str, action: Callable[[], object], *, quiet: bool = False) -> bool:
-        """Whether ``action`` went well; where it did not, the user is told."""
+        """Do ``action``; where it fails, tell the user and return False."""
         try:
             action()
         except Exception as error:  # noqa: BLE001 - whatever fails in there, training must go on
