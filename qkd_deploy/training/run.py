@@ -111,7 +111,8 @@ class _Run:
         """Train, or with ``resume`` go on; the files are written when it returns."""
         config, data, processes = self._config, self._data, self._processes
         opened = self._folder.opened(config, resume=resume) if processes.writes else nullcontext()
-        with opened, closing(StageRunner(config, data, self._folder, self._progress, processes)) as stages:
+        observed = self._images[:_OBSERVED_IMAGES]
+        with opened, closing(StageRunner(config, data, observed, self._folder, self._progress, processes)) as stages:
             self._announce()
             for role in self._networks:
                 self._pretrain(role, stages)
@@ -120,7 +121,7 @@ class _Run:
             student, teacher = self._initialized(), self._networks.get("teacher")
             networks = method_networks(config, student, teacher, self._images, processes)
             stage, seed = method_stage(networks, data, config, processes), seed_for(config, "student", "method")
-            stages.train(stage, seed, (networks.student, self._images[:_OBSERVED_IMAGES]))
+            stages.train(stage, seed, networks.student)
             return self._finish(networks.student)
 
     def _announce(self) -> None:

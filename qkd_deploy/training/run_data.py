@@ -109,7 +109,20 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
     Raises:
         UserError: they cannot be loaded, or lack the labels that the run needs.
     """
-    dataset = load_dataset(
+    dataset = dataset_of(config).to(device)
+    if not dataset.train.labelled:
+        _require_label_free(config)
+    mixing = Mixing(config.mixup, config.cutmix)
+    return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None)
+
+
+def dataset_of(config: TrainConfig) -> ImageDataset:
+    """Load the data set that the settings name, without labels with the teacher's number of classes.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    return load_dataset(
         config.dataset,
         None if config.data_dir is None else Path(config.data_dir),
         image_size=config.image_size,
@@ -117,11 +130,7 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
         strict=config.strict,
         classes=config.classes or _classes_of_teacher(config),
         args=config.dataset_args,
-    ).to(device)
-    if not dataset.train.labelled:
-        _require_label_free(config)
-    mixing = Mixing(config.mixup, config.cutmix)
-    return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None)
+    )
 
 
 def _classes_of_teacher(config: TrainConfig) -> int:

@@ -70,13 +70,20 @@ class RunFolder:
 
     def check(self, config: TrainConfig, *, resume: bool) -> None:
         """Refuse a run that may not be started or continued; raises as ``opened`` does, and changes nothing."""
-        exists = self.config.exists()
-        if not resume and exists:
-            raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
-        if resume and not exists:
-            raise UserError(f"{self.path} holds no run to resume; check --out, or leave --resume out")
         if resume:
+            self.require_run()
             self._require_same(config)
+        elif self.config.exists():
+            raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
+
+    def require_run(self) -> None:
+        """Refuse a folder without a run.
+
+        Raises:
+            UserError: there is none to resume.
+        """
+        if not self.config.exists():
+            raise UserError(f"{self.path} holds no run to resume; check --out, or leave --resume out")
 
     def _require_same(self, config: TrainConfig) -> None:
         old, new = asdict(make_config(read_config(self.config))), asdict(config)
@@ -113,6 +120,5 @@ def config_of_run(path: Path | str) -> TrainConfig:
         UserError: there is no run, or its ``config.toml`` is damaged.
     """
     folder = RunFolder(Path(path))
-    if not folder.config.exists():
-        raise UserError(f"{path} holds no run to resume; check --out, or leave --resume out")
+    folder.require_run()
     return make_config(read_config(folder.config))

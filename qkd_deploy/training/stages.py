@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 from torch import Tensor
 
 from qkd_deploy.graph.prepare import PreparedModel
@@ -14,7 +11,7 @@ from qkd_deploy.training.loop.loop import PhaseLoop
 from qkd_deploy.training.loop.stage import LoopOptions, Stage
 from qkd_deploy.training.monitoring.metrics import EpochRecord
 from qkd_deploy.training.monitoring.progress import RunProgress
-from qkd_deploy.training.monitoring.quantizer_monitor import Observation, QuantizerMonitor
+from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 from qkd_deploy.training.run_data import RunData
 from qkd_deploy.training.run_folder import RunFolder
@@ -26,6 +23,7 @@ class StageRunner:
     Args:
         config: of the run.
         data: of the run.
+        observed: a normalised batch that quantizers are observed on.
         folder: of the run, opened.
         progress: receives what happens.
         processes: that train together; the first one writes.
@@ -35,10 +33,17 @@ class StageRunner:
     """
 
     def __init__(
-        self, config: TrainConfig, data: RunData, folder: RunFolder, progress: RunProgress, processes: Processes
+        self,
+        config: TrainConfig,
+        data: RunData,
+        observed: Tensor,
+        folder: RunFolder,
+        progress: RunProgress,
+        processes: Processes,
     ) -> None:
         self._config = config
         self._data = data
+        self._observed = observed
         self._folder = folder
         self._progress = progress
         self._processes = processes
@@ -52,13 +57,13 @@ class StageRunner:
         self._saved, lines = processes.agree(found)
         self._recorder = RunRecorder(folder.path, lines, warn=progress.message, active=processes.writes)
 
-    def train(self, stage: Stage, seed: int, observed: tuple[PreparedModel, Tensor] | None = None) -> None:
+    def train(self, stage: Stage, seed: int, student: PreparedModel | None = None) -> None:
         """Train a stage, or what is left of it.
 
         Args:
             stage: what to train.
             seed: of its batches and of dropout.
-            observed: the student whose quantizers are observed after every epoch, and a normalised batch for that.
+            student: whose quantizers are observed after every epoch; None observes none.
 
         Raises:
             UserError: a loss is not finite, or a file of the run cannot be written.
@@ -68,10 +73,10 @@ class StageRunner:
         if self._saved is not None and self._saved["stage"] == stage.name:
             loop.load_state_dict(self._saved)
         # made after the state is loaded: steps move from where the run was left
-        observe = None if observed is None or not self._processes.writes else _observation(*observed)
+        monitor = QuantizerMonitor(student) if student is not None and self._processes.writes else None
 
         def after_epoch(record: EpochRecord) -> None:
-            self._recorder.epoch(record, None if observe is None else observe())
+            self._recorder.epoch(record, None if monitor is None else monitor.observe(self._observed))
             if self._processes.writes:
                 self._folder.save_state(loop.state_dict(), self._recorder.lines)
 
@@ -80,8 +85,3 @@ class StageRunner:
     def close(self) -> None:
         """Close the records and draw the plot."""
         self._recorder.close()
-
-
-def _observation(student: PreparedModel, images: Tensor) -> Callable[[], Observation]:
-    """Make a function that observes the quantizers of a student; they move from where they stand now."""
-    return partial(QuantizerMonitor(student).observe, images)

@@ -11,13 +11,14 @@ from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild
 from qkd_deploy.checkpoints.weights import read_tensors
-from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepare import PreparedModel
 from qkd_deploy.mixed_precision.sensitivity import Sensitivity, sensitivity
 from qkd_deploy.training.config import TrainConfig, make_config
 from qkd_deploy.training.networks import start_network
 from qkd_deploy.training.records import quantization_record
+from qkd_deploy.training.run_data import dataset_of
 
 
 def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoint | None) -> TrainConfig:
@@ -57,22 +58,6 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
     if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):
         return None
     return load_checkpoint(path)
-
-
-def dataset_of(config: TrainConfig) -> ImageDataset:
-    """Load the data set that the settings name.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    return load_dataset(
-        config.dataset,
-        None if config.data_dir is None else Path(config.data_dir),
-        image_size=config.image_size,
-        workers=config.workers,
-        classes=config.classes,
-        args=config.dataset_args,
-    )
 
 
 def start_for(

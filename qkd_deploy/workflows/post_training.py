@@ -25,9 +25,9 @@ from qkd_deploy.mixed_precision.choose import choose_bits
 from qkd_deploy.mixed_precision.search import Choice
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.records import network_checkpoint, quantization_record
-from qkd_deploy.training.run_data import RunData
+from qkd_deploy.training.run_data import RunData, dataset_of
 from qkd_deploy.workflows.export import output_beside
-from qkd_deploy.workflows.full_precision import checkpoint_of, dataset_of, prepared_for, settings_for, start_for
+from qkd_deploy.workflows.full_precision import checkpoint_of, prepared_for, settings_for, start_for
 
 METHOD = "ptq"
 """What checkpoints say about how their steps came about."""
