@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from qkd_deploy.distill.phases import LossTerms, Phase, Role
+from qkd_deploy.distill.phases import Phase
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.loop.answers import Answer, outputs_of, total
+from qkd_deploy.training.loop.batch_step import BatchStep
 from qkd_deploy.training.loop.batches import BatchStream
-from qkd_deploy.training.loop.compiled import compile_network
 from qkd_deploy.training.loop.loss_sums import LossSums
 from qkd_deploy.training.loop.optimizers import NetworkOptimizer, StepMovement
 from qkd_deploy.training.loop.stage import LoopOptions, Position, Stage, positions
@@ -54,22 +51,14 @@ class PhaseLoop:
         self.accuracy: float | None = None
         self._batches = batches
         self._processes = processes
-        self._options = options
         self._progress = progress
         self._seed = seed
         self._positions = positions(stage.phases)
         self._optimizers = {role: NetworkOptimizer(stage.networks[role], s) for role, s in stage.optimizers.items()}
         self._movement = StepMovement(*stage.networks.values())
-        self._forward = {role: self._callable(role, network) for role, network in stage.networks.items()}
+        self._step = BatchStep(stage, self._optimizers, processes, options)
         self._epoch = 0
         self._seconds: list[float] = []
-
-    def _callable(self, role: Role, network: nn.Module) -> nn.Module:
-        if self._options.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # All batches of a stage have one size, so that every network compiles once per mode it runs in.
-        called = compile_network(network) if self._options.compiled else network
-        return self._processes.wrap(called) if role in self.stage.optimizers else called
 
     def run(self, after_epoch: Callable[[EpochRecord], None]) -> None:
         """Train the remaining epochs; ``after_epoch`` is called at every epoch boundary.
@@ -140,7 +129,7 @@ class PhaseLoop:
         for index, (inputs, labels) in enumerate(self._batches.epoch()):
             done = index / len(self._batches)
             self._set_learning_rates(position, done)
-            sums.add(self._train_batch(phase, inputs, labels, (position.epoch + done) / phase.epochs))
+            sums.add(self._step.train(phase, inputs, labels, (position.epoch + done) / phase.epochs))
             if (index + 1) % _REPORT_EVERY == 0:
                 self._progress.batches(title, index + 1, len(self._batches), loss_text(sums.means()))
         return sums.means()
@@ -153,53 +142,6 @@ class PhaseLoop:
         factor = self.stage.schedule.factor((position.schedule_epoch + done) / position.schedule_epochs)
         for role in position.phase.losses:
             self._optimizers[role].set_factor(factor * position.phase.learning_rate_factor(role))
-
-    def _train_batch(self, phase: Phase, inputs: Tensor, labels: Tensor, progress: float) -> dict[Role, LossTerms]:
-        """Move every network that learns once; the batch is processed in parts that add up their gradients."""
-        for role in phase.losses:
-            self._optimizers[role].zero_grad()
-        parts = list(zip(inputs.chunk(self._options.accumulate), labels.chunk(self._options.accumulate), strict=True))
-        means: dict[Role, LossTerms] = {role: {} for role in phase.losses}
-        for index, (images, answers) in enumerate(parts):
-            share = len(answers) / len(labels)
-            with self._exchange(phase, last=index + 1 == len(parts)):
-                losses = self._backward(phase, images, answers, share, progress)
-            for role, terms in losses.items():
-                means[role] = {name: means[role].get(name, 0) + value * share for name, value in terms.items()}
-        for role in phase.losses:
-            self._optimizers[role].step()
-        if self.stage.averaged is not None and "student" in phase.losses:
-            self.stage.averaged.update_parameters(self.stage.networks["student"])
-        return means
-
-    @contextmanager
-    def _exchange(self, phase: Phase, *, last: bool) -> Iterator[None]:
-        """Average gradients between the processes, but only with the last part of a batch."""
-        with ExitStack() as quiet:
-            for role in () if last else phase.losses:
-                quiet.enter_context(self._processes.without_exchange(self._forward[role]))
-            yield
-
-    def _backward(
-        self, phase: Phase, inputs: Tensor, labels: Tensor, share: float, progress: float
-    ) -> dict[Role, LossTerms]:
-        """Add the gradients of a part of a batch, weighted by its share of it."""
-        if self._options.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        answers = {role: self._answer(role, phase, inputs) for role in phase.networks}
-        outputs = outputs_of(labels, answers, progress)
-        losses = {role: loss(outputs) for role, loss in phase.losses.items()}
-        # The losses detach what they imitate, so one backward pass serves both networks without mixing them.
-        (total(*losses.values()) * share).backward()  # type: ignore[no-untyped-call]
-        return {role: {name: value.detach() for name, value in terms.items()} for role, terms in losses.items()}
-
-    def _answer(self, role: Role, phase: Phase, inputs: Tensor) -> Answer:
-        learns = role in phase.losses
-        # A frozen network on a GPU always runs in bfloat16: its softmax is only imitated.
-        low_precision = self._options.bf16 or (not learns and inputs.is_cuda)
-        with torch.set_grad_enabled(learns), torch.autocast(inputs.device.type, torch.bfloat16, low_precision):
-            answer: Answer = self._forward[role](inputs)
-        return answer
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything that continues this stage from the epoch boundary, as tensors and plain data."""
