@@ -15,7 +15,6 @@ from provenance import provenance
 
 from qkd_deploy import calibrate, load_dataset
 from qkd_deploy.checkpoints.checkpoint import prepare_student
-from qkd_deploy.checkpoints.records import quantization_record
 from qkd_deploy.data import ImageDataset, batches
 from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.graph.prepared import PreparedModel
@@ -23,6 +22,7 @@ from qkd_deploy.quantizers.scale_search import METHODS
 from qkd_deploy.training.config import make_config
 from qkd_deploy.training.loop.evaluate import evaluate
 from qkd_deploy.training.networks import start_network
+from qkd_deploy.training.records import quantization_record
 from qkd_deploy.verification.runtime import RuntimeModel
 
 

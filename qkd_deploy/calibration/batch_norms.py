@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qkd_deploy.calibration.inputs import network_inputs
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
 
 
@@ -57,18 +58,15 @@ def _averaging(prepared: PreparedModel, norms: list[_BatchNorm]) -> Iterator[Non
     ``prepared`` itself says that it trains: so its graph runs batch norms on the statistics of the batch, instead of
     folding them into the weights. Modes and momenta are restored.
     """
-    modes = {module: module.training for module in prepared.modules()}
     momenta = {norm: norm.momentum for norm in norms}
-    prepared.eval()
-    prepared.training = True
-    for norm in norms:
-        norm.train()
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for the cumulative average
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
+    with evaluating(prepared):
+        prepared.training = True
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's sign for the cumulative average
+        try:
+            yield
+        finally:
+            for norm, momentum in momenta.items():
+                norm.momentum = momentum

@@ -22,6 +22,7 @@ from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import require_method, scale_from
@@ -76,13 +77,11 @@ def _set_scales(prepared: PreparedModel, batches: Iterator[tuple[Any, ...]], met
     second = next(batches, None)
     if second is None:
         return
-    was_training = prepared.training
-    prepared.eval()
     observed = _ObservedActivations(prepared, method)
-    for number, inputs in enumerate(chain((first, second), batches), 1):
-        observed.run(inputs, follow=_is_power_of_two(number))
+    with evaluating(prepared):
+        for number, inputs in enumerate(chain((first, second), batches), 1):
+            observed.run(inputs, follow=_is_power_of_two(number))
     observed.set_scales()
-    prepared.train(was_training)
 
 
 def _is_power_of_two(number: int) -> bool:

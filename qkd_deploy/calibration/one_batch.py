@@ -10,6 +10,7 @@ import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
 
@@ -45,10 +46,8 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
         if not quantizer.fixed:
             quantizer.set_scale(quantizer.start(value, method) * next(factors))
 
-    was_training = prepared.training
-    prepared.eval()
-    prepared.run_observed(inputs, observe)
-    prepared.train(was_training)
+    with evaluating(prepared):
+        prepared.run_observed(inputs, observe)
 
 
 def _set_weight_scales(prepared: PreparedModel, method: str) -> None:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,10 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
 from qkd_deploy.checkpoints.weights import load_into, read_tensors
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.prepare import prepare
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
-
-if TYPE_CHECKING:
-    from qkd_deploy.graph.prepared import PreparedModel
 
 _FORMAT = "qkd-deploy checkpoint"
 _VERSION = 1
@@ -65,7 +64,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
 
 
 def save_tensors(path: Path | str, content: Mapping[str, Any]) -> None:
-    """``torch.save`` that leaves either the whole new file or the old one; equal contents give equal bytes.
+    """Save as ``torch.save`` does, but leave either the whole new file or the old one; equal contents give equal bytes.
 
     Raises:
         UserError: the file cannot be written, as on a full disk.
@@ -98,23 +97,36 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _record(key: str, values: Any, path: Path | str) -> Any:
+    """Make one record of the values in a file, after a look at their names and types."""
     kind = _RECORDS[key]
     if values is None and key == "quantization":
         return None
-    expected = {item.name: str(item.type).partition("[")[0] for item in fields(kind)}
-    # Older checkpoints lack what was added later.
-    added = {item.name: item.default_factory() for item in fields(kind) if item.default_factory is not MISSING}
-    added |= {item.name: item.default for item in fields(kind) if item.default is not MISSING}
-    if not isinstance(values, dict) or {k: type(v).__name__ for k, v in {**added, **values}.items()} != expected:
+    if not isinstance(values, dict) or _types_with_defaults(kind, values) != _types_of_fields(kind):
         raise UserError(f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint")
     record = kind(**values)
-    if isinstance(record, ModelRecord) and not all(type(n) is int and n > 0 for n in record.image_shape):
+    if isinstance(record, ModelRecord) and not all(type(size) is int and size > 0 for size in record.image_shape):
         raise UserError(f"{path} is damaged: its entry 'model' has an impossible image shape; use another checkpoint")
     return record
 
 
+def _types_of_fields(kind: type) -> dict[str, str]:
+    """Name the type of every field of a record, such as ``list`` for ``list[int]``."""
+    return {item.name: str(item.type).partition("[")[0] for item in fields(kind)}
+
+
+def _types_with_defaults(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """Name the types of values, and of the defaults of those that were added later and older checkpoints lack."""
+    complete: dict[str, Any] = {}
+    for item in fields(kind):
+        if item.default_factory is not MISSING:
+            complete[item.name] = item.default_factory()
+        elif item.default is not MISSING:
+            complete[item.name] = item.default
+    return {name: type(value).__name__ for name, value in {**complete, **values}.items()}
+
+
 def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> PreparedModel:
-    """The prepared network of a quantized checkpoint, in evaluation mode.
+    """Rebuild the prepared network of a quantized checkpoint, in evaluation mode.
 
     Args:
         checkpoint: from ``load_checkpoint``.
@@ -134,23 +146,8 @@ def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> Pre
     return prepared
 
 
-def rebuild_float(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> nn.Module:
-    """The network of a full-precision checkpoint (such as ``teacher.pt``), in evaluation mode.
-
-    Raises:
-        UserError: as for ``rebuild``, where the checkpoint is quantized.
-    """
-    if checkpoint.quantization is not None:
-        raise UserError(f"{checkpoint.source} holds a quantized network; give a full-precision one")
-    network = _network(checkpoint, model)
-    load_into(network, checkpoint.state_dict, _name(checkpoint, model), checkpoint.source)
-    return network.eval()
-
-
 def prepare_student(network: nn.Module, image_shape: list[int], record: QuantizationRecord) -> PreparedModel:
-    """``prepare`` with the arguments of ``record``, for images of shape [C, H, W]."""
-    from qkd_deploy.graph.prepare import prepare
-
+    """Call ``prepare`` with the arguments of ``record``, for images of shape [C, H, W]."""
     return prepare(
         network,
         record.bits,
@@ -183,7 +180,7 @@ def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
 
 def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint, name: str) -> None:
     load_into(prepared, checkpoint.state_dict, name, checkpoint.source)
-    for quantizer in prepared.modules():
-        for step in (value.item() for value in quantizer.ranges()) if isinstance(quantizer, Quantizer) else ():
-            if step <= 0:
-                raise UserError(f"{checkpoint.source} is damaged: a quantization step is {step:g}; use another file")
+    quantizers = [module for module in prepared.modules() if isinstance(module, Quantizer)]
+    for step in (value.item() for quantizer in quantizers for value in quantizer.ranges()):
+        if step <= 0:
+            raise UserError(f"{checkpoint.source} is damaged: a quantization step is {step:g}; use another file")

@@ -1,4 +1,4 @@
-"""The plain data in a checkpoint: what a state_dict does not say."""
+"""The plain data in a checkpoint, beside its state_dict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qkd_deploy.data import ImageDataset
-from qkd_deploy.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class TrainingRecord:
 
 
 def dataset_record(dataset: ImageDataset) -> DatasetRecord:
-    """What a checkpoint says about ``dataset``."""
+    """Describe ``dataset`` for a checkpoint."""
     return DatasetRecord(
         name=dataset.name,
         known_as=dataset.known_as,
@@ -70,20 +69,4 @@ def dataset_record(dataset: ImageDataset) -> DatasetRecord:
         classes=list(dataset.classes),
         mean=dataset.mean,
         std=dataset.std,
-    )
-
-
-def quantization_record(config: TrainConfig, dataset: ImageDataset) -> QuantizationRecord:
-    """How ``config`` quantizes a student for ``dataset``."""
-    return QuantizationRecord(
-        bits=config.bits,
-        overrides=config.bits_for,
-        placement=config.placement,
-        residual=config.residual,
-        first_last_bits=config.first_last_bits,
-        weight_range=config.weight_range,
-        # With this step the 8-bit input code is the raw pixel.
-        input_scale=1.0 / dataset.std,
-        input_zero_point=int(dataset.mean),
-        quantizer=config.quantizer,
     )

@@ -21,7 +21,7 @@ _DEEPEST = 3
 
 
 def read_tensors(path: Path | str) -> Any:
-    """The content of a file written by ``torch.save``, if it holds only tensors and plain data.
+    """Read a file written by ``torch.save``, if it holds only tensors and plain data.
 
     Raises:
         UserError: the file is missing or unreadable, is damaged or of another kind, or wants to run code.
@@ -49,7 +49,7 @@ def read_tensors(path: Path | str) -> Any:
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """A state_dict from a ``.safetensors`` file, a plain or wrapped ``.pt``, or a full-precision checkpoint of ours.
+    """Read a state_dict: a ``.safetensors`` file, a plain or wrapped ``.pt``, or a full-precision checkpoint of ours.
 
     Raises:
         UserError: the file cannot be read or holds no state_dict, or the weights of a quantized network.
@@ -65,7 +65,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
 
 
 def _state_dict_in(content: Any, depth: int = 0) -> Mapping[str, Tensor] | None:
-    """The state_dict that ``content`` is or wraps; None where there is none."""
+    """Find the state_dict that ``content`` is or wraps; None where there is none."""
     if not isinstance(content, Mapping) or not content or depth > _DEEPEST:
         return None
     if all(map(_is_weight, content.items())):

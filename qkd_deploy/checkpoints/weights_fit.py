@@ -1,4 +1,4 @@
-"""Fitting the weights of a file to a network: names, shapes and types, with an account of what does not fit."""
+"""The fit of a file's weights to a network: names, shapes and types, with an account of what does not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COUNTER = "num_batches_tracked"
 
 
 def common_prefix(weights: Iterable[str], wanted: Iterable[str], network_name: str, source: Path | str) -> str:
-    """What stands before the network's names in the file: the prefix that most of them follow; often nothing."""
+    """Find what stands before the network's names in the file: the prefix that most of them follow; often nothing."""
     names = {name for name in wanted if not name.endswith(_COUNTER)}
     counts: Counter[str] = Counter()
     for name in weights:
@@ -32,7 +32,7 @@ def common_prefix(weights: Iterable[str], wanted: Iterable[str], network_name: s
 
 
 def own_wrapper(weights: Iterable[str], wanted: Iterable[str]) -> str:
-    """What stands before all of the network's names and not in the file, as a wrapper's ``network.``; often nothing."""
+    """Find what stands before all of the network's names and not in the file, as ``network.`` of a wrapper."""
     known, names = set(weights), list(wanted)
     for prefix in _prefixes(names[0]) if names else ():
         if all(name.startswith(prefix) for name in names) and any(name.removeprefix(prefix) in known for name in names):
@@ -57,7 +57,7 @@ class Fit:
     skip: tuple[str, ...]
 
     def skips(self, name: str) -> bool:
-        """Whether a pattern matches an entry or a module that it lies in."""
+        """Match the patterns with an entry and the modules that it lies in."""
         return any(_matches(name, pattern) for pattern in self.skip)
 
     def require_matches(self, source: Path | str) -> None:
@@ -71,7 +71,7 @@ class Fit:
                 )
 
     def account(self) -> str:
-        """What does not fit: how many, and the first of them; empty where everything does."""
+        """Name what does not fit: how many, and the first of them; empty where everything does."""
         missing, unexpected = self._missing(), self._unexpected()
         if missing:
             unexpected += self.outside
@@ -80,7 +80,7 @@ class Fit:
         return "; ".join(f"{kind} {len(names)}: {_some(names)}" for kind, names in kinds.items() if names)
 
     def advice(self, *, with_skip: bool) -> str:
-        """What to do about it."""
+        """Say what to do about it."""
         differing = dict.fromkeys(text.split()[0].rpartition(".")[0] for text in self._shapes())
         only_shapes = not (self._missing() or self._unexpected() or self._types())
         if with_skip and only_shapes and "" not in differing:
@@ -88,7 +88,7 @@ class Fit:
         return "name the model it belongs to"
 
     def report(self, source: Path | str, prefix: str, wrapper: str, values: Mapping[str, Tensor]) -> str:
-        """One line about what was done."""
+        """Sum up in one line what was done."""
         types = {str(self.found[name].dtype).removeprefix("torch.") for name in values}
         types -= {str(value.dtype).removeprefix("torch.") for value in values.values()}
         kept = [name for name in self.wanted if name not in values and not name.endswith(_COUNTER)]
@@ -111,7 +111,7 @@ class Fit:
         return [name for name in self.found if name not in self.wanted and not self.skips(name)]
 
     def _common(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Entry of the network and of the file, by name."""
+        """Pair the entries of network and file, by name."""
         names = [name for name in self.wanted if name in self.found and not self.skips(name)]
         return {name: (self.wanted[name], self.found[name]) for name in names}
 
@@ -123,7 +123,7 @@ class Fit:
         ]
 
     def _types(self) -> list[str]:
-        """Integers where numbers are wanted: codes of a quantized network, which mean nothing without their scales."""
+        """Name integers where floats are wanted: codes of a quantized network, which mean nothing without scales."""
         return [
             f"{name} {str(found.dtype).removeprefix('torch.')}"
             for name, (wanted, found) in self._common().items()
@@ -132,7 +132,7 @@ class Fit:
 
 
 def _prefixes(name: str) -> Iterable[str]:
-    """What an entry's name may begin with: nothing, its first module, ..."""
+    """List what an entry's name may begin with: nothing, its first module, ..."""
     return accumulate((part + "." for part in name.split(".")[:-1]), initial="")
 
 
@@ -142,6 +142,6 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    """The first three names, and how many more there are."""
+    """Write the first three names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.lower import lower
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.passes import PassContext, run_pipeline
 from qkd_deploy.graph.placement.layer_bits import last_layers, layer_bits
 from qkd_deploy.graph.placement.place import Settings, place
@@ -70,11 +71,12 @@ def prepare(
         quantizer,
     )
     network = own_copy(model)
-    was_training = network.training
-    traced = trace(network.eval(), inputs, leaf_modules)
-    graph = traced.graph
-    lower(network, graph, traced.mode_leaves)
-    context = PassContext(network, graph, partial(layer_bits, settings=settings), last_layers)
-    run_pipeline(context, integer=settings.integer)
-    placed = place(network, graph, settings)
-    return PreparedModel(network, placed, settings).train(was_training)
+    training = network.training
+    with evaluating(network):
+        traced = trace(network, inputs, leaf_modules)
+        graph = traced.graph
+        lower(network, graph, traced.mode_leaves)
+        context = PassContext(network, graph, partial(layer_bits, settings=settings), last_layers)
+        run_pipeline(context, integer=settings.integer)
+        placed = place(network, graph, settings)
+        return PreparedModel(network, placed, settings).train(training)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.calibrate import IMAGES
 from qkd_deploy.data import AnySplit, ImageDataset
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepare import prepare
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.batches import LabelledBatches
@@ -92,14 +93,12 @@ def sensitivity(
     widths = [BitWidths.parse(each) for each in ((bits,) if isinstance(bits, (str, BitWidths)) else bits)]
     batches = LabelledBatches(data, images)
     prepared = model if isinstance(model, PreparedModel) else _prepared(model, widths[0], batches)
-    was_training = prepared.training
-    single = SingleLayers(prepared.eval())
-    for inputs, _ in batches.read(prepared):
-        single.observe(inputs)
-    totals = _Totals()
-    for inputs, labels in batches.read(prepared):
-        totals.add(single, inputs, labels, widths)
-    prepared.train(was_training)
+    single, totals = SingleLayers(prepared), _Totals()
+    with evaluating(prepared):
+        for inputs, _ in batches.read(prepared):
+            single.observe(inputs)
+        for inputs, labels in batches.read(prepared):
+            totals.add(single, inputs, labels, widths)
     return totals.result(layer_costs(prepared))
 
 
@@ -107,9 +106,7 @@ def _prepared(model: nn.Module, bits: BitWidths, batches: LabelledBatches) -> Pr
     """Prepare a float network on the first batch."""
     first, _ = next(iter(batches))
     inputs = (first,) if isinstance(first, Tensor) else tuple(item for item in first if _is_input(item))
-    training, prepared = model.training, prepare(model.eval(), bits, inputs)
-    model.train(training)
-    return prepared
+    return prepare(model, bits, inputs)
 
 
 def _is_input(item: Any) -> bool:

@@ -7,27 +7,29 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.calibration.calibrate import IMAGES
-from qkd_deploy.checkpoints.records import quantization_record
+from qkd_deploy.calibration.one_batch import initialize
+from qkd_deploy.checkpoints.checkpoint import prepare_student
+from qkd_deploy.checkpoints.origin import longest_origin
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.onnx_export import build_model
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
+from qkd_deploy.mixed_precision.choose import choose_bits, require_possible
 from qkd_deploy.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.training.records import quantization_record
 
 _MARGIN = 0.005
 """Share of a size that training may move: steps are written as decimal numbers, which differ in length."""
 
 
 class BitsUnderBudget:
-    """The choice of a run.
+    """Chooses the bits of a run's layers under its budget.
 
     Args:
         dataset: whose training images the sensitivity is measured on.
@@ -45,13 +47,11 @@ class BitsUnderBudget:
         Raises:
             UserError: none does.
         """
-        from qkd_deploy.mixed_precision.choose import require_possible
-
         prepare, measure, config = self._preparation(network), self._measure, self._config
         require_possible(prepare, self._budget, config.auto_bits_from, base=config.bits, measure=measure)
 
     def chosen(self, path: Path, network: nn.Module, progress: Callable[[str], None]) -> dict[str, str]:
-        """Bits of the modules that the budget gives others than the network's.
+        """Choose bits of the modules that the budget gives others than the network's.
 
         A run that continues finds its earlier choice in the file ``path``.
 
@@ -65,8 +65,6 @@ class BitsUnderBudget:
         """
         if path.exists():
             return _read(path)
-        from qkd_deploy.mixed_precision.choose import choose_bits
-
         config = self._config
         choice = choose_bits(
             self._preparation(network),
@@ -84,8 +82,6 @@ class BitsUnderBudget:
         return choice.overrides(config.bits)
 
     def _preparation(self, network: nn.Module) -> Callable[[str, Mapping[str, str]], PreparedModel]:
-        from qkd_deploy.checkpoints.checkpoint import prepare_student
-
         def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
             changed = replace(self._config, bits=bits, bits_for={**self._config.bits_for, **bits_for})
             record = quantization_record(changed, self._dataset)
@@ -94,11 +90,7 @@ class BitsUnderBudget:
         return prepare
 
     def _measure(self, prepared: PreparedModel) -> float:
-        """Bytes of the packed file, as large as training can make it."""
-        from qkd_deploy.calibration.one_batch import initialize
-        from qkd_deploy.export.onnx_export import build_model
-        from qkd_deploy.workflows.export import longest_origin
-
+        """Count the bytes of the packed file, as large as training can make it."""
         initialize(prepared, self._images, method=self._config.step_initialization)
         model, _ = build_model(prepared, weights="packed", metadata=longest_origin(self._dataset))
         return len(model.SerializeToString()) * (1 + _MARGIN)

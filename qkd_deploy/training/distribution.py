@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.training.networks import resolve_device
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -22,7 +21,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """What the processes of a run do together; with one process, every method is the trivial one.
+    """Exchange between the processes of a run; with one process, every method is the trivial one.
 
     Attributes:
         device: of this process.
@@ -38,7 +37,7 @@ class Processes:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes the files and reports of the run: the first one does."""
+        """True in the process that writes the files and reports of the run: the first one."""
         return self.rank == 0
 
     @property
@@ -47,7 +46,7 @@ class Processes:
         return self.rank, self.world
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to call in training: gradients are averaged over all processes in the backward pass."""
+        """Wrap a network for calls in training: gradients are averaged over all processes in the backward pass."""
         if self._fabric is None or not any(p.requires_grad for p in network.parameters()):
             return network
         return self._fabric.setup_module(network, move_to_device=False, _reapply_compile=False)
@@ -59,15 +58,15 @@ class Processes:
         return self._fabric.no_backward_sync(network)  # type: ignore[arg-type]
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over the processes."""
+        """Average over the processes."""
         return values if self._fabric is None else self._fabric.all_reduce(values, reduce_op="mean")  # type: ignore[return-value]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes."""
+        """Add up over the processes."""
         return values if self._fabric is None else self._fabric.all_reduce(values, reduce_op="sum")  # type: ignore[return-value]
 
     def agree(self, value: T) -> T:
-        """The first process's value; plain data or tensors."""
+        """Give every process the first one's value: plain data or tensors."""
         return value if self._fabric is None else self._fabric.broadcast(value)
 
     def unite(self, network: nn.Module) -> None:
@@ -77,13 +76,29 @@ class Processes:
                 torch.distributed.broadcast(buffer, src=0)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self._fabric is not None:
             self._fabric.barrier()
 
 
+def resolve_device(name: str) -> torch.device:
+    """Turn a name into a device: ``"auto"`` is an accelerator if there is one, else the CPU; others are torch's names.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"the device {name!r} is not available here; use --device auto or cpu") from error
+    return device
+
+
 def launch(device: str) -> Processes:
-    """The processes of this run: those that ``torchrun`` started, or this one alone.
+    """Join the processes of this run: those that ``torchrun`` started, or this one alone.
 
     Raises:
         UserError: the device does not exist here, or several processes are to share one that is named by number.

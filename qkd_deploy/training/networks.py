@@ -1,8 +1,9 @@
-"""The networks and the device that a run starts with."""
+"""The full-precision networks that a run starts with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,69 @@ from torch import Tensor, nn
 
 from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.data import ImageDataset, normalize
+from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.models import create_model
+from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.loop.sync_batch_norm import synchronise
+from qkd_deploy.training.seeds import seed_for
 
 
-def resolve_device(name: str) -> torch.device:
-    """``"auto"`` is an accelerator if there is one, else the CPU; other names are torch's.
+@dataclass(frozen=True)
+class NetworkSource:
+    """Where a network of a run comes from.
+
+    Attributes:
+        name, args: of its factory, as for ``create_model``.
+        weights: file with full-precision weights; None where it starts at random.
+        skip: patterns of what stays at random beside those weights; None where there is no such setting.
+    """
+
+    name: str
+    args: dict[str, Any]
+    weights: str | None
+    skip: tuple[str, ...] | None
+
+    @property
+    def incomplete(self) -> bool:
+        """True where something in it is random, so that it is trained in full precision first."""
+        return self.weights is None or bool(self.skip)
+
+
+def source_of(config: TrainConfig, role: Role) -> NetworkSource:
+    """Find out where the settings of a run let a network come from."""
+    if role == "teacher":
+        return NetworkSource(config.teacher, config.teacher_args, config.teacher_checkpoint, skip=None)
+    weights = config.init or (config.teacher_checkpoint if config.how.teacher_is_student else None)
+    return NetworkSource(config.model, config.model_args, weights, config.init_skip)
+
+
+def networks_of_run(
+    config: TrainConfig, dataset: ImageDataset, processes: Processes, report: Callable[[str], None]
+) -> dict[Role, nn.Module]:
+    """Build the full-precision networks of a run and load their weights; see ``start_network``.
+
+    Args:
+        config: of the run.
+        dataset: of the run, on its device.
+        processes: that share batch statistics where the settings say so.
+        report: receives a line about each file of weights.
 
     Raises:
-        UserError: the device does not exist here.
+        UserError: as ``start_network`` and ``synchronise``.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"the device {name!r} is not available here; use --device auto or cpu") from error
-    return device
+    roles: tuple[Role, ...] = ("teacher", "student") if config.uses_teacher else ("student",)
+    networks: dict[Role, nn.Module] = {}
+    for role in roles:
+        source = source_of(config, role)
+        seed_for(config, role, "network")
+        network = start_network(source.name, source.weights, dataset, args=source.args, skip=source.skip, report=report)
+        if config.sync_batch_norm and (role == "teacher" or source.incomplete):
+            synchronise(network, processes)
+        networks[role] = network
+    return networks
 
 
 def start_network(
@@ -41,7 +87,7 @@ def start_network(
     report: Callable[[str], None] | None = None,
     classifier: bool = True,
 ) -> nn.Module:
-    """A full-precision network for ``dataset``, on its device.
+    """Build a full-precision network for ``dataset``, on its device, in the mode in which its factory makes it.
 
     Args:
         name: as for ``create_model``.
@@ -68,9 +114,9 @@ def start_network(
 @torch.no_grad()
 def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classifier: bool) -> None:
     images = normalize(dataset.train.images_at(torch.arange(2)))
-    network.eval()
     try:
-        logits = network(images)
+        with evaluating(network):
+            logits = network(images)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot process images of shape {list(images.shape[1:])}: {reason}") from error

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
+from qkd_deploy.calibration.one_batch import initialize
+from qkd_deploy.checkpoints.checkpoint import prepare_student, save_checkpoint
+from qkd_deploy.checkpoints.records import QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.weights import load_into, read_weights
+from qkd_deploy.distill.phases import Role
+from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.quantizers.ewgs_refresh import set_deltas
+from qkd_deploy.training.chosen_bits import BitsUnderBudget
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.distribution import launch
+from qkd_deploy.training.distribution import Processes, launch
+from qkd_deploy.training.methods.method_stage import method_networks, method_stage
+from qkd_deploy.training.methods.pretrain import pretrain_epochs, pretrain_stage
 from qkd_deploy.training.monitoring.progress import NoProgress, RunProgress, progress_on_stderr
-from qkd_deploy.training.one_run import Run
+from qkd_deploy.training.networks import networks_of_run, source_of
+from qkd_deploy.training.records import network_checkpoint, quantization_record
+from qkd_deploy.training.run_data import load_run_data
 from qkd_deploy.training.run_folder import RunFolder
+from qkd_deploy.training.seeds import seed_for
+from qkd_deploy.training.stages import StageRunner
 from qkd_deploy.training.train_result import TrainResult
 
 __all__ = ["TrainResult", "train"]
+
+_INITIALIZATION_IMAGES = 512
+_OBSERVED_IMAGES = 128
 
 
 def train(
@@ -43,9 +66,156 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        result = Run(config, folder, shown, processes).execute(resume)
+        result = _Run(config, folder, shown, processes).execute(resume)
         shown.summary(result.folder, result.teacher_accuracy)
         return result
     finally:
         torch.set_num_threads(threads)
         shown.close()
+
+
+class _Run:
+    """One run as one of its processes sees it: data, full-precision starting points, the method's phases, files.
+
+    Everything is built, loaded and prepared once before the folder exists: a mistake costs no training and leaves
+    nothing behind.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        progress: receives what happens.
+        processes: that train together.
+
+    Raises:
+        UserError: data, networks or weights cannot be used.
+    """
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, progress: RunProgress, processes: Processes) -> None:
+        self._config = config
+        self._folder = folder
+        self._progress = progress
+        self._processes = processes
+        self._data = load_run_data(config, processes.device)
+        self._noted: set[str] = set()
+        self._quantization = quantization_record(config, self._data.dataset)
+        self._networks = networks_of_run(config, self._data.dataset, processes, progress.message)
+        prepared = self._prepare()
+        self._account, self._differences = prepared.account, prepared.differences()
+        self._images = self._data.some_images(_INITIALIZATION_IMAGES, seed_for(config, "student", "method"))
+        method_networks(config, prepared, copy.deepcopy(self._networks.get("teacher")), self._images, processes)
+        self._budget = BitsUnderBudget(self._data.dataset, self._images, config) if config.auto_bits else None
+        if self._budget is not None:
+            self._budget.require_possible(self._networks["student"])
+
+    def execute(self, resume: bool) -> TrainResult:
+        """Train, or with ``resume`` go on; the files are written when it returns."""
+        config, data, processes = self._config, self._data, self._processes
+        opened = self._folder.opened(config, resume=resume) if processes.writes else nullcontext()
+        observed = self._images[:_OBSERVED_IMAGES]
+        with opened, closing(StageRunner(config, data, observed, self._folder, self._progress, processes)) as stages:
+            self._announce()
+            for role in self._networks:
+                self._pretrain(role, stages)
+            if self._budget is not None:
+                self._choose_bits(self._budget)
+            student, teacher = self._initialized(), self._networks.get("teacher")
+            networks = method_networks(config, student, teacher, self._images, processes)
+            stage, seed = method_stage(networks, data, config, processes), seed_for(config, "student", "method")
+            stages.train(stage, seed, networks.student)
+            return self._finish(networks.student)
+
+    def _announce(self) -> None:
+        config, data = self._config, self._data
+        where = f"{self._processes.world} x " if self._processes.world > 1 else ""
+        self._progress.message(
+            f"{data.dataset.known_as}: {len(data.train)} training and {len(data.test)} held-out images; "
+            f"{config.method} {config.bits} on {where}{self._processes.device.type}, seed {config.seed}"
+        )
+        self._pass_on_notes()
+        for difference in self._differences:
+            self._progress.message(f"quantizer {config.quantizer}: {difference}")
+        for entry in self._account.floats:
+            self._progress.message(f"stays in float: {entry.name} ({entry.operation}): {entry.reason}")
+
+    def _pass_on_notes(self) -> None:
+        """Report what the data have to say and did not say before, such as files that could not be read."""
+        for note in self._data.notes:
+            if note not in self._noted:
+                self._progress.message(note)
+        self._noted.update(self._data.notes)
+
+    def _pretrain(self, role: Role, stages: StageRunner) -> None:
+        """Complete a network whose weights are not all given: from an earlier process, the teacher, or by training."""
+        config, network, source = self._config, self._networks[role], source_of(self._config, role)
+        if not source.incomplete:
+            return
+        if role == "student" and config.how.teacher_is_student and source.weights is None:
+            network.load_state_dict(self._networks["teacher"].state_dict())
+            return
+        path = self._folder.start_of(role)
+        earlier = self._processes.agree(read_weights(path) if self._processes.writes and path.exists() else None)
+        if earlier is not None:
+            load_into(network, earlier, source.name, path)
+            return
+
+        def score(_: Role) -> float:
+            return self._data.score(network, config.evaluate_limit, self._processes)
+
+        stages.train(pretrain_stage(role, network, config, score), seed_for(config, role, "pretrain"))
+        accuracy, epochs = self._data.score(network, 0, self._processes), pretrain_epochs(role, config)
+        self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._data.test)))
+
+    def _choose_bits(self, budget: BitsUnderBudget) -> None:
+        """Let the first process choose the bits of the layers, and all take them over."""
+        found: dict[str, str] = {}
+        if self._processes.writes:
+            found = budget.chosen(self._folder.bits, self._networks["student"], self._progress.message)
+        overrides = {**self._config.bits_for, **self._processes.agree(found)}
+        self._quantization = replace(self._quantization, overrides=overrides)
+
+    def _prepare(self) -> PreparedModel:
+        """A copy of the student with quantizers, on the device."""
+        network = copy.deepcopy(self._networks["student"]).cpu()
+        student = prepare_student(network, list(self._data.train.image_shape), self._quantization)
+        return student.to(self._processes.device)
+
+    def _initialized(self) -> PreparedModel:
+        student = self._prepare()
+        initialize(student, self._images, method=self._config.step_initialization)
+        if self._config.quantizer == "ewgs" and self._config.delta != "hessian":
+            set_deltas(student, float(self._config.delta))
+        return student
+
+    def _finish(self, student: PreparedModel) -> TrainResult:
+        """Measure the trained networks, and write their checkpoints."""
+        config, data, folder = self._config, self._data, self._folder
+        if config.bn_batches:
+            stream = data.stream(config.batch_size, seed_for(config, "student", "method"), (0, 1))
+            reestimate_batch_norms(student, islice(stream.epoch(), config.bn_batches))
+        self._pass_on_notes()
+        student.eval()
+        teacher = self._networks.get("teacher")
+        accuracy = data.score(student, 0, self._processes, teacher)
+        epochs = sum(phase.epochs for phase in config.training_phases() if "student" in phase.losses)
+        record = TrainingRecord(config.method, epochs, config.seed, accuracy, len(data.test))
+        self._save(folder.student, "student", student.cpu(), record, self._quantization)
+        teacher_accuracy = None
+        if teacher is not None:
+            teacher_accuracy = data.score(teacher, 0, self._processes) if data.measurable else None
+            self._save(folder.teacher, "teacher", teacher.cpu(), replace(record, accuracy=teacher_accuracy or 0.0))
+        self._processes.wait()
+        return TrainResult(
+            folder.path, folder.student, student, accuracy, len(data.test), teacher_accuracy, data.measure
+        )
+
+    def _save(
+        self,
+        path: Path,
+        role: Role,
+        network: nn.Module,
+        training: TrainingRecord,
+        quantization: QuantizationRecord | None = None,
+    ) -> None:
+        if self._processes.writes:
+            data = self._data.dataset
+            save_checkpoint(path, network_checkpoint(network, role, self._config, data, training, quantization))

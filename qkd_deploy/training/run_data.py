@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
-from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.data import ImageDataset, load_dataset, normalize
 from qkd_deploy.data.augment.mixing import Mixing
 from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.dataset import AnySplit
@@ -48,23 +48,28 @@ class RunData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about the files, such as how many were skipped."""
+        """Remarks about the files for the user, such as how many were skipped."""
         return self.dataset.notes
 
     @property
     def measurable(self) -> bool:
-        """Whether held-out images have labels."""
+        """True where held-out images have labels."""
         return self.test.labelled
 
     @property
     def measure(self) -> str:
-        """What ``score`` is, in words."""
+        """The name of the measure that ``score`` gives."""
         if not self.measurable:
             return "agreement with the teacher"
         return "accuracy" if self.dataset.metric is None else self.dataset.metric_name
 
+    def some_images(self, count: int, seed: int) -> Tensor:
+        """Read normalised training images [count, C, H, W] that ``seed`` chooses, the same ones in every process."""
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        return normalize(self.train.images_at(order[:count]))
+
     def stream(self, batch_size: int, seed: int, shard: tuple[int, int]) -> BatchStream:
-        """Training batches, of which this process gets its shard."""
+        """Make the stream of training batches, of which this process gets its shard."""
         return BatchStream(
             self.train,
             batch_size,
@@ -78,7 +83,7 @@ class RunData:
     def score(
         self, network: nn.Module, limit: int, processes: Processes | None, teacher: nn.Module | None = None
     ) -> float:
-        """What ``network`` reaches on ``limit`` held-out images (0: all); a prepared one is measured frozen.
+        """Measure ``network`` in percent on ``limit`` held-out images (0: all), a prepared one frozen.
 
         Args:
             network: what is measured.
@@ -104,7 +109,20 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
     Raises:
         UserError: they cannot be loaded, or lack the labels that the run needs.
     """
-    dataset = load_dataset(
+    dataset = dataset_of(config).to(device)
+    if not dataset.train.labelled:
+        _require_label_free(config)
+    mixing = Mixing(config.mixup, config.cutmix)
+    return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None)
+
+
+def dataset_of(config: TrainConfig) -> ImageDataset:
+    """Load the data set that the settings name, without labels with the teacher's number of classes.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    return load_dataset(
         config.dataset,
         None if config.data_dir is None else Path(config.data_dir),
         image_size=config.image_size,
@@ -112,15 +130,11 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
         strict=config.strict,
         classes=config.classes or _classes_of_teacher(config),
         args=config.dataset_args,
-    ).to(device)
-    if not dataset.train.labelled:
-        _require_label_free(config)
-    mixing = Mixing(config.mixup, config.cutmix)
-    return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None)
+    )
 
 
 def _classes_of_teacher(config: TrainConfig) -> int:
-    """The number of classes in the teacher's checkpoint; 0 where there is none, or it holds weights alone."""
+    """Read the number of classes in the teacher's checkpoint; 0 where there is none, or it holds weights alone."""
     if config.teacher_checkpoint is None:
         return 0
     try:

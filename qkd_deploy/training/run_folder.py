@@ -69,14 +69,21 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def check(self, config: TrainConfig, *, resume: bool) -> None:
-        """Whether the run may be started or continued; raises as ``opened`` does, and changes nothing."""
-        exists = self.config.exists()
-        if not resume and exists:
-            raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
-        if resume and not exists:
-            raise UserError(f"{self.path} holds no run to resume; check --out, or leave --resume out")
+        """Refuse a run that may not be started or continued; raises as ``opened`` does, and changes nothing."""
         if resume:
+            self.require_run()
             self._require_same(config)
+        elif self.config.exists():
+            raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
+
+    def require_run(self) -> None:
+        """Refuse a folder without a run.
+
+        Raises:
+            UserError: there is none to resume.
+        """
+        if not self.config.exists():
+            raise UserError(f"{self.path} holds no run to resume; check --out, or leave --resume out")
 
     def _require_same(self, config: TrainConfig) -> None:
         old, new = asdict(make_config(read_config(self.config))), asdict(config)
@@ -93,7 +100,7 @@ class RunFolder:
         save_tensors(self.last, {"format": _STATE_FORMAT, "loop": loop, "metrics_lines": metrics_lines})
 
     def load_state(self) -> tuple[dict[str, Any] | None, int]:
-        """What ``save_state`` wrote; (None, 0) where the run had not finished an epoch.
+        """Read what ``save_state`` wrote; (None, 0) where the run had not finished an epoch.
 
         Raises:
             UserError: the file is damaged.
@@ -107,12 +114,11 @@ class RunFolder:
 
 
 def config_of_run(path: Path | str) -> TrainConfig:
-    """The settings of the run in a folder, for ``--resume``.
+    """Read the settings of the run in a folder, for ``--resume``.
 
     Raises:
         UserError: there is no run, or its ``config.toml`` is damaged.
     """
     folder = RunFolder(Path(path))
-    if not folder.config.exists():
-        raise UserError(f"{path} holds no run to resume; check --out, or leave --resume out")
+    folder.require_run()
     return make_config(read_config(folder.config))

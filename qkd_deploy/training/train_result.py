@@ -1,18 +1,16 @@
-"""What a training run hands back."""
+"""The result of a training run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run achieved.
+    """The networks, files and accuracies of a finished run.
 
     Attributes:
         folder: the files of the run.

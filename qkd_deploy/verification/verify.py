@@ -14,10 +14,10 @@ import onnxruntime
 from qkd_deploy.bench.benchmark import median_latencies
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata, read_metadata
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.verification.checks import levels
 from qkd_deploy.verification.checks.golden import golden_differences
 from qkd_deploy.verification.checks.identity import Difference, against_digests, against_expected
-from qkd_deploy.verification.checks.torch_side import evaluation_mode
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
@@ -84,7 +84,7 @@ def verify_onnx(
         "accuracy": lambda: levels.accuracy_level(subject, source, threads, batch_size, tolerance, report),
         "kernels": lambda: levels.kernels_level(subject, require_integer, report),
     }
-    with evaluation_mode(prepared):
+    with evaluating(prepared):
         report.levels += [_judged(name, step, identity) for name, step in steps.items()]
         report.saturation = _saturation(subject, source, batch_size, report)
     if report.passed:

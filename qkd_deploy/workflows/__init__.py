@@ -1,1 +1,1 @@
-"""What the commands call: whole tasks from files to files."""
+"""Whole tasks from files to files, which the commands call."""

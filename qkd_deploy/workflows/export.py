@@ -1,27 +1,24 @@
-"""From a checkpoint to the integer model: what ``export`` writes, and what ``verify`` and ``inspect`` compare with."""
+"""From a checkpoint to the integer model: for ``export`` to write, for ``verify`` and ``inspect`` to compare with."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, rebuild
-from qkd_deploy.checkpoints.records import ModelRecord, TrainingRecord, dataset_record
+from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import INPUTS, WEIGHTS, Built, ExportReport, build_model, export_onnx
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.load import load_model
+from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.verify import verify_onnx
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from qkd_deploy.data import ImageDataset
-    from qkd_deploy.graph.prepared import PreparedModel
-    from qkd_deploy.verification.report import VerificationReport
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Trained:
     metadata: dict[str, Any]
 
     def build(self, *, weights: str = "int8", input: str = "float32") -> Built:
-        """The ONNX model that ``export_checkpoint`` writes with these options, in memory."""
+        """Build in memory the ONNX model that ``export_checkpoint`` writes with these options."""
         _, built = build_model(self.prepared, weights=weights, input=input, metadata=self.metadata)
         return built
 
@@ -70,7 +67,7 @@ def load_trained(
 
 
 def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedModel:
-    """The trained network of a checkpoint, with its quantizers, in evaluation mode.
+    """Load the trained network of a checkpoint, with its quantizers, in evaluation mode.
 
     Args:
         path: the ``model.pt`` of a training run.
@@ -110,7 +107,7 @@ def export_checkpoint(
 
 
 def output_beside(path: Path | str, output: Path | str | None) -> Path:
-    """The ONNX file to write for the checkpoint at ``path``: ``output``, or its own name with the suffix ``.onnx``.
+    """Choose the ONNX file to write for the checkpoint at ``path``: ``output``, or its name with the suffix ``.onnx``.
 
     Raises:
         UserError: it is the checkpoint itself.
@@ -126,7 +123,7 @@ def output_beside(path: Path | str, output: Path | str | None) -> Path:
 def verify_deployed(
     path: Path | str, *, checkpoint: Path | str | None = None, model: str | nn.Module | None = None, **options: Any
 ) -> VerificationReport:
-    """``verify_onnx``, also against the checkpoint that the file was exported from.
+    """Verify a file as ``verify_onnx`` does, also against the checkpoint that the file was exported from.
 
     Args:
         path: the ONNX file.
@@ -146,26 +143,3 @@ def verify_deployed(
     trained = load_trained(checkpoint, model=model)
     built = trained.build(weights=weights, input=input_type)
     return verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
-
-
-def origin(checkpoint: Checkpoint, digest: str) -> dict[str, Any]:
-    """What an exported file says about a quantized checkpoint with that SHA-256; keyword arguments of ``Metadata``."""
-    dataset, training = checkpoint.dataset, checkpoint.training
-    return {
-        "normalization": {"mean": dataset.mean, "std": dataset.std},
-        "classes": tuple(dataset.classes),
-        "checkpoint_sha256": digest,
-        "accuracy": {
-            "dataset": dataset.known_as,
-            "fingerprint": dataset.fingerprint,
-            "images": training.images,
-            "integer": training.accuracy,
-        },
-    }
-
-
-def longest_origin(dataset: ImageDataset) -> dict[str, Any]:
-    """As long as ``origin`` of any checkpoint for these data: for files that are measured before there is one."""
-    training = TrainingRecord("", 0, 0, 99.99999999999999, len(dataset.test))
-    nothing = ModelRecord("", 0, 0, [])
-    return origin(Checkpoint({}, nothing, dataset_record(dataset), training), "0" * 64)

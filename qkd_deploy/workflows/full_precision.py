@@ -5,25 +5,24 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild
-from qkd_deploy.checkpoints.records import quantization_record
 from qkd_deploy.checkpoints.weights import read_tensors
-from qkd_deploy.data import ImageDataset, load_dataset
+from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.mixed_precision.sensitivity import Sensitivity, sensitivity
 from qkd_deploy.training.config import TrainConfig, make_config
 from qkd_deploy.training.networks import start_network
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from qkd_deploy.graph.prepared import PreparedModel
-    from qkd_deploy.mixed_precision.sensitivity import Sensitivity
+from qkd_deploy.training.records import quantization_record
+from qkd_deploy.training.run_data import dataset_of
 
 
 def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoint | None) -> TrainConfig:
-    """The settings, with the network that the file knows where none is named; nothing is trained, whatever the rest.
+    """Complete the settings with the network that the file knows where none is named; nothing is trained.
 
     Args:
         path: full-precision weights.
@@ -48,7 +47,7 @@ def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoin
 
 
 def checkpoint_of(path: Path | str) -> Checkpoint | None:
-    """The file as a checkpoint of this package, quantized or not; None where it is another kind of file with weights.
+    """Read the file as a checkpoint of this package; None where it is another kind of file with weights.
 
     Raises:
         UserError: the file cannot be read.
@@ -61,26 +60,10 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
     return load_checkpoint(path)
 
 
-def dataset_of(config: TrainConfig) -> ImageDataset:
-    """The data set that the settings name.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    return load_dataset(
-        config.dataset,
-        None if config.data_dir is None else Path(config.data_dir),
-        image_size=config.image_size,
-        workers=config.workers,
-        classes=config.classes,
-        args=config.dataset_args,
-    )
-
-
 def start_for(
     path: Path | str, dataset: ImageDataset, config: TrainConfig, progress: Callable[[str], None]
 ) -> nn.Module:
-    """The network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
+    """Build the network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
 
     Raises:
         UserError: it cannot be built, does not fit the weights, or does not take the images.
@@ -90,7 +73,7 @@ def start_for(
 
 
 def prepared_for(network: nn.Module, dataset: ImageDataset, config: TrainConfig) -> PreparedModel:
-    """A network with quantizers for the images of a data set, in evaluation mode."""
+    """Put quantizers for the images of a data set into a copy of a network, in evaluation mode."""
     shape = list(dataset.train.image_shape)
     return prepare_student(network, shape, quantization_record(config, dataset)).eval()
 
@@ -115,8 +98,6 @@ def file_sensitivity(
     Raises:
         UserError: the weights, the network or the data set cannot be used.
     """
-    from qkd_deploy.mixed_precision.sensitivity import sensitivity
-
     if Path(path).suffix == ".onnx":
         raise UserError(f"{path} holds rounded weights; sensitivity needs the checkpoint that it was exported from")
     known = checkpoint_of(path)

@@ -1,4 +1,4 @@
-"""What a model consists of: bits, scales, codes, kernels, sizes, and what stays in float."""
+"""The parts of a model file: bits, scales, codes, kernels, sizes, and what stays in float."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
@@ -20,9 +21,6 @@ from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
 from qkd_deploy.verification.runtime import optimized_graph
 from qkd_deploy.workflows.export import load_trained
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _CONSTANTS = (
     *("weight", "weight_packed", "weight_upscale", "weight_scale", "weight_zero_point"),

@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.calibration.calibrate import IMAGES, calibrate
-from qkd_deploy.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from qkd_deploy.checkpoints.records import ModelRecord, TrainingRecord, dataset_record, quantization_record
+from qkd_deploy.checkpoints.checkpoint import save_checkpoint
+from qkd_deploy.checkpoints.origin import longest_origin, origin
+from qkd_deploy.checkpoints.records import TrainingRecord
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.onnx_export import ExportReport, build_model, export_onnx
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.mixed_precision.choose import choose_bits
 from qkd_deploy.mixed_precision.search import Choice
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.run_data import RunData
-from qkd_deploy.workflows.export import longest_origin, origin, output_beside
-from qkd_deploy.workflows.full_precision import checkpoint_of, dataset_of, prepared_for, settings_for, start_for
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.training.records import network_checkpoint, quantization_record
+from qkd_deploy.training.run_data import RunData, dataset_of
+from qkd_deploy.workflows.export import output_beside
+from qkd_deploy.workflows.full_precision import checkpoint_of, prepared_for, settings_for, start_for
 
 METHOD = "ptq"
 """What checkpoints say about how their steps came about."""
@@ -110,7 +110,14 @@ def export_calibrated(
     prepared = prepared_for(network, data.dataset, config)
     calibrate(prepared, data.dataset, **how)
     after = data.score(prepared, 0, None, network)
-    checkpoint = _checkpoint(prepared, data.dataset, config, after)
+    checkpoint = network_checkpoint(
+        prepared,
+        "student",
+        config,
+        data.dataset,
+        TrainingRecord(METHOD, epochs=0, seed=0, accuracy=after, images=len(data.test)),
+        quantization_record(config, data.dataset),
+    )
     with _all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
         report = export_onnx(
@@ -169,17 +176,6 @@ def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
     if settings.get("auto_bits") and "bits" not in settings:
         settings = {**settings, "bits": settings.get("auto_bits_from", TrainConfig.auto_bits_from)[0]}
     return settings_for(path, settings, known)
-
-
-def _checkpoint(prepared: PreparedModel, dataset: ImageDataset, config: TrainConfig, accuracy: float) -> Checkpoint:
-    shape = list(dataset.train.image_shape)
-    return Checkpoint(
-        state_dict=dict(prepared.state_dict()),
-        model=ModelRecord(config.model, len(dataset.classes), dataset.in_channels, shape, config.model_args),
-        dataset=dataset_record(dataset),
-        training=TrainingRecord(METHOD, epochs=0, seed=0, accuracy=accuracy, images=len(dataset.test)),
-        quantization=quantization_record(config, dataset),
-    )
 
 
 @contextmanager

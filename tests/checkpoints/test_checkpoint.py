@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from float_networks import float_network
 from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import (
@@ -16,10 +17,10 @@ from qkd_deploy.checkpoints.checkpoint import (
     load_checkpoint,
     prepare_student,
     rebuild,
-    rebuild_float,
     save_checkpoint,
 )
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.weights import read_weights
 from qkd_deploy.errors import UserError
 from qkd_deploy.models import create_model
 
@@ -68,14 +69,14 @@ def test_float_networks_round_trip(tmp_path: Path) -> None:
     checkpoint = replace(quantized_checkpoint()[1], state_dict=dict(network.state_dict()), quantization=None)
     save_checkpoint(tmp_path / "teacher.pt", checkpoint)
     images = torch.randn(4, 1, 8, 8)
-    rebuilt = rebuild_float(load_checkpoint(tmp_path / "teacher.pt"))
+    rebuilt = float_network(tmp_path / "teacher.pt")
     assert torch.equal(rebuilt(images), network(images))
 
 
 def test_float_and_quantized_are_not_confused(path: Path) -> None:
     loaded = load_checkpoint(path)
     with pytest.raises(UserError, match="holds a quantized network"):
-        rebuild_float(loaded)
+        read_weights(path)
     with pytest.raises(UserError, match="holds a full-precision network"):
         rebuild(replace(loaded, quantization=None))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from float_networks import float_network
 from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import (
@@ -16,7 +17,6 @@ from qkd_deploy.checkpoints.checkpoint import (
     load_checkpoint,
     prepare_student,
     rebuild,
-    rebuild_float,
     save_checkpoint,
 )
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
@@ -160,7 +160,7 @@ def test_checkpoints_rebuild_networks_with_their_arguments(tmp_path: Path) -> No
     images = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         assert torch.equal(rebuild(loaded, "my_networks:cnn")(images), prepared.eval()(images))
-    teacher = rebuild_float(load_checkpoint(tmp_path / "teacher.pt"), "my_networks:cnn")
+    teacher = float_network(tmp_path / "teacher.pt")
     assert torch.equal(teacher.eval()(images), network.eval()(images))
 
 
@@ -173,4 +173,4 @@ def test_checkpoints_from_before_there_were_arguments_are_read(tmp_path: Path) -
     loaded = load_checkpoint(tmp_path / "old.pt")
     assert loaded.model.args == {}
     images = torch.randn(3, 1, 8, 8)
-    assert torch.equal(rebuild_float(loaded)(images), network.eval()(images))
+    assert torch.equal(float_network(tmp_path / "old.pt")(images), network.eval()(images))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import qkd_deploy as qkd
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.training.loop.optimizers import HasSteps
+from qkd_deploy.training.loop.parameter_groups import HasSteps
 from qkd_deploy.training.methods.features import FeatureStudent, QuantizedFeatureTeacher
 
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -149,7 +149,8 @@ def test_reading_metrics_imports_nothing_heavy() -> None:
 
 
 def test_drawing_libraries_are_imported_when_something_is_drawn() -> None:
-    modules = ", ".join(f"qkd_deploy.training.{name}" for name in ("recorder", "observe", "events", "plot", "summary"))
+    names = ("recorder", "quantizer_monitor", "events", "plot", "summary")
+    modules = ", ".join(f"qkd_deploy.training.monitoring.{name}" for name in names)
     code = f"import sys, {modules}; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"tensorboard", "torch.utils.tensorboard", "matplotlib"}.isdisjoint(result.stdout.split())

@@ -10,14 +10,8 @@ import pytest
 from rich.console import Console
 
 from qkd_deploy.training.monitoring.metrics import EpochRecord, MetricsFile
-from qkd_deploy.training.monitoring.progress import (
-    PlainProgress,
-    TerminalProgress,
-    duration,
-    epoch_line,
-    progress_on_stderr,
-    speed_text,
-)
+from qkd_deploy.training.monitoring.progress import PlainProgress, TerminalProgress, progress_on_stderr
+from qkd_deploy.training.monitoring.wording import duration, epoch_line, speed_text
 
 RECORD = EpochRecord(
     stage="qkd",

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from float_networks import float_network
 
-from qkd_deploy.checkpoints.checkpoint import load_checkpoint, rebuild, rebuild_float
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint, rebuild
 from qkd_deploy.data import load_dataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import make_config
@@ -85,7 +86,7 @@ def test_a_digits_run_from_end_to_end(tmp_path: Path) -> None:
     # The file alone gives the reported accuracy, as an integer model.
     held_out = load_dataset("digits").test
     assert integer_accuracy(rebuild(checkpoint), held_out) == result.accuracy
-    assert evaluate(rebuild_float(load_checkpoint(tmp_path / "run/teacher.pt")), held_out) == result.teacher_accuracy
+    assert evaluate(float_network(tmp_path / "run/teacher.pt"), held_out) == result.teacher_accuracy
     steps = [line["step_movement"] for line in metrics_of(tmp_path / "run") if line["stage"] == "qkd"]
     assert all(0 < movement["activation_steps"] < 1 and movement["weight_steps"] > 0 for movement in steps)
 

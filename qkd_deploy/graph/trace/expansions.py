@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from qkd_deploy.graph.modes import evaluating
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one call."""
 
@@ -72,15 +74,12 @@ def _is_masked(arguments: Mapping[str, Any]) -> bool:
 def _equals(module: nn.Module, steps: Callable[..., Any], call: Arguments) -> bool:
     """Tell whether the steps give what the module gives in eval mode."""
     args, kwargs = call
-    modes = {part: part.training for part in module.modules()}
     try:
-        expected = tree_leaves(module.eval()(*args, **kwargs))
-        got = tree_leaves(steps(module, *args, **kwargs))
+        with evaluating(module):
+            expected = tree_leaves(module(*args, **kwargs))
+            got = tree_leaves(steps(module, *args, **kwargs))
     except Exception:  # noqa: BLE001  # whatever it is: as one step, the module raises it again and is named
         return False
-    finally:
-        for part, training in modes.items():
-            part.training = training
     return len(expected) == len(got) and all(map(_is_close, expected, got))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.trace.batch_sizes import BATCHES, Unknown, at_other_batches, more_examples
 from qkd_deploy.graph.trace.calls import Call
 from qkd_deploy.graph.trace.derived_modules import plain_forward
@@ -113,14 +114,10 @@ class StepRunner:
 
     def _compute_leaf(self, call: Call) -> Any:
         module = self._network.get_submodule(call.target)
-        training = module.training
-        module.eval()  # a batch norm of one example has no statistics, and no statistics may change
-        try:
+        with evaluating(module):  # a batch norm of one example has no statistics, and no statistics may change
             if call.target in self._plain:
                 return plain_forward(module, *call.args)
             return module(*call.args, **call.kwargs)
-        finally:
-            module.train(training)
 
     def _require_no_chance(self, call: Call, drawn: Tensor) -> None:
         """Refuse a call that has drawn random numbers in eval mode; a dropout without ``training=`` has its own error.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qkd_deploy.data import batches
+from qkd_deploy.data.augment.mixing import Mixing
+from qkd_deploy.data.augment.transform import Transform
+from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
-
-if TYPE_CHECKING:
-    from qkd_deploy.data.augment.mixing import Mixing
-    from qkd_deploy.data.augment.transform import Transform
-    from qkd_deploy.data.dataset import AnySplit
 
 
 class BatchStream:

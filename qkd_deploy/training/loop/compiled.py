@@ -7,7 +7,7 @@ from torch import nn
 
 
 def compile_network(network: nn.Module) -> nn.Module:
-    """The network through ``torch.compile``, for batches of one size.
+    """Wrap the network in ``torch.compile``, for batches of one size.
 
     On CUDA, compiled divisions are approximate by default, so that training would see other codes than deployment. Here
     they round as IEEE 754 asks for; other compiled code of the process keeps its settings.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from qkd_deploy.data import batches
-from qkd_deploy.data.metric import scores_of
-
-if TYPE_CHECKING:
-    from qkd_deploy.data.dataset import AnySplit
-    from qkd_deploy.data.metric import Metric
-    from qkd_deploy.graph.prepared import PreparedModel
-    from qkd_deploy.training.distribution import Processes
+from qkd_deploy.data.dataset import AnySplit
+from qkd_deploy.data.metric import Metric, scores_of
+from qkd_deploy.graph.integer.freeze import freeze
+from qkd_deploy.graph.modes import evaluating
+from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.training.distribution import Processes
 
 
 @torch.no_grad()
@@ -28,7 +27,7 @@ def evaluate(
     limit: int | None = None,
     processes: Processes | None = None,
 ) -> float:
-    """Mean score in percent over the first ``limit`` images of ``split`` (all when None): top-1 accuracy by default.
+    """Average the score of ``limit`` images of ``split`` (all when None), in percent: top-1 accuracy by default.
 
     The network is put in evaluation mode for the time and called with normalised float32 images [N, C, H, W] on the
     split's device.
@@ -44,28 +43,20 @@ def evaluate(
         processes: that share the images, and all get the mean over all of them.
     """
     part = split if limit is None else split.head(limit)
-    modes = [(module, module.training) for module in (network, judge) if module is not None]
-    for module, _ in modes:
-        module.eval()
     totals = torch.zeros(2, dtype=torch.float64)
-    for images, labels in batches(part, batch_size, shard=(0, 1) if processes is None else processes.shard):
-        if len(images):
-            answers = labels if judge is None else judge(images).argmax(dim=1)
-            scores = scores_of(metric, network(images), answers)
-            totals += torch.tensor([float(scores.double().sum()), len(images)], dtype=torch.float64)
-    for module, mode in modes:
-        module.train(mode)
+    with evaluating(network, judge):
+        for images, labels in batches(part, batch_size, shard=(0, 1) if processes is None else processes.shard):
+            if len(images):
+                answers = labels if judge is None else judge(images).argmax(dim=1)
+                scores = scores_of(metric, network(images), answers)
+                totals += torch.tensor([float(scores.double().sum()), len(images)], dtype=torch.float64)
     if processes is not None:
         totals = processes.sum(totals.to(processes.device)).cpu()
     return 100.0 * float(totals[0]) / float(totals[1])
 
 
 def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:
-    """``evaluate`` of the frozen integer model of ``student``: the accuracy that is reported and deployed."""
-    from qkd_deploy.graph.integer.freeze import freeze
-
-    was_training = student.training
-    student.eval()
-    frozen = freeze(student)
-    student.train(was_training)
+    """Measure the frozen integer model of ``student`` with ``evaluate``: the accuracy that is reported and deployed."""
+    with evaluating(student):
+        frozen = freeze(student)
     return evaluate(frozen, split, **options)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from qkd_deploy.distill.phases import LossTerms, Outputs, Phase, Role
+from qkd_deploy.distill.phases import Phase
 from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.loop.batch_step import BatchStep
 from qkd_deploy.training.loop.batches import BatchStream
-from qkd_deploy.training.loop.compiled import compile_network
 from qkd_deploy.training.loop.loss_sums import LossSums
 from qkd_deploy.training.loop.optimizers import NetworkOptimizer, StepMovement
 from qkd_deploy.training.loop.stage import LoopOptions, Position, Stage, positions
 from qkd_deploy.training.monitoring.metrics import EpochRecord
-from qkd_deploy.training.monitoring.progress import RunProgress, loss_text
+from qkd_deploy.training.monitoring.progress import RunProgress
+from qkd_deploy.training.monitoring.wording import loss_text
 
 _REPORT_EVERY = 20
 """Batches between two reads of the losses; each read waits for the device."""
@@ -52,22 +51,14 @@ class PhaseLoop:
         self.accuracy: float | None = None
         self._batches = batches
         self._processes = processes
-        self._options = options
         self._progress = progress
         self._seed = seed
         self._positions = positions(stage.phases)
         self._optimizers = {role: NetworkOptimizer(stage.networks[role], s) for role, s in stage.optimizers.items()}
         self._movement = StepMovement(*stage.networks.values())
-        self._forward = {role: self._callable(role, network) for role, network in stage.networks.items()}
+        self._step = BatchStep(stage, self._optimizers, processes, options)
         self._epoch = 0
         self._seconds: list[float] = []
-
-    def _callable(self, role: Role, network: nn.Module) -> nn.Module:
-        if self._options.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # All batches of a stage have one size, so that every network compiles once per mode it runs in.
-        called = compile_network(network) if self._options.compiled else network
-        return self._processes.wrap(called) if role in self.stage.optimizers else called
 
     def run(self, after_epoch: Callable[[EpochRecord], None]) -> None:
         """Train the remaining epochs; ``after_epoch`` is called at every epoch boundary.
@@ -76,25 +67,38 @@ class PhaseLoop:
             UserError: a loss is not finite.
         """
         while self._epoch < len(self._positions):
-            started = time.monotonic()
             position = self._positions[self._epoch]
-            for name, network in self.stage.networks.items():
-                network.train(name in position.phase.losses)
-            if self.stage.before_epoch is not None:
-                self.stage.before_epoch(position.phase, position.epoch)
-            self._progress.epoch_begins(self.stage.name, self._epoch + 1, len(self._positions), self._batches.images)
+            started = time.monotonic()
+            self._begin(position)
             losses = self._train_epoch(position)
-            for trainee in (*self.stage.networks.values(), self.stage.averaged):
-                if trainee is not None:
-                    self._processes.unite(trainee)
+            self._unite()
             trained = time.monotonic()
             self._epoch += 1
-            role: Role = "student" if "student" in position.phase.losses else "teacher"
-            self.accuracy = self.stage.evaluate(role) if self._evaluation_is_due() else None
+            self.accuracy = self._evaluated(position.phase)
             self._seconds.append(time.monotonic() - started)
             record = self._record(position.phase, losses, trained - started)
             self._progress.epoch(record, self._seconds_left())
             after_epoch(record)
+
+    def _begin(self, position: Position) -> None:
+        for role, network in self.stage.networks.items():
+            network.train(role in position.phase.losses)
+        if self.stage.before_epoch is not None:
+            self.stage.before_epoch(position.phase, position.epoch)
+        self._progress.epoch_begins(self.stage.name, self._epoch + 1, len(self._positions), self._batches.images)
+
+    def _unite(self) -> None:
+        """Let all processes go on with the same running statistics."""
+        for network in self.stage.networks.values():
+            self._processes.unite(network)
+        if self.stage.averaged is not None:
+            self._processes.unite(self.stage.averaged)
+
+    def _evaluated(self, phase: Phase) -> float | None:
+        """Accuracy of the network that a phase is about; None in an epoch that is not evaluated."""
+        if not self._evaluation_is_due():
+            return None
+        return self.stage.evaluate("student" if "student" in phase.losses else "teacher")
 
     def _evaluation_is_due(self) -> bool:
         return self._epoch % self.stage.evaluate_every == 0 or self._epoch == len(self._positions)
@@ -125,7 +129,7 @@ class PhaseLoop:
         for index, (inputs, labels) in enumerate(self._batches.epoch()):
             done = index / len(self._batches)
             self._set_learning_rates(position, done)
-            sums.add(self._train_batch(phase, inputs, labels, (position.epoch + done) / phase.epochs))
+            sums.add(self._step.train(phase, inputs, labels, (position.epoch + done) / phase.epochs))
             if (index + 1) % _REPORT_EVERY == 0:
                 self._progress.batches(title, index + 1, len(self._batches), loss_text(sums.means()))
         return sums.means()
@@ -139,56 +143,8 @@ class PhaseLoop:
         for role in position.phase.losses:
             self._optimizers[role].set_factor(factor * position.phase.learning_rate_factor(role))
 
-    def _train_batch(self, phase: Phase, inputs: Tensor, labels: Tensor, progress: float) -> dict[Role, LossTerms]:
-        for role in phase.losses:
-            self._optimizers[role].zero_grad()
-        parts = list(zip(inputs.chunk(self._options.accumulate), labels.chunk(self._options.accumulate), strict=True))
-        total: dict[Role, LossTerms] = {role: {} for role in phase.losses}
-        for index, (images, answers) in enumerate(parts):
-            share = len(answers) / len(labels)
-            with ExitStack() as quiet:
-                if index + 1 < len(parts):
-                    for role in phase.losses:
-                        quiet.enter_context(self._processes.without_exchange(self._forward[role]))
-                for role, terms in self._backward(phase, images, answers, share, progress).items():
-                    total[role] = {name: total[role].get(name, 0) + value * share for name, value in terms.items()}
-        for role in phase.losses:
-            self._optimizers[role].step()
-        if self.stage.averaged is not None and "student" in phase.losses:
-            self.stage.averaged.update_parameters(self.stage.networks["student"])
-        return total
-
-    def _backward(
-        self, phase: Phase, inputs: Tensor, labels: Tensor, share: float, progress: float
-    ) -> dict[Role, LossTerms]:
-        """Add the gradients of a part of a batch, weighted by its share of it."""
-        if self._options.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        answers = {role: self._answer(role, phase, inputs) for role in phase.networks}
-        outputs = Outputs(
-            labels,
-            logits={role: logits for role, (logits, _) in answers.items()},
-            features={role: feature for role, (_, feature) in answers.items() if feature is not None},
-            progress=progress,
-        )
-        losses = {role: loss(outputs) for role, loss in phase.losses.items()}
-        # The losses detach what they imitate, so one backward pass serves both networks without mixing them.
-        (_total(losses.values()) * share).backward()  # type: ignore[no-untyped-call]
-        return {role: {name: value.detach() for name, value in terms.items()} for role, terms in losses.items()}
-
-    def _answer(self, role: Role, phase: Phase, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        learns = role in phase.losses
-        # A frozen network on a GPU always runs in bfloat16: its softmax is only imitated.
-        low_precision = self._options.bf16 or (not learns and inputs.is_cuda)
-        with torch.set_grad_enabled(learns), torch.autocast(inputs.device.type, torch.bfloat16, low_precision):
-            answer = self._forward[role](inputs)
-        if isinstance(answer, tuple):
-            logits, feature = answer
-            return logits.float(), feature.float()
-        return answer.float(), None
-
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continues this stage from the epoch boundary, as tensors and plain data."""
+        """Give everything that continues this stage from the epoch boundary, as tensors and plain data."""
         averaged = self.stage.averaged
         return {
             "stage": self.stage.name,
@@ -212,7 +168,3 @@ class PhaseLoop:
         self.accuracy = state["accuracy"]
         self._movement = StepMovement(*self.stage.networks.values())
         self._batches.generator.set_state(state["batches"])
-
-
-def _total(losses: Iterable[LossTerms]) -> Tensor:
-    return torch.stack([value for terms in losses for value in terms.values()]).sum()

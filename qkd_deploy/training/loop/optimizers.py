@@ -1,29 +1,16 @@
-"""What moves the parameters of one network: SGD or Adam for weights, RelativeAdam for quantization steps."""
+"""The optimizers of one network: SGD or Adam for weights, RelativeAdam for quantization steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from qkd_deploy.training.loop.parameter_groups import HasSteps, parameter_groups, weights_of
 from qkd_deploy.training.loop.steps_optimizer import RelativeAdam
-
-
-@runtime_checkable
-class HasSteps(Protocol):
-    """A prepared network: its quantization steps are learned apart from its other parameters."""
-
-    def weight_steps(self) -> list[nn.Parameter]:
-        """Scalar steps of the weights."""
-
-    def activation_steps(self) -> list[nn.Parameter]:
-        """Scalar steps of the activations."""
-
-    def network_parameters(self) -> list[nn.Parameter]:
-        """All other parameters."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +38,12 @@ class OptimizerSettings:
     clip_norm: float = 0.0
 
     def build(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """The optimizer of the weights."""
+        """Make the optimizer of the weights."""
         if self.optimizer == "sgd":
-            nesterov = self.nesterov and self.momentum > 0
+            nesterov = self.nesterov and self.momentum > 0  # SGD refuses to look ahead without momentum
             return SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov)
-        return (AdamW if self.optimizer == "adamw" else Adam)(groups, lr=self.learning_rate)
+        adam = AdamW if self.optimizer == "adamw" else Adam
+        return adam(groups, lr=self.learning_rate)
 
 
 class NetworkOptimizer:
@@ -63,28 +51,19 @@ class NetworkOptimizer:
 
     def __init__(self, network: nn.Module, settings: OptimizerSettings) -> None:
         self._settings = settings
-        self._optimizers: list[Optimizer] = []
-        parameters = network.network_parameters() if isinstance(network, HasSteps) else list(network.parameters())
-        self._weights = parameters
-        decayed = [p for p in parameters if p.ndim > 1]
-        plain = [p for p in parameters if p.ndim <= 1]
-        rate = settings.learning_rate
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "base_lr": rate, "weight_decay": settings.weight_decay},
-            {"params": plain, "base_lr": rate, "weight_decay": 0.0},
-        ]
-        self._add(groups, settings.build)
-        if isinstance(network, HasSteps):
-            steps: list[dict[str, Any]] = [
-                {"params": network.weight_steps(), "base_lr": rate * settings.weight_step_ratio},
-                {"params": network.activation_steps(), "base_lr": rate * settings.activation_step_ratio},
-            ]
-            self._add(steps, RelativeAdam)
-
-    def _add(self, groups: list[dict[str, Any]], build: Any) -> None:
-        filled = [group for group in groups if group["params"]]
-        if filled:
-            self._optimizers.append(build(filled))
+        groups = parameter_groups(
+            network,
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            weight_step_ratio=settings.weight_step_ratio,
+            activation_step_ratio=settings.activation_step_ratio,
+        )
+        for group in (*groups.weights, *groups.steps):
+            group["base_lr"] = group["lr"]
+        self._weights = weights_of(network)
+        self._optimizers = [settings.build(groups.weights)]
+        if groups.steps:
+            self._optimizers.append(RelativeAdam(groups.steps))
 
     def set_factor(self, factor: float) -> None:
         """Set every learning rate to ``factor`` times its value at the top of the schedule."""
@@ -111,7 +90,7 @@ class NetworkOptimizer:
             optimizer.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Everything that a continued run needs, as tensors and plain data."""
+        """Give everything that a continued run needs, as tensors and plain data."""
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
@@ -138,7 +117,7 @@ class StepMovement:
         return torch.stack(list(steps)).log().flatten()
 
     def since_last(self) -> dict[str, float]:
-        """Mean of ``|log(s / s_before)|`` per kind of step since construction or the previous call."""
+        """Compute the mean of ``|log(s / s_before)|`` per kind of step since construction or the previous call."""
         movement = {}
         for name, steps in self._kinds.items():
             now = self._logarithms(steps)

@@ -1,14 +1,26 @@
-"""The parameters of a network, sorted by how they want to be moved: for training loops of one's own."""
+"""The parameters of a network, sorted by how they want to be moved."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
-from qkd_deploy.training.loop.optimizers import HasSteps
-
 Groups = list[dict[str, Any]]
+
+
+@runtime_checkable
+class HasSteps(Protocol):
+    """A prepared network: its quantization steps are learned apart from its other parameters."""
+
+    def weight_steps(self) -> list[nn.Parameter]:
+        """Scalar steps of the weights."""
+
+    def activation_steps(self) -> list[nn.Parameter]:
+        """Scalar steps of the activations."""
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """All other parameters."""
 
 
 class ParameterGroups(NamedTuple):
@@ -31,7 +43,7 @@ def parameter_groups(
     weight_step_ratio: float = 0.01,
     activation_step_ratio: float = 1.0,
 ) -> ParameterGroups:
-    """The parameter groups of a prepared network, or of an ordinary one such as a teacher.
+    """Make the parameter groups of a prepared network, or of an ordinary one such as a teacher.
 
         groups = parameter_groups(prepared, lr=0.01, weight_decay=1e-4)
         optimizers = torch.optim.SGD(groups.weights, momentum=0.9), RelativeAdam(groups.steps)
@@ -43,19 +55,23 @@ def parameter_groups(
         weight_step_ratio: relative movement of weight steps per iteration, over ``lr``.
         activation_step_ratio: the same for activation steps.
     """
+    parameters = weights_of(network)
+    steps: Groups = []
     if isinstance(network, HasSteps):
-        parameters = network.network_parameters()
-        steps: Groups = [
+        steps = [
             {"params": network.weight_steps(), "lr": lr * weight_step_ratio},
             {"params": network.activation_steps(), "lr": lr * activation_step_ratio},
         ]
-    else:
-        parameters, steps = list(network.parameters()), []
     weights: Groups = [
         {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
     ]
     return ParameterGroups(_filled(weights), _filled(steps))
+
+
+def weights_of(network: nn.Module) -> list[nn.Parameter]:
+    """List all parameters of a network that are no quantization steps, in the network's own order."""
+    return network.network_parameters() if isinstance(network, HasSteps) else list(network.parameters())
 
 
 def _filled(groups: Groups) -> Groups:

@@ -1,4 +1,4 @@
-"""What a loop runs: the networks, phases and schedule of a stretch of training."""
+"""The plan that a loop runs: the networks, phases and schedule of a stretch of training."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Position:
 
 
 def positions(phases: list[Phase]) -> list[Position]:
-    """The place of every epoch of a stage."""
+    """Find the place of every epoch of a stage."""
     stretches: list[list[Phase]] = []
     for phase in phases:
         if phase.own_schedule or not stretches:

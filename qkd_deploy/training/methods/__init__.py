@@ -1,1 +1,1 @@
-"""What distillation methods need beside their losses."""
+"""Stages of a run: pre-training, and a method with its networks, features and refreshed parameters."""

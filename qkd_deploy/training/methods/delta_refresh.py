@@ -1,15 +1,17 @@
-"""EWGS's delta during training: fixed, or estimated anew every few epochs."""
+"""EWGS's delta during training, estimated anew every few epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.distill.phases import Outputs, Phase, Role
+from qkd_deploy.distill.phases import Phase, Role
 from qkd_deploy.quantizers.ewgs_refresh import BATCHES, refresh_deltas
 from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.loop.answers import Answer, outputs_of, total
 from qkd_deploy.training.run_data import RunData
 from qkd_deploy.training.seeds import seed_for
 
@@ -38,21 +40,15 @@ class DeltaRefresh:
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             answers = {role: self._answer(role, images) for role in phase.networks}
-            outputs = Outputs(
-                labels,
-                {role: logits for role, (logits, _) in answers.items()},
-                {role: feature for role, (_, feature) in answers.items() if feature is not None},
-                epoch / phase.epochs,
-            )
-            return torch.stack(list(student_loss(outputs).values())).sum()
+            return total(student_loss(outputs_of(labels, answers, epoch / phase.epochs)))
 
         with torch.random.fork_rng(devices=[]):
             seed = seed_for(self._config, "student", "method") + epoch
         stream = self._data.stream(self._config.batch_size, seed, (0, 1))
-        batches = [batch for _, batch in zip(range(BATCHES), stream.epoch(), strict=False)]
+        batches = list(islice(stream.epoch(), BATCHES))
         refresh_deltas(self._networks["student"], batches, loss, torch.Generator().manual_seed(seed))
 
-    def _answer(self, role: Role, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _answer(self, role: Role, images: Tensor) -> Answer:
         with torch.set_grad_enabled(role == "student"):
-            answer = self._networks[role](images)
-        return answer if isinstance(answer, tuple) else (answer, None)
+            answer: Answer = self._networks[role](images)
+        return answer

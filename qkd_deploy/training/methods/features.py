@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.errors import UserError, closest
+from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.scale_search import initial_scale
 from qkd_deploy.quantizers.step import StepQuantizer
+from qkd_deploy.training.methods.feature_points import input_of_last_layer, last_layer, module_at, output_of_module
 
 
 class QuantizedFeatureTeacher(nn.Module):
@@ -38,7 +40,7 @@ class QuantizedFeatureTeacher(nn.Module):
         self._point = point
         self._feature: Tensor | None = None
         self.quantizer: StepQuantizer | None = None
-        module = _submodule(network, point) if point else _last_layer(network, images)
+        module = module_at(network, point) if point else last_layer(network, images)
         if point:
             module.register_forward_hook(lambda module, args, output: self._quantize(output))
         else:
@@ -49,7 +51,7 @@ class QuantizedFeatureTeacher(nn.Module):
         self.length = feature.shape[1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, classes] and the quantized feature [N, C]."""
+        """Compute logits [N, classes] and the quantized feature [N, C]."""
         logits = self.network(images)
         feature, self._feature = self._feature, None
         assert feature is not None
@@ -60,16 +62,16 @@ class QuantizedFeatureTeacher(nn.Module):
         return self._feature
 
     def weight_steps(self) -> list[nn.Parameter]:
-        """None: the weights are in full precision."""
+        """Give none: the weights are in full precision."""
         return []
 
     def activation_steps(self) -> list[nn.Parameter]:
-        """The step of the feature."""
+        """Give the step of the feature."""
         assert self.quantizer is not None
         return [self.quantizer.step]
 
     def network_parameters(self) -> list[nn.Parameter]:
-        """The network's own parameters."""
+        """Give the network's own parameters."""
         return list(self.network.parameters())
 
 
@@ -93,14 +95,14 @@ class FeatureStudent(nn.Module):
         super().__init__()
         self.prepared = prepared
         self._point = point
-        self._node = _node_of(prepared, point) if point else _before_last_layer(prepared)
+        self._node = output_of_module(prepared, point) if point else input_of_last_layer(prepared)
         self.projection: nn.Module = nn.Identity()
         length = _seen(self, images, f"the module {point!r} of the student").shape[1]
         if length != teacher_length:
             self.projection = nn.Linear(length, teacher_length, bias=False).to(images.device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, classes] and the feature [N, C] of the teacher's length."""
+        """Compute logits [N, classes] and the feature [N, C], projected to the teacher's length."""
         found: list[Tensor] = []
 
         def observe(node: Node, value: Any) -> None:
@@ -111,94 +113,43 @@ class FeatureStudent(nn.Module):
         return logits, self.projection(_flat(found[0], self._point))
 
     def weight_steps(self) -> list[nn.Parameter]:
-        """Those of the prepared network."""
+        """Give those of the prepared network."""
         return self.prepared.weight_steps()
 
     def activation_steps(self) -> list[nn.Parameter]:
-        """Those of the prepared network."""
+        """Give those of the prepared network."""
         return self.prepared.activation_steps()
 
     def network_parameters(self) -> list[nn.Parameter]:
-        """Those of the prepared network, and of the projection."""
+        """Give those of the prepared network and of the projection."""
         return [*self.prepared.network_parameters(), *self.projection.parameters()]
 
 
 def _flat(feature: Tensor, point: str) -> Tensor:
-    """[N, C]: what a named module makes is averaged over positions, the input of the last layer only laid flat."""
-    return feature.flatten(2).mean(2) if point and feature.dim() > 2 else feature.flatten(1)
+    """Make [N, C] of a feature: that of a named module is averaged over positions, the last layer's input laid flat."""
+    if point and feature.dim() > 2:
+        return feature.flatten(2).mean(2)
+    return feature.flatten(1)
 
 
 @torch.no_grad()
 def _seen(network: nn.Module, images: Tensor, what: str) -> Tensor:
-    """The feature of a batch in evaluation mode."""
-    was_training = network.training
-    network.eval()
-    _, feature = network(images)
-    network.train(was_training)
+    """Compute the feature of a batch in evaluation mode; ``what`` makes it.
+
+    Raises:
+        UserError: it is no tensor [N, C].
+    """
+    with evaluating(network):
+        _, feature = network(images)
     if not isinstance(feature, Tensor) or feature.dim() != 2:
         raise UserError(f"{what} makes no feature [N, C] or [N, C, H, W]; name another --feature-point")
     return feature
 
 
 def _feature_grid(bits: int, feature: Tensor) -> TensorSpec:
+    """Choose the codes of a feature: unsigned where it has no negative value."""
     if bool((feature >= 0).all()):
         return TensorSpec.activation(bits, signed=False)
-    # one bit with a sign needs a code on both sides of zero
-    return TensorSpec.activation(bits, signed=True) if bits > 1 else TensorSpec(2, True, 1, -1, 1)
-
-
-def _submodule(network: nn.Module, path: str) -> nn.Module:
-    names = [name for name, _ in network.named_modules() if name]
-    if path not in names:
-        raise UserError(f"the teacher has no module {path!r}{_hint(path, names)}")
-    return network.get_submodule(path)
-
-
-def _hint(path: str, names: list[str]) -> str:
-    return "; " + closest(path, names, cutoff=0.3, otherwise=f"its modules: {', '.join(names[:8])} ...")
-
-
-@torch.no_grad()
-def _last_layer(network: nn.Module, images: Tensor) -> nn.Module:
-    """The linear layer or convolution that is called last."""
-    called: list[nn.Module] = []
-    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))]
-    handles = [m.register_forward_hook(lambda module, args, output: called.append(module)) for m in layers]
-    was_training = network.training
-    network.eval()
-    network(images)
-    network.train(was_training)
-    for handle in handles:
-        handle.remove()
-    if not called:
-        raise UserError("the teacher has no linear layer or convolution to take a feature from")
-    return called[-1]
-
-
-def _before_last_layer(prepared: PreparedModel) -> str:
-    """The tensor that the last layer reads, as it is before quantization and data movement."""
-    nodes = {node.name: node for node in prepared.graph.nodes}
-    name = prepared.layers()[-1].inputs[0]
-    while nodes[name].kind in ("requantize", "reshape", "dropout"):
-        name = nodes[name].inputs[0]
-    return name
-
-
-def _node_of(prepared: PreparedModel, path: str) -> str:
-    """The last tensor that the module at ``path`` makes."""
-    names = [n.name for n in prepared.graph.nodes if n.module == path or n.module.startswith(f"{path}.")]
-    names += [n.name for n in prepared.graph.nodes if n.target == path or n.batch_norm == path]
-    if not names:
-        known = sorted({n.module for n in prepared.graph.nodes if n.module})
-        raise UserError(f"the student makes no tensor in a module {path!r}{_hint(path, known)}")
-    if any(moved and moved.rpartition(".")[0] == path for n in prepared.graph.nodes for moved in (n.gain, n.offset)):
-        raise UserError(
-            f"the gain and offset of {path!r} have moved into the layers behind it, so that it makes another tensor "
-            "than the teacher's does; choose a module that is no layer norm in front of linear layers"
-        )
-    if prepared.graph.node(names[-1]).partial:
-        raise UserError(
-            f"of {path!r} the student computes only the positions that are read behind it, so that it makes another "
-            "tensor than the teacher's does; choose a module in front of it"
-        )
-    return names[-1]
+    if bits == 1:  # one bit with a sign needs a code on both sides of zero
+        return TensorSpec(2, True, 1, -1, 1)
+    return TensorSpec.activation(bits, signed=True)

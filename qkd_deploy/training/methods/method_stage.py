@@ -12,8 +12,12 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.optimizers import OptimizerSettings
+from qkd_deploy.training.loop.schedule import Schedule
+from qkd_deploy.training.loop.stage import Stage
 from qkd_deploy.training.loop.sync_batch_norm import synchronise
+from qkd_deploy.training.methods.delta_refresh import DeltaRefresh
 from qkd_deploy.training.methods.features import FeatureStudent, QuantizedFeatureTeacher
+from qkd_deploy.training.run_data import RunData
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,13 @@ class MethodNetworks:
         stage: by role, as the loop calls them: those of methods that compare features also return them.
         averaged: the moving average of the student, or None.
         student: the prepared network that is evaluated and saved: that of the average, if there is one.
+        teacher: the full-precision network that is evaluated and saved, or None.
     """
 
     stage: dict[Role, nn.Module]
     averaged: AveragedModel | None
     student: PreparedModel
+    teacher: nn.Module | None
 
 
 def method_networks(
@@ -49,26 +55,49 @@ def method_networks(
     if config.sync_batch_norm:
         synchronise(prepared.network, processes)
     student: nn.Module = prepared
+    taught_by = teacher
     if config.how.quantized_feature:
         assert teacher is not None
         teacher_point = config.teacher_feature_point or config.feature_point
         quantized = QuantizedFeatureTeacher(teacher, teacher_point, config.teacher_feature_bits, images[:64])
         student = FeatureStudent(prepared, config.feature_point, quantized.length, images[:64])
-        teacher = quantized
+        taught_by = quantized
     averaged = None
     if config.ema:
         averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
     deployed = student if averaged is None else averaged.module
     networks: dict[Role, nn.Module] = {"student": student}
-    if teacher is not None:
-        networks["teacher"] = teacher
+    if taught_by is not None:
+        networks["teacher"] = taught_by
     inner = deployed.prepared if isinstance(deployed, FeatureStudent) else deployed
     assert isinstance(inner, PreparedModel)
-    return MethodNetworks(networks, averaged, inner)
+    return MethodNetworks(networks, averaged, inner, teacher)
 
 
-def method_optimizers(config: TrainConfig) -> dict[Role, OptimizerSettings]:
-    """Settings for every network that learns in some phase."""
+def method_stage(networks: MethodNetworks, data: RunData, config: TrainConfig, processes: Processes) -> Stage:
+    """Plan the stage in which the method's phases train the student, and the teacher where it learns, too."""
+
+    def score(role: Role) -> float:
+        network = networks.student if role == "student" else networks.teacher
+        assert network is not None
+        return data.score(network, config.evaluate_limit, processes, networks.teacher)
+
+    estimates_delta = config.quantizer == "ewgs" and config.delta == "hessian"
+    return Stage(
+        name=config.method,
+        networks=networks.stage,
+        phases=config.training_phases(),
+        optimizers=_optimizers(config),
+        evaluate=score,
+        schedule=Schedule(config.schedule, config.warmup_epochs / sum(config.epochs)),
+        evaluate_every=config.evaluate_every,
+        averaged=networks.averaged,
+        before_epoch=DeltaRefresh(networks.stage, data, config) if estimates_delta else None,
+    )
+
+
+def _optimizers(config: TrainConfig) -> dict[Role, OptimizerSettings]:
+    """Set up the optimizer of every network that learns in some phase."""
     settings = OptimizerSettings(
         learning_rate=config.lr,
         optimizer=config.optimizer,

@@ -17,10 +17,13 @@ _WARMUP = 0.1
 """Share of the schedule with a rising learning rate: random weights do not bear the full one."""
 
 
-def pretrain_stage(
-    role: Role, network: nn.Module, epochs: int, config: TrainConfig, evaluate: Callable[[Role], float]
-) -> Stage:
-    """A stage in which ``network`` alone learns the labels: warm-up, then one cosine; momentum is Nesterov's."""
+def pretrain_epochs(role: Role, config: TrainConfig) -> int:
+    """Look up how many epochs a network is pre-trained for."""
+    return config.pretrain_epochs if role == "student" else config.teacher_pretrain_epochs
+
+
+def pretrain_stage(role: Role, network: nn.Module, config: TrainConfig, evaluate: Callable[[Role], float]) -> Stage:
+    """Plan a stage in which ``network`` alone learns the labels: warm-up, then one cosine; momentum is Nesterov's."""
     name = f"pretrain-{role}"
     settings = OptimizerSettings(
         optimizer=config.pretrain_optimizer,
@@ -29,10 +32,11 @@ def pretrain_stage(
         nesterov=True,
         weight_decay=config.pretrain_weight_decay,
     )
+    phase = Phase(name, pretrain_epochs(role, config), {role: labels_only(role, config.label_smoothing)})
     return Stage(
         name=name,
         networks={role: network},
-        phases=[Phase(name, epochs, {role: labels_only(role, config.label_smoothing)})],
+        phases=[phase],
         optimizers={role: settings},
         evaluate=evaluate,
         schedule=Schedule(warmup=_WARMUP),

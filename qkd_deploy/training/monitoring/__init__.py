@@ -1,1 +1,1 @@
-"""What a run shows and writes while it goes on."""
+"""Progress, metrics, curves and observations of a run while it goes on."""

@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qkd_deploy.training.monitoring.metrics import EpochRecord
-
-if TYPE_CHECKING:
-    from qkd_deploy.training.monitoring.quantizer_monitor import Observation, TensorObservation
+from qkd_deploy.training.monitoring.quantizer_monitor import Observation, TensorObservation
 
 _NAME = "events.out.tfevents."
 

@@ -56,7 +56,7 @@ class EpochRecord:
 
     @property
     def measured(self) -> Literal["integer", "student", "teacher"]:
-        """What ``accuracy`` is of: the student's frozen integer model, or one of the networks in full precision."""
+        """The owner of ``accuracy``: the student's frozen integer model, or one of the networks in full precision."""
         if "student" not in self.losses:
             return "teacher"
         return "student" if self.stage.startswith("pretrain-") else "integer"
@@ -111,7 +111,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[EpochRecord]:
-    """The records of a ``metrics.jsonl``. A last line that is still being written is left out.
+    """Read the records of a ``metrics.jsonl``. A last line that is still being written is left out.
 
     Raises:
         UserError: the file cannot be read, or a line is not as ``MetricsFile`` writes it.
@@ -133,15 +133,18 @@ def _record(line: str, where: str) -> EpochRecord:
         values = json.loads(line)
     except ValueError:
         values = None
-    types = _types()
-    required = {item.name for item in fields(EpochRecord) if item.default is item.default_factory is MISSING}
-    if (
-        not isinstance(values, dict)
-        or not required <= values.keys() <= types.keys()
-        or not all(_fits(value, types[name]) for name, value in values.items())
-    ):
+    if not isinstance(values, dict) or not _describes_an_epoch(values):
         raise UserError(f"{where} does not describe an epoch as this version writes it; repair or remove the line")
     return EpochRecord(**values)
+
+
+def _describes_an_epoch(values: dict[str, Any]) -> bool:
+    """Compare names and types of values with the fields of ``EpochRecord``; those with defaults may be missing."""
+    types = _types()
+    required = {item.name for item in fields(EpochRecord) if item.default is item.default_factory is MISSING}
+    if not required <= values.keys() <= types.keys():
+        return False
+    return all(_fits(value, types[name]) for name, value in values.items())
 
 
 @cache
@@ -150,7 +153,7 @@ def _types() -> dict[str, Any]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a JSON value has a field's type."""
+    """Compare a JSON value with a field's type."""
     if get_origin(kind) is dict:
         return isinstance(value, dict) and all(_fits(item, get_args(kind)[1]) for item in value.values())
     if get_origin(kind) is UnionType:

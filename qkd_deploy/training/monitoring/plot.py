@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -68,8 +68,8 @@ def plot_run(folder: Path | str) -> Path:
     panels = {
         "loss": _loss_curves(records),
         "held-out accuracy [%]": _accuracy_curves(records),
-        "learning rate": _learning_rate_curves(records),
-        "relative movement of\nsteps per epoch (mean)": _movement_curves(records),
+        "learning rate": _named_curves(record.learning_rates for record in records),
+        "relative movement of\nsteps per epoch (mean)": _named_curves(record.step_movement for record in records),
     }
     figure = Figure(figsize=(10, 11), layout="constrained")
     figure.suptitle(target.resolve().parent.name)
@@ -155,29 +155,26 @@ def _loss_curves(records: list[EpochRecord]) -> list[_Curve]:
 def _accuracy_curves(records: list[EpochRecord]) -> list[_Curve]:
     curves: dict[str, _Curve] = {}
     for epoch, record in enumerate(records, start=1):
-        if record.accuracy is not None:
-            integer, network = record.measured == "integer", record.measured
-            label, line = ("integer model", "-") if integer else (f"float {network}", ":")
-            colour = _colour("student" if integer else network)
-            curves.setdefault(label, _Curve(label, colour, line, gaps=False)).points[epoch] = record.accuracy
+        if record.accuracy is None:
+            continue
+        if record.measured == "integer":
+            curve = _Curve("integer model", _colour("student"), gaps=False)
+        else:
+            curve = _Curve(f"float {record.measured}", _colour(record.measured), ":", gaps=False)
+        curves.setdefault(curve.label, curve).points[epoch] = record.accuracy
     for curve in curves.values():
-        curve.label += f"\nbest {max(curve.points.values()):.2f}, last {list(curve.points.values())[-1]:.2f}"
+        values = list(curve.points.values())
+        curve.label += f"\nbest {max(values):.2f}, last {values[-1]:.2f}"
     return list(curves.values())
 
 
-def _learning_rate_curves(records: list[EpochRecord]) -> list[_Curve]:
+def _named_curves(values: Iterable[Mapping[str, float]]) -> list[_Curve]:
+    """Make one curve of each name, from the values by name of every epoch."""
     curves: dict[str, _Curve] = {}
-    for epoch, record in enumerate(records, start=1):
-        for role, rate in record.learning_rates.items():
-            curves.setdefault(role, _Curve(role, _colour(role))).points[epoch] = rate
-    return list(curves.values())
-
-
-def _movement_curves(records: list[EpochRecord]) -> list[_Curve]:
-    curves: dict[str, _Curve] = {}
-    for epoch, record in enumerate(records, start=1):
-        for kind, movement in record.step_movement.items():
-            curves.setdefault(kind, _Curve(kind.replace("_", " "), _colour(kind))).points[epoch] = movement
+    for epoch, named in enumerate(values, start=1):
+        for name, value in named.items():
+            curve = curves.setdefault(name, _Curve(name.replace("_", " "), _colour(name)))
+            curve.points[epoch] = value
     return list(curves.values())
 
 

@@ -1,4 +1,4 @@
-"""What the user sees of a run, on stderr: rich progress on a terminal, plain lines elsewhere."""
+"""The progress of a run on stderr: rich progress on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from qkd_deploy.training.monitoring.metrics import EpochRecord
+from qkd_deploy.training.monitoring.summary import print_summary
+from qkd_deploy.training.monitoring.wording import epoch_line, speed_text
 
 _WIDTH_OF_PIPES = 140
 
@@ -110,8 +112,6 @@ class PlainProgress(NoProgress):
 
     def summary(self, folder: Path, teacher_accuracy: float | None) -> None:
         """Print the run's summary, aligned, without lines and colours."""
-        from qkd_deploy.training.monitoring.summary import print_summary
-
         console = Console(file=self._stream, width=_WIDTH_OF_PIPES, force_terminal=False, no_color=True)
         print_summary(console, folder, teacher_accuracy)
 
@@ -169,8 +169,6 @@ class TerminalProgress:
 
     def summary(self, folder: Path, teacher_accuracy: float | None) -> None:
         """Print the run's summary as a table."""
-        from qkd_deploy.training.monitoring.summary import print_summary
-
         print_summary(self._console, folder, teacher_accuracy)
 
     def close(self) -> None:
@@ -179,35 +177,6 @@ class TerminalProgress:
 
 
 def progress_on_stderr() -> RunProgress:
-    """The progress that suits stderr."""
+    """Choose the progress that suits stderr: bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     return TerminalProgress(console) if console.is_terminal else PlainProgress()
-
-
-def loss_text(losses: dict[str, dict[str, float]]) -> str:
-    """Losses in a few words, such as ``student ce 0.312 kl 0.118``."""
-    parts = []
-    for role, terms in losses.items():
-        parts.append(role + "".join(f" {name} {value:.3f}" for name, value in terms.items()))
-    return "  ".join(parts)
-
-
-def epoch_line(record: EpochRecord, seconds_left: float) -> str:
-    """The summary of an epoch as one line."""
-    title = record.phase if record.phase == record.stage else f"{record.stage}/{record.phase}"
-    accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.2f} %"
-    speed = f"  {speed_text(record.images_per_second)}" if record.images_per_second else ""
-    left = f"  {duration(seconds_left)} left" if record.epoch < record.epochs else ""
-    return f"{title}  epoch {record.epoch}/{record.epochs}  {loss_text(record.losses)}{accuracy}{speed}{left}"
-
-
-def speed_text(images_per_second: float) -> str:
-    """A throughput, such as ``1,234 images/s`` or ``0.7 images/s``."""
-    return f"{images_per_second:,.0f} images/s" if images_per_second >= 10 else f"{images_per_second:.1f} images/s"
-
-
-def duration(seconds: float) -> str:
-    """A rounded duration, such as ``45 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

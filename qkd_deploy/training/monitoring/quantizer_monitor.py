@@ -1,4 +1,4 @@
-"""What the quantizers of a network do to its tensors: step sizes, codes, and how much is clipped."""
+"""The effect of a network's quantizers on its tensors: step sizes, codes, and how much is clipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.monitoring.metrics import EpochRecord
@@ -72,7 +74,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one quantizer did, still on the device: ``counts`` is int64 [2 + levels]: below, above, each code."""
+    """One quantizer's effect, still on the device: ``counts`` is int64 [2 + levels]: below, above, each code."""
 
     name: str
     kind: Literal["weight", "activation"]
@@ -108,24 +110,26 @@ class QuantizerMonitor:
         # everything crosses from the device in two transfers
         scales = torch.stack([one.scale for one in measured]).tolist()
         counts = iter(torch.cat([one.counts for one in measured]).tolist())
-        tensors = []
-        for one, scale in zip(measured, scales, strict=True):
-            below, above, *codes = (next(counts) for _ in range(len(one.counts)))
-            tensors.append(
-                TensorObservation(
-                    name=one.name,
-                    kind=one.kind,
-                    bits=one.spec.bits,
-                    lo=one.spec.lo,
-                    scale=scale,
-                    movement=math.log(scale / self._before[one.name]),
-                    counts=tuple(codes),
-                    below=below / one.values,
-                    above=above / one.values,
-                )
-            )
+        tensors = [
+            self._observation(one, scale, list(islice(counts, len(one.counts))))
+            for one, scale in zip(measured, scales, strict=True)
+        ]
         self._before = {tensor.name: tensor.scale for tensor in tensors}
         return Observation(tuple(tensors))
+
+    def _observation(self, measured: _Measured, scale: float, counts: list[int]) -> TensorObservation:
+        below, above, *codes = counts
+        return TensorObservation(
+            name=measured.name,
+            kind=measured.kind,
+            bits=measured.spec.bits,
+            lo=measured.spec.lo,
+            scale=scale,
+            movement=math.log(scale / self._before[measured.name]),
+            counts=tuple(codes),
+            below=below / measured.values,
+            above=above / measured.values,
+        )
 
     def _layers(self) -> dict[str, Node]:
         """The layers by the name of their weights; one that is called twice has one set of weights."""
@@ -157,6 +161,7 @@ class QuantizerMonitor:
 
 
 def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, value: Tensor) -> _Measured:
+    """Count the codes of a tensor, and its values whose nearest code lies beyond the grid."""
     spec, scale = quantizer.spec, quantizer.scale()
     nearest = torch.round(value.float() / scale)
     codes = quantizer.codes(value)
@@ -172,12 +177,7 @@ def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, v
 
 @contextmanager
 def _undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, some of which a user may have set by hand, and random state return."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    """Evaluation mode without gradients; modes and torch's random state are given back."""
+    devices = [device] if device.type == "cuda" else []
+    with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices):
+        yield

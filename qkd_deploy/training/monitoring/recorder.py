@@ -1,16 +1,14 @@
-"""Everything that a run leaves for its user to look at: ``metrics.jsonl``, TensorBoard's events and a plot."""
+"""The recorder of all that a run leaves for its user to look at: ``metrics.jsonl``, TensorBoard's events and a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from qkd_deploy.training.monitoring.events import EventFiles
 from qkd_deploy.training.monitoring.metrics import EpochRecord, MetricsFile
-
-if TYPE_CHECKING:
-    from qkd_deploy.training.monitoring.events import EventFiles
-    from qkd_deploy.training.monitoring.quantizer_monitor import Observation
+from qkd_deploy.training.monitoring.plot import plot_run
+from qkd_deploy.training.monitoring.quantizer_monitor import Observation
 
 
 class RunRecorder:
@@ -65,22 +63,15 @@ class RunRecorder:
             events = self._events
             self._try("TensorBoard events", events.close, quiet=not self._events_work)
         if self.lines:
-            self._try("the plot", self._draw)
+            self._try("the plot", lambda: plot_run(self._folder))
 
     def _write_events(self, record: EpochRecord, observation: Observation | None) -> None:
         if self._events is None:
-            from qkd_deploy.training.monitoring.events import EventFiles
-
             self._events = EventFiles(self._folder / "events", first_step=self.lines)
         self._events.write(self.lines, record, observation)
 
-    def _draw(self) -> None:
-        from qkd_deploy.training.monitoring.plot import plot_run
-
-        plot_run(self._folder)
-
     def _try(self, what: str, action: Callable[[], object], *, quiet: bool = False) -> bool:
-        """Whether ``action`` went well; where it did not, the user is told."""
+        """Do ``action``; where it fails, tell the user and return False."""
         try:
             action()
         except Exception as error:  # noqa: BLE001 - whatever fails in there, training must go on

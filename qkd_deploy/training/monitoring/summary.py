@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.box import ROUNDED
+from rich.console import Console
+from rich.table import Table
 
 from qkd_deploy.training.monitoring.metrics import EpochRecord, read_metrics
-from qkd_deploy.training.monitoring.progress import duration, loss_text
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from qkd_deploy.training.monitoring.wording import duration, loss_text
 
 _FILES = ("model.pt", "teacher.pt", "config.toml", "metrics.jsonl", "plot.png", "events")
 
@@ -77,9 +76,6 @@ def print_summary(console: Console, folder: Path, teacher_accuracy: float | None
 
 def summary_table(phases: Sequence[PhaseSummary], *, boxed: bool = True) -> Table:
     """One row per phase; ``boxed`` with lines and bold headings."""
-    from rich.box import ROUNDED
-    from rich.table import Table
-
     table = Table(
         title=f"{sum(phase.epochs for phase in phases)} epochs in {duration(sum(phase.seconds for phase in phases))}",
         title_justify="left",

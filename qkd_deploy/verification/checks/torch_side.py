@@ -1,9 +1,7 @@
-"""The torch models of a verification: in evaluation mode, with outputs in the order of those of the ONNX graph."""
+"""The torch models of a verification: run on arrays, with outputs in the order of those of the ONNX graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
@@ -11,19 +9,6 @@ import torch
 from torch import nn
 
 from qkd_deploy.export.onnx_export import flat_tensors
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module | None) -> Iterator[None]:
-    """``module.eval()`` for the time of the context; a model in train mode would move its batch norms' statistics."""
-    modes = {} if module is None else {part: part.training for part in module.modules()}
-    if module is not None:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def tensors_for(module: nn.Module, floats: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, ...]:

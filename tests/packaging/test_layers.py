@@ -1,0 +1,60 @@
+"""The house keeps its layers: no circles, no arrows that run back up, and rooms of a size that one can look over."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGEST_ROOM = 16
+LOOSE = 6
+
+
+def _house() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("house", ROOT / "benchmarks" / "house.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+house = _house()
+MODULES: dict[str, Path] = house.modules()
+ARROWS: dict[str, set[str]] = house.arrows(MODULES)
+"""Imports at run time and for types, those inside functions too."""
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert house.circles(ARROWS) == []
+
+
+def test_no_arrow_runs_back_up() -> None:
+    assert house.upward(ARROWS) == []
+
+
+def test_no_packages_import_each_other_in_a_circle() -> None:
+    packages: dict[str, set[str]] = {}
+    for name, others in ARROWS.items():
+        own = name.split(".")[0]
+        packages.setdefault(own, set()).update(other.split(".")[0] for other in others)
+        packages[own].discard(own)
+    assert house.circles(packages) == []
+
+
+def test_the_root_is_no_room_for_modules() -> None:
+    assert len(list((ROOT / "qkd_deploy").glob("*.py"))) <= LOOSE
+
+
+def test_folders_can_be_looked_over() -> None:
+    sizes = Counter(path.parent for path in MODULES.values())
+    assert {str(folder): size for folder, size in sizes.items() if size > LARGEST_ROOM} == {}
+
+
+def test_circles_and_arrows_are_found() -> None:
+    """The measure itself: a circle of three files, and a quantizer that would know the training."""
+    graph = {"bits": {"errors"}, "errors": {"atomic"}, "atomic": {"bits"}, "quantizers.lsq": {"training.run"}}
+    graph["training.run"] = {"bits"}
+    assert house.circles(graph) == [["atomic", "bits", "errors"]]
+    assert "quantizers.lsq -> training.run" in house.upward(graph)
