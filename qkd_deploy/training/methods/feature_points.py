@@ -77,7 +77,7 @@ def output_of_module(prepared: PreparedModel, path: str) -> str:
 
 
 def _has_moved_from(path: str, node: Node) -> bool:
-    """Whether a layer has taken over gain or offset of the layer norm at ``path``."""
+    """Look for a layer norm at ``path`` whose gain or offset a layer behind it has taken over."""
     return any(moved and moved.rpartition(".")[0] == path for moved in (node.gain, node.offset))
 
 
