@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.quantized import QuantParams
-
-if TYPE_CHECKING:
-    from qkd_deploy.graph.contract.lowering import Lowering
 
 
 class Operands(Enum):
@@ -70,8 +67,11 @@ class Relabelling:
     make: Callable[[Tensor, Tensor], Tensor]
 
 
-Lower = Callable[["Lowering", Node, Any], None]
-"""Rewrites a raw node whose target is given into one of a kind, in place; raises ``StaysInFloat`` where it cannot."""
+Lower = Callable[[Any, Node, Any], None]
+"""Rewrites a raw node into one of a kind, in place; raises ``StaysInFloat`` where it cannot.
+
+The arguments are the ``Lowering``, the node, and what it calls.
+"""
 
 Floats = Callable[[nn.Module, Node, tuple[Any, ...], dict[str, Any], bool], Any]
 """Computes a node on floats: network, node, arguments, keyword arguments, whether it is being trained."""
@@ -94,6 +94,12 @@ LowerBound = Callable[[Graph, Node, Sequence[CodeRange]], "float | None"]
 
 class StaysInFloat(Exception):
     """Why this use of an operation has no integer kernel, as a sentence for the user."""
+
+
+def refuse_if(problem: object, reason: str) -> None:
+    """Raise ``StaysInFloat`` with the reason where there is the problem."""
+    if problem:
+        raise StaysInFloat(reason)
 
 
 def signed(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:

@@ -94,18 +94,23 @@ class _Freezing:
     def _add_quantized(self, node: Node, key: str) -> None:
         keys = [held for name in node.inputs if (held := self.holder.get(name)) is not None]
         operands = [self.grids[held] for held in keys]
-        operator = operator_of(node)
-        if operator.sums_products and len(operands) > 1:
+        if operator_of(node).sums_products and len(operands) > 1:
             terms = (self.prepared.graph.node(node.inputs[0]).shape or ())[-1]
             _require_short_sums(node, terms, operands[0], operands[1])
-        ranges = [replace(_code_range(grid), lo=self.least[held]) for grid, held in zip(operands, keys, strict=True)]
+        ranges = [replace(_code_range(self.grids[held]), lo=self.least[held]) for held in keys]
         self.grids[key], self.least[key] = _params(self.prepared, node, operands, ranges)
-        if operands and node.kind == LOOKUP.name:
-            self.grids[key] = _with_table(self.prepared, node, operands[0], self.grids[key])
-        if operands and operator.relabelling is not None:
-            before = operator.relabelling.before(_code_range(operands[0]), node.name)
+        if operands:
+            self._read_off(node, key, operands[0])
+
+    def _read_off(self, node: Node, key: str, operand: QuantParams) -> None:
+        """Add a function's table, or what its codes stand for while they are made."""
+        relabelling = operator_of(node).relabelling
+        if node.kind == LOOKUP.name:
+            self.grids[key] = _with_table(self.prepared, node, operand, self.grids[key])
+        if relabelling is not None:
+            before = relabelling.before(_code_range(operand), node.name)
             self.grids[before_key(node.name)] = _as_params(before)
-            self.grids[key] = _as_params(operator.relabelling.after(before))
+            self.grids[key] = _as_params(relabelling.after(before))
             self.least[key] = self.grids[key].lo
 
 

@@ -118,43 +118,45 @@ class Node:
 
 
 def references(value: Any) -> Iterator[Ref]:
-    """All ``Ref``s nested in a value."""
+    """Yield all ``Ref``s nested in a value."""
     if isinstance(value, Ref):
         yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from references(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from references(item)
-    elif isinstance(value, slice):
-        yield from references((value.start, value.stop, value.step))
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from references(dict(members(value)))
+    for part in _parts(value).values():
+        yield from references(part)
 
 
 def substitute(value: Any, replace: Callable[[Ref], Any]) -> Any:
-    """The value with every nested ``Ref`` replaced."""
-    if isinstance(value, Ref):
-        return replace(value)
-    if isinstance(value, slice):
-        return slice(*(substitute(item, replace) for item in (value.start, value.stop, value.step)))
-    return rebuilt(value, lambda item: substitute(item, replace))
+    """Replace every ``Ref`` nested in a value."""
+    return replace(value) if isinstance(value, Ref) else rebuilt(value, lambda part: substitute(part, replace))
 
 
 def rebuilt(value: Any, convert: Callable[[Any], Any]) -> Any:
-    """A container of the same class with every part converted; anything else as it is."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{name: convert(item) for name, item in members(value)})
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(convert(item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(convert(item) for item in value)
+    """Make a container of the same class with every part converted; anything else is left as it is."""
+    parts = {name: convert(part) for name, part in _parts(value).items()}
+    if _is_record(value) or not parts:
+        return type(value)(**parts) if _is_record(value) else value
+    if isinstance(value, slice) or hasattr(value, "_fields"):
+        return type(value)(*parts.values())
+    return type(value)(parts.items() if isinstance(value, dict) else parts.values())
+
+
+def _parts(value: Any) -> dict[Any, Any]:
+    """The parts of a container by name, key or position; {} for everything else."""
+    if _is_record(value):
+        return members(value)
     if isinstance(value, dict):
-        return type(value)((key, convert(item)) for key, item in value.items())
-    return value
+        return value
+    if isinstance(value, (tuple, list)):
+        return dict(enumerate(value))
+    if isinstance(value, slice):
+        return {"start": value.start, "stop": value.stop, "step": value.step}
+    return {}
 
 
-def members(value: Any) -> list[tuple[str, Any]]:
+def members(record: Any) -> dict[str, Any]:
     """The parts of a dataclass by name."""
-    return [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
+    return {f.name: getattr(record, f.name) for f in fields(record) if f.init}
+
+
+def _is_record(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, (type, Ref))

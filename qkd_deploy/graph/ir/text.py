@@ -71,7 +71,7 @@ def _type_text(node: Node) -> str:
 def value_text(value: Any) -> str:
     """An argument, or the output, of a graph."""
     if is_dataclass(value) and not isinstance(value, type):
-        return f"{_import_name(type(value))}({', '.join(_assignments(dict(members(value))))})"
+        return f"{_import_name(type(value))}({', '.join(_assignments(members(value)))})"
     name = _import_name(value)
     return name or f"Opaque({str(value)!r})"
 

@@ -16,7 +16,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, move_codes, own_call, plain, requantized
 from qkd_deploy.graph.contract.lowering import Lowering, by_key, is_computed, named, torch_key
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import leaky_scale
@@ -62,8 +62,7 @@ def _bounds(bound: dict[str, Any], name: str) -> tuple[float, float]:
     low, high = bound.get("min"), bound.get("max")
     if name.startswith("clamp_max") and high is None:
         low, high = None, low  # its only argument is the upper bound
-    if isinstance(low, Ref) or isinstance(high, Ref):
-        raise StaysInFloat("a clamp whose bounds are tensors stays in float")
+    refuse_if(isinstance(low, Ref) or isinstance(high, Ref), "a clamp whose bounds are tensors stays in float")
     return -_INFINITY if low is None else float(low), _INFINITY if high is None else float(high)
 
 
@@ -90,8 +89,7 @@ def _lower_glu(low: Lowering, node: Node, target: Any) -> None:
     operand, dim = node.args[0], low.bind(node, target, ("input", "dim"), dim=-1)["dim"]
     shape, batch = node.shape or (), {"batch_dims": node.batch_dims}
     half, dim = shape[dim], dim % len(shape)
-    if dim in node.batch_dims:
-        raise StaysInFloat("a gate along the batch stays in float")
+    refuse_if(dim in node.batch_dims, "a gate along the batch stays in float")
     first, second = ({"ranges": ((dim, start, start + half, 1),)} for start in (0, half))
     values = low.insert_before(node, SLICE, (operand,), "values", shape, kwargs=first, **batch)
     gates = low.insert_before(node, SLICE, (operand,), "gates", shape, kwargs=second, **batch)
@@ -104,8 +102,7 @@ def _lower_glu(low: Lowering, node: Node, target: Any) -> None:
 
 def _lower_leaky_relu(low: Lowering, node: Node, target: Any) -> None:
     operand, slope = node.args[0], _slope(low, node, target)
-    if low.is_activation(slope):
-        raise StaysInFloat("a rectifier whose slopes are computed stays in float")
+    refuse_if(low.is_activation(slope), "a rectifier whose slopes are computed stays in float")
     count = math.prod(low.shape(slope))
     if isinstance(slope, Ref) and count > 1:
         _per_channel_slopes(low, node, operand, slope, count)
@@ -216,8 +213,10 @@ def sign_of_call(node: Node, operands: Sequence[Sign], network: nn.Module, graph
 
 
 def _lower_lookup(low: Lowering, node: Node, target: Any) -> None:
-    if is_computed(node.args[1:], node.kwargs) or not low.is_activation(node.args[0]):
-        raise StaysInFloat("a function of several tensors has no integer kernel here")
+    refuse_if(
+        is_computed(node.args[1:], node.kwargs) or not low.is_activation(node.args[0]),
+        "a function of several tensors has no integer kernel here",
+    )
     low.keep_call(node, LOOKUP)
 
 
@@ -244,8 +243,7 @@ def _lower_dropout(low: Lowering, node: Node, target: Any) -> None:
     if active is not False:
         raise UserError(f"{node.label} drops values in eval mode, too; call it with training=self.training")
     rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-    if isinstance(rate, Ref):
-        raise StaysInFloat("a dropout whose rate is a tensor cannot be prepared")
+    refuse_if(isinstance(rate, Ref), "a dropout whose rate is a tensor cannot be prepared")
     node.args, node.kwargs = (node.args[0],), {"p": float(rate)}
     low.keep_call(node, DROPOUT)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, plain, requantized
 from qkd_deploy.graph.contract.lowering import Lowering, is_number
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, Sign, StaysInFloat
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, Sign, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
 from qkd_deploy.graph.exact.mul_scale import portable_mul_scale
@@ -101,19 +101,18 @@ def _least_gated(gate: str, x: CodeRange, step: float) -> float:
 
 
 def _lower_add(low: Lowering, node: Node, target: Any) -> None:
-    bound = low.bind(node, target, _TWO, alpha=1)
-    one, two, factor = bound.get("input"), bound.get("other"), bound["alpha"]
+    bound = low.bind(node, target, _TWO, input=None, other=None, alpha=1)
+    one, two, factor = bound["input"], bound["other"], bound["alpha"]
     if factor != 1:
-        if not is_number(factor) or not factor or not isinstance(two, Ref) or not low.is_activation(two):
-            raise StaysInFloat("a sum with a factor that is zero or computed stays in float")
-        two = times(low, node, two, float(factor), "scaled")
+        scalable = is_number(factor) and factor and low.is_activation(two)
+        refuse_if(not scalable, "a sum with a factor that is zero or computed stays in float")
+        two = times(low, node, Ref(two.name), float(factor), "scaled")
     _binary(low, node, ADD, one, two)
 
 
 def _lower_sub(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _TWO, alpha=1)
-    if bound["alpha"] != 1:
-        raise StaysInFloat("ONNX Runtime subtracts only two tensors in integers, without a factor")
+    refuse_if(bound["alpha"] != 1, "ONNX Runtime subtracts only two tensors in integers, without a factor")
     _subtract(low, node, bound.get("input"), bound.get("other"))
 
 
@@ -158,8 +157,7 @@ def _lower_neg(low: Lowering, node: Node, target: Any) -> None:
 def _lower_div(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _TWO)
     one, two = bound.get("input"), bound.get("other")
-    if node.kwargs.get("rounding_mode") is not None:
-        raise StaysInFloat("a division that rounds stays in float")
+    refuse_if(node.kwargs.get("rounding_mode") is not None, "a division that rounds stays in float")
     if is_number(two) and two:
         _multiply_by(low, node, one, 1 / float(two))
         return
@@ -171,8 +169,9 @@ def _lower_div(low: Lowering, node: Node, target: Any) -> None:
 
 def _multiply_by(low: Lowering, node: Node, operand: Any, factor: float) -> None:
     """A positive factor only changes the scale; another one is a constant."""
-    if not low.is_activation(operand) or not math.isfinite(factor):
-        raise StaysInFloat("a product of integers or constants stays in float")
+    refuse_if(
+        not low.is_activation(operand) or not math.isfinite(factor), "a product of integers or constants stays in float"
+    )
     shifted = _hard_sigmoid_operand(low, operand, factor)
     if shifted is not None:
         low.become(node, HARD_SIGMOID, (shifted,))
@@ -212,11 +211,9 @@ def _binary(low: Lowering, node: Node, kind: Operator, one: Any, two: Any) -> No
         )
     )
     word = "an addition" if kind is ADD else "a product"
-    if not all(low.is_float(operand) for operand in operands):
-        raise StaysInFloat(f"{word} of integer tensors stays in float")
+    refuse_if(not all(low.is_float(operand) for operand in operands), f"{word} of integer tensors stays in float")
     computed = [low.is_activation(operand) for operand in operands]
-    if not any(computed):
-        raise StaysInFloat(f"{word} of constants stays in float")
+    refuse_if(not any(computed), f"{word} of constants stays in float")
     low.become(node, kind, operands if computed[0] else operands[::-1])
 
 

@@ -13,7 +13,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.ops.arithmetic import ADD
@@ -26,8 +26,7 @@ def _lower_concat(low: Lowering, node: Node, target: Any) -> None:
     tensors, dim = bound["tensors"], bound["dim"] % len(node.shape or ())
     if isinstance(tensors, Ref):
         raise UserError(f"{node.label} concatenates a computed list; name its parts, as in a, b = x.chunk(2, 1)")
-    if not all(low.is_float(part) for part in tensors):
-        raise StaysInFloat("a concatenation with integer tensors stays in float")
+    refuse_if(not all(low.is_float(part) for part in tensors), "a concatenation with integer tensors stays in float")
     single = low.without_batch_copies(tuple(tensors))
     parts = [_of_rank(low, node, part, i) for i, part in enumerate(single)]
     constants = low.graph.constants()
@@ -107,8 +106,10 @@ def _lower_stack(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("tensors", "dim"), dim=0)
     shape, tensors = node.shape or (), bound["tensors"]
     dim = bound["dim"] % len(shape)
-    if dim == 0 or isinstance(tensors, Ref) or not all(low.is_activation(part) for part in tensors):
-        raise StaysInFloat("stacking along the batch, or of constants, stays in float")
+    refuse_if(
+        dim == 0 or isinstance(tensors, Ref) or not all(low.is_activation(part) for part in tensors),
+        "stacking along the batch, or of constants, stays in float",
+    )
     single = (*shape[:dim], 1, *shape[dim + 1 :])
     batch: dict[str, Any] = {"target": torch.unsqueeze, "batch_dims": node.batch_dims}
     parts = [

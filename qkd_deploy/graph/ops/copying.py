@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.graph.contract.evaluation import move_codes, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.ops.indexing import lower_index
@@ -33,12 +33,9 @@ def _lower_copy(low: Lowering, node: Node, target: Any) -> None:
 
 def _lower_expand(low: Lowering, node: Node, source: Ref) -> None:
     """One size for every dimension of the result, -1 where it is the source's own."""
-    given = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
-    if any(isinstance(low.graph.node(ref.name).value, tuple) for ref in references(given)):
-        raise StaysInFloat("an expansion to the whole size of another tensor stays in float")
-    more, batch_dims = len(node.shape or ()) - low.rank(source), low.batch_dims(source)
-    if node.target == "repeat" and any(list(given[more + dim : more + dim + 1]) != [1] for dim in batch_dims):
-        raise StaysInFloat(_ALONG_THE_BATCH)
+    given = _given_sizes(low, node)
+    if node.target == "repeat":
+        _require_one_batch(low, node, source, given)
     sizes = [_expanded_size(low, node, source, given, dim) for dim in range(len(node.shape or ()))]
     if None in sizes:
         _repeat(low, node, source, given)
@@ -46,24 +43,42 @@ def _lower_expand(low: Lowering, node: Node, source: Ref) -> None:
         low.become(node, EXPAND, (source,), sizes=tuple(sizes))
 
 
+def _given_sizes(low: Lowering, node: Node) -> Any:
+    """The sizes of a call, which may be one by one or a sequence."""
+    _, *given = node.args
+    sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+    whole = [ref.name for ref in references(sizes) if isinstance(low.graph.node(ref.name).value, tuple)]
+    refuse_if(whole, "an expansion to the whole size of another tensor stays in float")
+    return sizes
+
+
+def _require_one_batch(low: Lowering, node: Node, source: Ref, times: Any) -> None:
+    more = len(node.shape or ()) - low.rank(source)
+    for dim in low.batch_dims(source):
+        refuse_if(list(times[more + dim : more + dim + 1]) != [1], _ALONG_THE_BATCH)
+
+
 def _expanded_size(low: Lowering, node: Node, source: Ref, given: Any, dim: int) -> Any:
     """The size that a dimension is expanded to; -1 where it is the source's own, None where it is no expansion."""
     shape, more = node.shape or (), len(node.shape or ()) - low.rank(source)
     old = ((1,) * more + low.shape(source))[dim]
-    follows = dim in node.batch_dims
-    kept = dim - more in low.batch_dims(source) if follows else old == shape[dim]
-    if dim >= more and kept:
+    if dim in node.batch_dims:
+        if dim - more in low.batch_dims(source):
+            return -1
+        told = node.target != "expand_as" and dim < len(given)
+        return given[dim] if old == 1 and told else None
+    if dim >= more and old == shape[dim]:
         return -1
-    if old != 1 or (follows and (node.target == "expand_as" or dim >= len(given))):
-        return None
-    return given[dim] if follows else shape[dim]
+    return shape[dim] if old == 1 else None
 
 
 def _repeat(low: Lowering, node: Node, source: Ref, times: Any) -> None:
     """Whole tensors one behind the other, along one dimension after the other."""
     shape = low.shape(source)
-    if node.target != "repeat" or len(times) != len(shape) or not all(isinstance(count, int) for count in times):
-        raise StaysInFloat(_ALONG_THE_BATCH)
+    refuse_if(
+        node.target != "repeat" or len(times) != len(shape) or not all(isinstance(count, int) for count in times),
+        _ALONG_THE_BATCH,
+    )
     repeated = [(dim, tuple(range(shape[dim])) * count) for dim, count in enumerate(times) if count != 1]
     lower_index(low, node, source, *repeated)
 
@@ -71,8 +86,10 @@ def _repeat(low: Lowering, node: Node, source: Ref, times: Any) -> None:
 def _lower_repeat_interleave(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("input", "repeats", "dim"), dim=None)
     repeats, dim = bound["repeats"], bound["dim"]
-    if not isinstance(repeats, int) or not isinstance(dim, int):
-        raise StaysInFloat("repeating by computed numbers, or the flattened tensor, stays in float")
+    refuse_if(
+        not isinstance(repeats, int) or not isinstance(dim, int),
+        "repeating by computed numbers, or the flattened tensor, stays in float",
+    )
     size = low.shape(node.args[0])[dim]
     lower_index(low, node, node.args[0], (dim, tuple(i // repeats for i in range(size * repeats))))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qkd_deploy.graph.contract.evaluation import move_codes, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.ops.movement import RESHAPE
@@ -77,8 +77,7 @@ class _Parts:
 
 def _lower_getitem(low: Lowering, node: Node, target: Any) -> None:
     operand, index = node.args
-    if not isinstance(operand, Ref):
-        raise StaysInFloat(_NOT_ALONE)
+    refuse_if(not isinstance(operand, Ref), _NOT_ALONE)
     source = low.graph.node(operand.name)
     if source.shape is None:
         _lower_part_of_split(low, node, source, index)
@@ -95,8 +94,7 @@ def _lower_getitem(low: Lowering, node: Node, target: Any) -> None:
 
 
 def _require_only_new_dimensions(items: list[Any]) -> None:
-    if not all(item is None or item is Ellipsis or item == _WHOLE for item in items):
-        raise StaysInFloat(_NOT_ALONE)
+    refuse_if(not all(item is None or item is Ellipsis or item == _WHOLE for item in items), _NOT_ALONE)
 
 
 def _spelled_out(items: list[Any], rank: int) -> list[Any]:
@@ -134,8 +132,7 @@ def _positions(low: Lowering, item: Any, size: int) -> Positions | None:
 
 def _lower_parts(low: Lowering, node: Node, operand: Ref, parts: _Parts) -> None:
     if parts.listed:
-        if len(parts.listed) > 1 or parts.ranges:
-            raise StaysInFloat(_NOT_ALONE)
+        refuse_if(len(parts.listed) > 1 or parts.ranges, _NOT_ALONE)
         lower_index(low, node, operand, *parts.listed.items())
     elif parts.dropped:
         _take_and_drop(low, node, operand, parts.ranges, parts.dropped)
@@ -149,8 +146,7 @@ def _lower_parts(low: Lowering, node: Node, operand: Ref, parts: _Parts) -> None
 def _lower_part_of_split(low: Lowering, node: Node, source: Node, index: Any) -> None:
     """``x.chunk(2, 1)[i]`` as a slice of ``x``; the call itself then has no readers."""
     name = named(source.target)
-    if not isinstance(index, int):
-        raise StaysInFloat(_NOT_ALONE)
+    refuse_if(not isinstance(index, int), _NOT_ALONE)
     operand, *rest = source.args or (None,)
     if name == "unbind":
         _one_of(low, node, operand, source.kwargs.get("dim", rest[0] if rest else 0), index)
@@ -178,8 +174,7 @@ def _chunk(low: Lowering, source: Node, name: str, index: int) -> Range:
 def _lower_narrow(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("input", "dim", "start", "length"))
     dim, start, length = bound["dim"], bound["start"], bound["length"]
-    if not isinstance(start, int) or not isinstance(length, int):
-        raise StaysInFloat(_NOT_ALONE)
+    refuse_if(not isinstance(start, int) or not isinstance(length, int), _NOT_ALONE)
     if start < 0:
         start += low.shape(node.args[0])[dim]
     _take(low, node, node.args[0], [(dim, start, start + length, 1)])
@@ -198,8 +193,7 @@ def _lower_flip(low: Lowering, node: Node, target: Any) -> None:
     """Slices with a step of -1 are no slices of PyTorch's, so the positions are listed."""
     given = (*node.args[1:], *node.kwargs.values())
     dims = list(given[0]) if isinstance(given[0], (list, tuple)) else list(given)
-    if not dims:
-        raise StaysInFloat(_NOT_ALONE)
+    refuse_if(not dims, _NOT_ALONE)
     shape = low.shape(node.args[0])
     lower_index(low, node, node.args[0], *((dim, tuple(reversed(range(shape[dim])))) for dim in dims))
 
@@ -207,8 +201,7 @@ def _lower_flip(low: Lowering, node: Node, target: Any) -> None:
 def _lower_select(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("input", "dim", "index"))
     dim, index = bound["dim"], bound["index"]
-    if not isinstance(dim, int) or not isinstance(index, int):
-        raise StaysInFloat(_NOT_ALONE)
+    refuse_if(not isinstance(dim, int) or not isinstance(index, int), _NOT_ALONE)
     _one_of(low, node, node.args[0], dim, index)
 
 
@@ -219,8 +212,10 @@ def lower_index(low: Lowering, node: Node, operand: Ref, *listed: tuple[int, Pos
     """Take the elements at the positions listed for a dimension, or for one dimension after the other."""
     rank, batch_dims = low.rank(operand), low.batch_dims(operand, (0,))
     followed = [(dim % rank, positions) for dim, positions in listed]
-    if not low.is_float(operand) or any(dim in batch_dims or positions == () for dim, positions in followed):
-        raise StaysInFloat(_NOT_ALONE)
+    refuse_if(
+        not low.is_float(operand) or any(dim in batch_dims or positions == () for dim, positions in followed),
+        _NOT_ALONE,
+    )
     *first, (last, chosen) = followed
     shape = list(low.shape(operand))
     for dim, positions in first:

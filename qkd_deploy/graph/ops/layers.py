@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import attribute_at, output_grid, own_call
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, refuse_if
 from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.ops.constants import CONSTANT
+from qkd_deploy.graph.ops.indexing import SLICE
 from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 _PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_COMPUTED = "a layer whose weights are computed has no place for a quantizer"
 _UNBATCHED = "a convolution of an unbatched tensor has no integer kernel"
 
 
@@ -30,10 +33,8 @@ _UNBATCHED = "a convolution of an unbatched tensor has no integer kernel"
 
 
 def _lower_conv(low: Lowering, node: Node, target: nn.Conv1d | nn.Conv2d) -> None:
-    if target.padding_mode != "zeros":
-        raise StaysInFloat(f"padding mode {target.padding_mode!r} has no integer kernel")
-    if low.rank(node.args[0]) != target.weight.dim():
-        raise StaysInFloat(_UNBATCHED)
+    refuse_if(target.padding_mode != "zeros", f"padding mode {target.padding_mode!r} has no integer kernel")
+    refuse_if(low.rank(node.args[0]) != target.weight.dim(), _UNBATCHED)
     low.become(node, CONV, (node.args[0],), target=str(node.target))
 
 
@@ -86,12 +87,9 @@ class _Conv2d(_Borrowing, nn.Conv2d):  # type: ignore[override]
 
 def _lower_functional(low: Lowering, node: Node, target: Any) -> None:
     bound = {"bias": None, **dict(zip(_PARAMETERS, node.args, strict=False)), **node.kwargs}
-    weight, bias = _source(low, bound["weight"]), _source(low, bound["bias"])
-    if weight is None or (bound["bias"] is not None and bias is None):
-        raise StaysInFloat("a layer whose weights are computed has no place for a quantizer")
+    weight, bias = _own(low, bound["weight"]), None if bound["bias"] is None else _own(low, bound["bias"])
     shape = weight.read().shape
-    if target is not F.linear and low.rank(bound["input"]) != len(shape):
-        raise StaysInFloat(_UNBATCHED)
+    refuse_if(target is not F.linear and low.rank(bound["input"]) != len(shape), _UNBATCHED)
     options = {name: bound[name] for name in _PARAMETERS[3:] if name in bound}
     layer = _linear(shape) if target is F.linear else _convolution(shape, options)
     layer.sources = (weight, bias)
@@ -100,15 +98,15 @@ def _lower_functional(low: Lowering, node: Node, target: Any) -> None:
     low.become(node, LINEAR if target is F.linear else CONV, (bound["input"],), target=path)
 
 
-def _source(low: Lowering, value: Any) -> _Source | None:
-    """The parameter or buffer, or rows of one, that an argument is; None for computed tensors."""
-    node = low.graph.node(value.name) if isinstance(value, Ref) else None
-    rows = slice(None)
-    if node is not None and node.kind == "slice" and len(node.kwargs["ranges"]) == 1:
-        dim, *bounds = node.kwargs["ranges"][0]
-        node, rows = low.graph.node(node.inputs[0]) if dim == 0 else None, slice(*bounds)
-    if node is None or node.kind != "constant":
-        return None
+def _own(low: Lowering, value: Ref) -> _Source:
+    """The parameter or buffer, or rows of one, that an argument is."""
+    refuse_if(not isinstance(value, Ref), _COMPUTED)
+    node, rows = low.graph.node(value.name), slice(None)
+    if node.kind == SLICE.name:
+        (dim, *bounds), *others = node.kwargs["ranges"]
+        refuse_if(dim != 0 or others, _COMPUTED)
+        node, rows = low.graph.node(node.inputs[0]), slice(*bounds)
+    refuse_if(node.kind != CONSTANT.name, _COMPUTED)
     path, _, name = str(node.target).rpartition(".")
     return _Source(low.network.get_submodule(path), name, rows)
 

@@ -15,7 +15,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_number
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.ops.arithmetic import times
@@ -33,10 +33,13 @@ _NO_PRODUCT = "only an einsum that is one batched matrix product of two activati
 def _lower_matmul(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("input", "other"))
     operands = (bound.get("input"), bound.get("other", bound.get("mat2")))
-    if not all(low.is_float(operand) for operand in operands) or not low.is_activation(operands[0]):
-        raise StaysInFloat("a matrix product whose left operand is constant stays in float")
-    if min(low.rank(operand) for operand in operands) < 2:
-        raise StaysInFloat("a matrix product with a vector has no integer kernel here")
+    refuse_if(
+        not all(low.is_float(operand) for operand in operands) or not low.is_activation(operands[0]),
+        "a matrix product whose left operand is constant stays in float",
+    )
+    refuse_if(
+        min(low.rank(operand) for operand in operands) < 2, "a matrix product with a vector has no integer kernel here"
+    )
     low.become(node, MATMUL, operands)
 
 
@@ -101,15 +104,13 @@ def _lower_einsum(low: Lowering, node: Node, target: Any) -> None:
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = list(operands[0])
     spelled = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)", str(equation).replace(" ", ""))
-    if spelled is None or len(operands) != 2 or not all(low.is_activation(operand) for operand in operands):
+    if spelled is None or len(operands) != 2 or not all(map(low.is_activation, operands)):
         raise StaysInFloat(_NO_PRODUCT)
     letters = _Equation(*spelled.groups())
-    if not letters.is_product:
-        raise StaysInFloat(_NO_PRODUCT)
+    refuse_if(not letters.is_product, _NO_PRODUCT)
     one, two = operands
     for c in (*letters.shared, *letters.summed):  # a single element would be repeated
-        if low.shape(one)[letters.left.index(c)] != low.shape(two)[letters.right.index(c)]:
-            raise StaysInFloat(_NO_PRODUCT)
+        refuse_if(low.shape(one)[letters.left.index(c)] != low.shape(two)[letters.right.index(c)], _NO_PRODUCT)
     _multiply_turned(low, node, letters, one, two)
 
 
@@ -146,15 +147,15 @@ def _lower_attention(low: Lowering, node: Node, target: Any) -> None:
     """``softmax(q @ k^T * scale) @ v``; a positive scale is free."""
     bound = low.bind(node, target, _ATTENTION, dropout_p=0.0, scale=None)
     query, key, value = bound["query"], bound["key"], bound["value"]
-    if bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"):
-        raise StaysInFloat("attention with a mask stays in float")
-    if low.shape(key)[-2] < 2:
-        raise StaysInFloat("attention to a single token stays in float")
+    refuse_if(
+        bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"),
+        "attention with a mask stays in float",
+    )
+    refuse_if(low.shape(key)[-2] < 2, "attention to a single token stays in float")
     if isinstance(bound["dropout_p"], Ref) or bound["dropout_p"]:
         raise UserError(f"{node.label} drops values in eval mode, too; call it with dropout_p=0.0 there")
     factor = low.shape(query)[-1] ** -0.5 if bound["scale"] is None else bound["scale"]
-    if not is_number(factor):
-        raise StaysInFloat("attention with a computed scale stays in float")
+    refuse_if(not is_number(factor), "attention with a computed scale stays in float")
     scores = _scores(low, node, query, key)
     scaled = times(low, node, scores, float(factor), "scaled")
     weights = low.insert_before(node, SOFTMAX, (scaled,), "softmax", low.shape(scores))

@@ -12,7 +12,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import move_codes, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node
 
@@ -41,8 +41,9 @@ def _lower_reshape_like(low: Lowering, node: Node, target: Any) -> None:
 
 def _lower_transpose(low: Lowering, node: Node, target: Any) -> None:
     rank = low.rank(node.args[0])
-    if rank < 0 or is_computed(node.args[1:], node.kwargs):
-        raise StaysInFloat("a transposition by computed dimensions stays in float")
+    refuse_if(
+        rank < 0 or is_computed(node.args[1:], node.kwargs), "a transposition by computed dimensions stays in float"
+    )
     told_apart = torch.empty(tuple(range(rank)), device="meta")  # dimension d has size d
     moved = getattr(told_apart, named(target))(*node.args[1:], **node.kwargs)
     low.become(node, TRANSPOSE, (node.args[0],), dims=tuple(moved.shape))
@@ -66,10 +67,14 @@ def _lower_attribute(low: Lowering, node: Node, target: Any) -> None:
 def _lower_pad(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("input", "pad", "mode", "value"), mode="constant")
     mode, flat = _PADDING_MODES.get(type(target), bound["mode"]), bound["pad"]
-    if is_computed(flat) or any(not isinstance(amount, int) or amount < 0 for amount in flat):
-        raise StaysInFloat("padding by computed or negative amounts stays in float")
-    if mode not in ("constant", "reflect", "replicate") or (mode == "constant" and bound.get("value")):
-        raise StaysInFloat("padding with other values than zeros or the image's own stays in float")
+    refuse_if(
+        is_computed(flat) or any(not isinstance(amount, int) or amount < 0 for amount in flat),
+        "padding by computed or negative amounts stays in float",
+    )
+    refuse_if(
+        mode not in ("constant", "reflect", "replicate") or (mode == "constant" and bound.get("value")),
+        "padding with other values than zeros or the image's own stays in float",
+    )
     pairs = list(zip(flat[::2], flat[1::2], strict=True))[::-1]
     amounts = ((0, 0),) * (low.rank(node.args[0]) - len(pairs)) + tuple(pairs)
     padded = [dim for dim, pair in enumerate(amounts) if any(pair)]
@@ -89,8 +94,10 @@ def _lower_resize(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _RESIZE, mode="nearest")
     before, after = low.shape(node.args[0])[2:], (node.shape or ())[2:]
     whole = all(new % old == 0 for old, new in zip(before, after, strict=True))
-    if bound["mode"] not in ("nearest", "nearest-exact") or not whole or len(after) not in (1, 2):
-        raise StaysInFloat("only nearest upsampling by whole factors runs in integers")
+    refuse_if(
+        bound["mode"] not in ("nearest", "nearest-exact") or not whole or len(after) not in (1, 2),
+        "only nearest upsampling by whole factors runs in integers",
+    )
     factors = tuple(new // old for old, new in zip(before, after, strict=True))
     _require_whole_factors(node, bound, factors)
     low.become(node, RESIZE, (node.args[0],), factors=factors)
@@ -132,8 +139,7 @@ def _lower_pixel_unshuffle(low: Lowering, node: Node, target: Any) -> None:
 
 def _image(low: Lowering, node: Node) -> tuple[int, ...]:
     shape = low.shape(node.args[0])
-    if len(shape) != 4:
-        raise StaysInFloat("a pixel shuffle of anything but images stays in float")
+    refuse_if(len(shape) != 4, "a pixel shuffle of anything but images stays in float")
     return shape
 
 
@@ -153,8 +159,7 @@ def _only_argument(node: Node, target: Any, attribute: str) -> Any:
 def _shuffle(low: Lowering, node: Node, split: tuple[int, ...], order: tuple[int, ...], moved: tuple[int, ...]) -> None:
     """Split dimensions, permute them and join them again."""
     operand, batch = node.args[0], {"batch_dims": (0,)}
-    if low.batch_dims(operand) != (0,):
-        raise StaysInFloat("a shuffle of an unbatched tensor stays in float")
+    refuse_if(low.batch_dims(operand) != (0,), "a shuffle of an unbatched tensor stays in float")
     parts = low.insert_before(node, RESHAPE, (operand, (-1, *split[1:])), "split", split, target=torch.reshape, **batch)
     turned = low.insert_before(node, TRANSPOSE, (parts,), "permuted", moved, kwargs={"dims": order}, **batch)
     low.become(node, RESHAPE, (turned, (-1, *(node.shape or ())[1:])), target=torch.reshape)
@@ -164,8 +169,7 @@ def _lower_roll(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("input", "shifts", "dims"))
     shifts, dims = (_as_tuple(bound.get(name)) for name in ("shifts", "dims"))
     reason = "rolling along the batch, flattened, or by computed amounts stays in float"
-    if not dims or not all(isinstance(value, int) for value in (*shifts, *dims)):
-        raise StaysInFloat(reason)
+    refuse_if(not dims or not all(isinstance(value, int) for value in (*shifts, *dims)), reason)
     dims = tuple(dim % low.rank(node.args[0]) for dim in dims)
     low.require_off_batch(node.args[0], dims, reason)
     low.become(node, ROLL, (node.args[0],), shifts=shifts, dims=dims)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import in_float, kernel, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Operands, Operator, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, nonnegative
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.rows import LONGEST_ROW, eps_in_steps, layer_norm, row_center, softmax_codes
@@ -31,8 +31,10 @@ _LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
 
 
 def _lower_batch_norm(low: Lowering, node: Node, target: nn.Module) -> None:
-    if not getattr(target, "track_running_stats", True) or getattr(target, "running_mean", None) is None:
-        raise StaysInFloat("a batch norm without running statistics depends on the batch")
+    refuse_if(
+        not getattr(target, "track_running_stats", True) or getattr(target, "running_mean", None) is None,
+        "a batch norm without running statistics depends on the batch",
+    )
     reason = node.reason  # it holds until a pass finds the norm a layer
     low.become(node, BATCH_NORM, (node.args[0],), target=str(node.target))
     node.reason = reason
@@ -44,11 +46,12 @@ def _lower_batch_norm(low: Lowering, node: Node, target: nn.Module) -> None:
 def _lower_softmax(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _FUNCTIONAL_SOFTMAX if target is F.softmax else _SOFTMAX, dim=None, dtype=None)
     operand, shape, dim = node.args[0], node.shape or (), bound["dim"]
-    if dim is None or not shape or bound["dtype"] not in (None, torch.float32, torch.float64):
-        raise StaysInFloat("a softmax of a single number, without a dimension, or in half precision stays in float")
+    refuse_if(
+        dim is None or not shape or bound["dtype"] not in (None, torch.float32, torch.float64),
+        "a softmax of a single number, without a dimension, or in half precision stays in float",
+    )
     dim, last = dim % len(shape), len(shape) - 1
-    if dim in node.batch_dims or shape[dim] < 2:
-        raise StaysInFloat("a softmax over the batch or over one element stays in float")
+    refuse_if(dim in node.batch_dims or shape[dim] < 2, "a softmax over the batch or over one element stays in float")
     if dim == last:
         low.become(node, SOFTMAX, (operand,))
     elif last in node.batch_dims:
@@ -107,8 +110,10 @@ def _lower_layer_norm(low: Lowering, node: Node, target: Any) -> None:
         raise StaysInFloat(
             f"a LayerNorm over more than the last dimension, or over more than {LONGEST_ROW} values, stays in float"
         )
-    if low.is_activation(bound["weight"]) or low.is_activation(bound["bias"]):
-        raise StaysInFloat("a LayerNorm whose gain or offset is computed stays in float")
+    refuse_if(
+        low.is_activation(bound["weight"]) or low.is_activation(bound["bias"]),
+        "a LayerNorm whose gain or offset is computed stays in float",
+    )
     if module is not None:
         gain, offset = (parameter(low, node, module, name) for name in ("weight", "bias"))
     else:

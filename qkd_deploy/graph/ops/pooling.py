@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract.evaluation import kernel, move_codes, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.ir import Graph, Node, Ref
@@ -34,8 +34,7 @@ _POOL_RATIOS = (2.0**-31, 255.0)
 
 def _lower_max_pool(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _MAX_POOL, stride=None, padding=0, dilation=1, ceil_mode=False)
-    if bound.get("return_indices"):
-        raise StaysInFloat(_INDICES)
+    refuse_if(bound.get("return_indices"), _INDICES)
     spatial = len(node.shape or ()) - 2
     kernel_size = _sizes(bound["kernel_size"], spatial)
     low.become(
@@ -146,8 +145,7 @@ def _lower_adaptive_avg_pool(low: Lowering, node: Node, target: Any) -> None:
 
 
 def _lower_adaptive_max_pool(low: Lowering, node: Node, target: Any) -> None:
-    if low.bind(node, target, ("input", "output_size", "return_indices")).get("return_indices"):
-        raise StaysInFloat(_INDICES)
+    refuse_if(low.bind(node, target, ("input", "output_size", "return_indices")).get("return_indices"), _INDICES)
     _fixed_pool(low, node, MAX_POOL, "max", dilation=1, ceil_mode=False)
 
 
@@ -169,9 +167,12 @@ def _fixed_pool(low: Lowering, node: Node, kind: Operator, word: str, **options:
 
 def _lower_mean(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _MEAN, dim=None, keepdim=False, dtype=None)
-    operand, dims = bound.get("input"), _dims(low, bound)
-    if not dims or 0 in dims or low.rank(operand) < 2 or low.batch_dims(operand) != (0,) or bound["dtype"] is not None:
-        raise StaysInFloat("a mean over the batch, or of everything, has no integer kernel")
+    operand = bound.get("input")
+    dims = [] if bound["dim"] is None else sorted(_positive_dims(low, operand, bound["dim"]))
+    refuse_if(
+        not dims or 0 in dims or low.rank(operand) < 2 or low.batch_dims(operand) != (0,) or bound["dtype"] is not None,
+        "a mean over the batch, or of everything, has no integer kernel",
+    )
     assert isinstance(operand, Ref)
     spatial = dims == list(range(2, low.rank(operand))) and low.rank(operand) in (3, 4)
     if spatial and bound["keepdim"]:
@@ -181,14 +182,6 @@ def _lower_mean(low: Lowering, node: Node, target: Any) -> None:
     low.graph.node(pooled.name).label = node.label
     node.label += ".flatten"
     low.become(node, RESHAPE, (pooled, (-1, *(node.shape or ())[1:])), target=torch.reshape)
-
-
-def _dims(low: Lowering, bound: dict[str, Any]) -> list[int]:
-    """The dimensions of a mean, in order; [] for all."""
-    dim, rank = bound["dim"], low.rank(bound.get("input"))
-    if dim is None:
-        return []
-    return sorted(d % rank for d in (dim if isinstance(dim, (list, tuple)) else [dim]))
 
 
 def _pooled_image(low: Lowering, node: Node, operand: Ref, dims: list[int]) -> Ref:
@@ -216,8 +209,7 @@ def _lower_sum(low: Lowering, node: Node, target: Any) -> None:
     """The mean, with another scale."""
     bound = low.bind(node, target, _MEAN)
     operand = bound.pop("input", None)
-    if not low.is_float(operand):
-        raise StaysInFloat("a sum of integers stays in float")
+    refuse_if(not low.is_float(operand), "a sum of integers stays in float")
     before, after = low.shape(operand), node.shape or ()
     mean = low.insert_before(node, GLOBAL_AVG_POOL, (operand,), "mean", after, kwargs=bound, batch_dims=node.batch_dims)
     inner = low.graph.node(mean.name)
@@ -270,12 +262,18 @@ def lower_extreme_part(low: Lowering, node: Node, source: Node, name: str) -> No
 def _lower_extreme(low: Lowering, node: Node, kind: Operator, bound: dict[str, Any]) -> None:
     """The largest or smallest elements along dimensions, which are those of the codes."""
     operand, dims, keep = bound.get("input"), bound.get("dim"), bound.get("keepdim", False)
-    dims = (dims,) if isinstance(dims, int) else dims
-    if not dims or is_computed(dims, keep) or not low.is_float(operand):
-        raise StaysInFloat("the largest or smallest element of everything stays in float")
-    dims = tuple(dim % low.rank(operand) for dim in dims)
+    refuse_if(
+        dims in (None, (), []) or is_computed(dims, keep) or not low.is_float(operand),
+        "the largest or smallest element of everything stays in float",
+    )
+    dims = _positive_dims(low, operand, dims)
     low.require_off_batch(operand, dims, "the largest or smallest elements along the batch stay in float")
-    low.become(node, kind, (operand,), dim=dims, keepdim=bool(keep))
+    low.become(node, kind, (operand,), dim=tuple(dims), keepdim=bool(keep))
+
+
+def _positive_dims(low: Lowering, operand: Any, dims: Any) -> list[int]:
+    """One dimension or several, counted from the front."""
+    return [dim % low.rank(operand) for dim in (dims if isinstance(dims, (list, tuple)) else [dims])]
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

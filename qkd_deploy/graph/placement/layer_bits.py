@@ -8,7 +8,7 @@ from torch import nn
 
 from qkd_deploy.bits import BitWidths, bits_for
 from qkd_deploy.errors import UserError, closest
-from qkd_deploy.graph.ir import Graph
+from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import BITS, is_channel_identity
 
 if TYPE_CHECKING:
@@ -16,38 +16,57 @@ if TYPE_CHECKING:
 
 
 def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, BitWidths]:
-    """Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have their own."""
+    """Choose bits for every layer, by its node's name.
+
+    Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have bits of their own.
+
+    Raises:
+        UserError: a network without layers, or an override that matches none.
+    """
     nodes = [node for node in graph.nodes if node.is_layer]
-    norms = {n.name for n in nodes if is_channel_identity(model.get_submodule(str(n.target)))}
+    norms = {node.name for node in nodes if is_channel_identity(model.get_submodule(str(node.target)))}
     layers = [node for node in nodes if node.name not in norms]
     if not layers:
         raise UserError("the network has no convolution or linear layer to quantize")
-    for pattern in settings.overrides:
-        if not any(bits_for(str(node.target), {pattern: settings.bits}) for node in layers):
-            hint = closest(pattern, [str(node.target) for node in layers], cutoff=0.3)
-            raise UserError(f"the pattern {pattern!r} matches no layer of the network; {hint}".removesuffix("; "))
-    wide = settings.first_last_bits
-    edge_bits = BitWidths(wide, settings.bits.activation if settings.bits.weights_only else wide)
+    _require_matches(settings, [str(node.target) for node in layers])
     edges = _first_layers(graph, norms) | last_layers(graph, norms)
-    chosen = {
-        node.name: bits_for(str(node.target), settings.overrides)
-        or (edge_bits if node.name in edges else settings.bits)
-        for node in layers
-    }
-    for node in layers:  # a layer that is called twice has one set of weights: the widest of its places decides
-        calls = [chosen[other.name].weight for other in layers if other.target == node.target]
-        chosen[node.name] = BitWidths(max(calls), chosen[node.name].activation)
-    return chosen | dict.fromkeys(norms, BITS)
+    chosen = {node.name: _bits_of(node, settings, at_edge=node.name in edges) for node in layers}
+    return _of_shared_weights(layers, chosen) | dict.fromkeys(norms, BITS)
+
+
+def _require_matches(settings: Settings, paths: list[str]) -> None:
+    """Refuse overrides that match no layer."""
+    for pattern in settings.overrides:
+        if not any(bits_for(path, {pattern: settings.bits}) for path in paths):
+            hint = closest(pattern, paths, cutoff=0.3)
+            raise UserError(f"the pattern {pattern!r} matches no layer of the network; {hint}".removesuffix("; "))
+
+
+def _bits_of(node: Node, settings: Settings, *, at_edge: bool) -> BitWidths:
+    override = bits_for(str(node.target), settings.overrides)
+    if override is not None or not at_edge:
+        return override or settings.bits
+    wide = settings.first_last_bits
+    return BitWidths(wide, settings.bits.activation if settings.bits.weights_only else wide)
+
+
+def _of_shared_weights(layers: list[Node], chosen: dict[str, BitWidths]) -> dict[str, BitWidths]:
+    """A layer that is called twice has one set of weights: the widest of its places decides."""
+    widest: dict[str, int] = {}
+    for node in layers:
+        widest[str(node.target)] = max(widest.get(str(node.target), 0), chosen[node.name].weight)
+    return {node.name: BitWidths(widest[str(node.target)], chosen[node.name].activation) for node in layers}
 
 
 def _first_layers(graph: Graph, norms: set[str]) -> set[str]:
     """Layers with no other layer between them and an input; ``norms`` do not count."""
     first: set[str] = set()
-    behind: dict[str, bool] = {}  # whether a layer is or stands before a node
-    layers = {node.name for node in graph.nodes if node.is_layer} - norms
+    behind: set[str] = set()  # layers, and what reads them
     for node in graph.nodes:
-        behind[node.name] = any(behind[name] or name in layers for name in node.inputs)
-        if node.name in layers and not behind[node.name]:
+        if not behind.isdisjoint(node.inputs):
+            behind.add(node.name)
+        elif node.is_layer and node.name not in norms:
+            behind.add(node.name)
             first.add(node.name)
     return first
 

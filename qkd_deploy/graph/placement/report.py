@@ -10,6 +10,7 @@ from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.activations import DROPOUT
 from qkd_deploy.graph.ops.arithmetic import REQUANTIZE
 from qkd_deploy.graph.ops.constants import INPUT, SCALAR
+from qkd_deploy.graph.ops.layers import CONV
 from qkd_deploy.graph.placement.place import Placed
 
 
@@ -44,15 +45,12 @@ class Account:
         return tuple(entry for entry in self.entries if entry.reason)
 
     def __str__(self) -> str:
-        rows = [
-            ("tensor", "operation", "bits", "kernel"),
-            *((e.name, e.operation, e.bits, e.kernel) for e in self.entries),
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        if not self.floats:
-            return "\n".join([*lines, "Everything runs in integers."])
-        return "\n".join([*lines, "Stays in float:", *(f"  {e.name} ({e.operation}): {e.reason}" for e in self.floats)])
+        head = ("tensor", "operation", "bits", "kernel")
+        rows = [head, *((e.name, e.operation, e.bits, e.kernel) for e in self.entries)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        floats = [f"  {e.name} ({e.operation}): {e.reason}" for e in self.floats]
+        return "\n".join([*lines, *(["Stays in float:", *floats] if floats else ["Everything runs in integers."])])
 
 
 def account_of(placed: Placed) -> Account:
@@ -69,32 +67,46 @@ def account_of(placed: Placed) -> Account:
 
 
 def _entry(placed: Placed, node: Node, quantized: set[str]) -> Entry:
-    operator = operator_of(node)
-    bits = str(placed.activations[node.quantizer].bits) if node.quantizer else "float"
+    reason = _reason(node, quantized)
+    operation = _called(node) if operator_of(node).operands is Operands.FLOATS else node.kind
+    return Entry(node.name, operation, _bits(placed, node, quantized), "float" if reason else _kernel(node), reason)
+
+
+def _bits(placed: Placed, node: Node, quantized: set[str]) -> str:
     if node.is_layer:
-        reason = _layer_reason(node)
-        kernel = "QLinearConv" if node.is_on_tokens else operator.kernel
-        return _described(node, str(placed.layer_bits[node.name]), kernel, reason)
-    if operator.operands is Operands.FLOATS:
-        return Entry(node.name, _called(node), bits, "float" if node.reason else "", node.reason)
-    if operator.in_float:
-        return _described(node, bits, operator.kernel, operator.in_float)
-    if node.kind == INPUT.name:
-        return _described(node, bits, operator.kernel if node.quantizer else "", "")
-    if operator.moves_codes and node.kind != REQUANTIZE.name:
-        return _described(node, "codes" if node.name in quantized else "float", operator.kernel, "")
+        return str(placed.layer_bits[node.name])
+    if _only_moves(node):
+        return "codes" if node.name in quantized else "float"
+    return str(placed.activations[node.quantizer].bits) if node.quantizer else "float"
+
+
+def _only_moves(node: Node) -> bool:
+    """True for kinds without a scale of their own."""
+    return operator_of(node).moves_codes and node.kind != REQUANTIZE.name
+
+
+def _kernel(node: Node) -> str:
+    """The kernel that is expected of a node in integers; linear layers on tokens run as convolutions."""
+    if node.kind == INPUT.name and not node.quantizer:
+        return ""
+    return CONV.kernel if node.is_on_tokens else operator_of(node).kernel
+
+
+def _reason(node: Node, quantized: set[str]) -> str:
+    """Why a node computes in float; "" where it does not."""
+    operator = operator_of(node)
+    if node.is_layer:
+        return _layer_reason(node)
+    if operator.operands is Operands.FLOATS or operator.in_float:
+        return operator.in_float or node.reason
+    if operator.moves_codes or node.kind == INPUT.name:
+        return ""
     read = node.inputs[:1] if operator.float_constants else node.inputs
-    between_floats = node.quantizer is None or any(name not in quantized for name in read)
-    reason = "it stands between floats in this placement" if between_floats and node.kind != REQUANTIZE.name else ""
-    return _described(node, bits, operator.kernel, reason)
-
-
-def _described(node: Node, bits: str, kernel: str, reason: str) -> Entry:
-    return Entry(node.name, node.kind, bits, "float" if reason else kernel, reason)
+    in_codes = node.quantizer is not None and quantized.issuperset(read)
+    return "" if in_codes else "it stands between floats in this placement"
 
 
 def _layer_reason(node: Node) -> str:
-    """Why a layer computes in float; "" where it does not."""
     if node.source is None:
         return "its input is not quantized (weights only)"
     if node.quantizer is None and not operator_of(node).floats_at_the_end:
