@@ -52,6 +52,7 @@ LAYERS = (
     "distill",
     "data",
     "models",
+    "settings",
     "factory",
     "provenance",
     "atomic",

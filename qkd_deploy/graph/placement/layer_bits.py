@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
 from qkd_deploy.bits import BitWidths, bits_for
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Graph
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import BITS, is_channel_identity
-
-if TYPE_CHECKING:
-    from qkd_deploy.graph.placement.place import Settings
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 
 
-def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, BitWidths]:
+def layer_bits(model: nn.Module, graph: Graph, settings: QuantizationSettings) -> dict[str, BitWidths]:
     """Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have their own."""
     nodes = [node for node in graph.nodes if node.is_layer]
     norms = {n.name for n in nodes if is_channel_identity(model.get_submodule(str(n.target)))}
