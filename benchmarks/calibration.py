@@ -17,12 +17,11 @@ from qkd_deploy import calibrate, load_dataset
 from qkd_deploy.checkpoints.checkpoint import prepare_student
 from qkd_deploy.data import ImageDataset, batches
 from qkd_deploy.export.onnx_export import build_model
+from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.scale_search import METHODS
-from qkd_deploy.training.config import make_config
 from qkd_deploy.training.loop.evaluate import evaluate
 from qkd_deploy.training.networks import start_network
-from qkd_deploy.training.records import quantization_record
 from qkd_deploy.verification.runtime import RuntimeModel
 
 
@@ -42,8 +41,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         name, _, batch_norm = method.partition(" + ")
         row = {}
         for bits in options.bits:
-            record = quantization_record(make_config({"bits": bits, "method": "qat"}), dataset)
-            prepared = prepare_student(network, list(dataset.train.image_shape), record)
+            settings = NetworkBits(bits=bits).quantization(dataset.mean, dataset.std)
+            prepared = prepare_student(network, list(dataset.train.image_shape), settings)
             calibrate(prepared, dataset, method=name, images=options.images, batch_norm=bool(batch_norm))
             row[bits] = runtime_accuracy(prepared, dataset)
             print(f"{method} {bits}: {row[bits]:.2f}", file=sys.stderr, flush=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qkd_deploy.cli.options import Choice
+from qkd_deploy.cli.options import GroupedCommand, option
+from qkd_deploy.cli.values import Choice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,13 +17,19 @@ if TYPE_CHECKING:
     from qkd_deploy.bench.benchmark import BenchReport
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
-@click.option("--against", type=Choice(["fp32"]), help="Compare with the same network in float.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each session (1).")
-@click.option("--batch", type=click.IntRange(min=1), default=1, help="Images per run (1).")
-@click.option("--rounds", type=click.IntRange(min=1), default=100, help="Samples of about 10 ms for each model (100).")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@option("--against", type=Choice(["fp32"]), help="Compare with the same network in float.")
+@option("--threads", type=click.IntRange(min=1), default=1, usual="1", help="Threads of each session.")
+@option("--batch", type=click.IntRange(min=1), default=1, usual="1", help="Images per run.")
+@option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=100,
+    usual="100",
+    help="Samples of about 10 ms for each model.",
+)
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(file: Path, against: str | None, threads: int, batch: int, rounds: int, as_json: bool) -> None:
     """Measure latency, throughput, memory and size, also against fp32.
 

@@ -9,38 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.options import Argument
+from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, refuse_without
+from qkd_deploy.workflows.settings import SensitivityData
 
 if TYPE_CHECKING:
     from qkd_deploy.workflows.inspect import Inspection
 
-
-# What only --sensitivity needs; those that are settings of TrainConfig have their names.
-_SENSITIVITY: dict[str, tuple[str, Any, str]] = {
-    "--bits": ("bits", str, "Bits of the layer that is quantized (the checkpoint's own; w4a4)."),
-    "--limit": ("images", click.IntRange(min=1), "Training images to measure on (512)."),
-    "--dataset": ("dataset", str, "The data set, as for train (the checkpoint's own)."),
-    "--data-dir": ("data_dir", str, "Folder that holds the data set."),
-    "--dataset-arg": ("dataset_args", Argument(), "Keyword argument of your data set factory; may be repeated."),
-    "--image-size": ("image_size", int, "Bring images of a folder to this height and width."),
-    "--model-arg": ("model_args", Argument(), "Keyword argument of your network's factory; may be repeated."),
-}
+_SENSITIVITY = "with --sensitivity"
 
 
-def _sensitivity_options(command: Any) -> Any:
-    for option, (name, kind, text) in reversed(_SENSITIVITY.items()):
-        repeated = isinstance(kind, Argument)
-        text = f"With --sensitivity: {text[0].lower()}{text[1:]}"
-        command = click.option(option, name, type=kind, multiple=repeated, default=None, help=text)(command)
-    return command
-
-
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.PT|MODEL.ONNX")
-@click.option("--model", help="Your own network, package.module:factory, where a checkpoint holds one.")
-@click.option("--sensitivity", is_flag=True, help="Rank layers by the loss each costs when quantized alone.")
-@_sensitivity_options
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@option("--model", help="Your own network, `package.module:factory`, where a checkpoint holds one.")
+@option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@option(
+    "--sensitivity",
+    is_flag=True,
+    group=_SENSITIVITY,
+    help="Rank the layers of a checkpoint, quantized or not, by the loss that each costs when quantized alone.",
+)
+@option(
+    "--bits", group=_SENSITIVITY, usual="the checkpoint's; w4a4", help="Bits of the layer that is quantized, alone."
+)
+@options_of(
+    SensitivityData,
+    only=("images", "dataset", "data_dir", "dataset_args", "image_size", "model_args"),
+    renamed={"images": "--limit"},
+    group=_SENSITIVITY,
+    usual=lambda declared: "the checkpoint's" if declared.name == "dataset" else in_words(declared.default),
+)
 def command(file: Path, model: str | None, sensitivity: bool, as_json: bool, **options: Any) -> int:
     """Show the layers of a model: bits, scales, kernels, size, and the worst case of every integer sum.
 
@@ -48,13 +45,11 @@ def command(file: Path, model: str | None, sensitivity: bool, as_json: bool, **o
     is 1 where an input could make an accumulator overflow int32. With --sensitivity, MODEL.PT holds full-precision
     weights or is a quantized checkpoint, whose weights before rounding are taken.
     """
-    given = {name: value for name, value in options.items() if value not in (None, ())}
+    given = named(options)
     if sensitivity:
         _print_sensitivity(file, model, given, as_json)
         return 0
-    for option, (name, _, _) in _SENSITIVITY.items():
-        if name in given:
-            raise click.UsageError(f"{option} belongs to --sensitivity; give --sensitivity too")
+    refuse_without("--sensitivity", "--sensitivity", given)
     from qkd_deploy.cli.tables import layer_table, print_tables, tensor_table
     from qkd_deploy.workflows.inspect import inspect_model
 
@@ -68,17 +63,12 @@ def command(file: Path, model: str | None, sensitivity: bool, as_json: bool, **o
 
 
 def _print_sensitivity(file: Path, model: str | None, given: dict[str, Any], as_json: bool) -> None:
-    from qkd_deploy.calibration.calibrate import IMAGES
     from qkd_deploy.cli.tables import print_tables, sensitivity_table
     from qkd_deploy.workflows.full_precision import file_sensitivity
 
-    bits, images = given.pop("bits", None), given.pop("images", IMAGES)
-    settings = {name: dict(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    if model is not None:
-        settings["model"] = model
-    found = file_sensitivity(
-        file, bits, settings=settings, images=images, progress=lambda text: click.echo(text, err=True)
-    )
+    bits = given.pop("bits", None)
+    settings = {**given, **named({"model": model})}
+    found = file_sensitivity(file, bits, settings=settings, progress=lambda text: click.echo(text, err=True))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return

@@ -1,103 +1,196 @@
-"""Types of command-line values: they turn text into what the API takes, and say how to write it."""
+"""Options of the command line: made from declared settings, listed in groups, and read into what the API takes."""
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Iterable
-from math import isfinite
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
-from qkd_deploy.errors import closest
+from qkd_deploy.cli.values import Argument, Choice, Epochs, Names, Override
+from qkd_deploy.settings import Arguments, Declaration, Settings, declarations
 
-_WORD = re.compile(r"[A-Za-z_~./][^\n\"']*")
-"""Text that cannot be mistaken for another TOML value: it begins like a name or a path."""
-
-
-class Choice(click.Choice[str]):
-    """One of a few words; a wrong one gets a suggestion."""
-
-    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
-        """Say what is supported, and which of it resembles the value."""
-        known = ", ".join(self.choices)
-        hint = closest(value, self.choices, then=f"choose {'one of ' if len(self.choices) > 1 else ''}{known}")
-        return f"{value!r} is not supported; {hint}"
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+_VALUES: dict[Any, Any] = {
+    tuple[int, ...]: Epochs(),
+    tuple[str, ...]: Names(),
+    dict[str, str]: Override(),
+    Arguments: Argument(),
+}
+_PAIRS = (Override, Argument)
 
 
-class Points(click.FloatRange):
-    """A number of percentage points: 0 or more, and finite."""
+class Option(click.Option):
+    """An option with the heading under which it is listed, and its default in words.
 
-    name = "points"
+    Args:
+        group: the heading.
+        usual: what holds where the option is not given; empty where the help tells.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read a number; NaN and infinity are none."""
-        number = float(super().convert(value, param, ctx))
-        if not isfinite(number):
-            self.fail(f"{value!r} is no number of points", param, ctx)
-        return number
-
-
-class Epochs(click.ParamType[tuple[int, ...]]):
-    """``30`` or ``30,100,70``."""
-
-    name = "N[,N...]"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Read whole numbers between commas."""
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r}; give one number, or one per phase such as 30,100,70", param, ctx)
+    def __init__(self, *args: Any, group: str = "options", usual: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group, self.usual, self.text = group, usual, str(kwargs["help"])
+        self.help = self.text.replace("`", "") + (f" [default: {usual}]" if usual else "")
 
 
-class Names(click.ParamType[tuple[str, ...]]):
-    """``self-study,tutor``."""
-
-    name = "NAME[,NAME...]"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split between commas."""
-        names = tuple(part.strip() for part in str(value).split(","))
-        if not all(names):
-            self.fail(f"{value!r}; write names with commas between them", param, ctx)
-        return names
+def option(*names: str, **form: Any) -> Callable[[Decorated], Decorated]:
+    """Give a command an ``Option`` that no setting declares."""
+    return click.option(*names, cls=Option, **form)
 
 
-class Override(click.ParamType[tuple[str, str]]):
-    """``PATTERN=wXaY``."""
+class GroupedCommand(click.Command):
+    """A command whose help lists its options by group; of a long one, ``--help`` lists only the first.
 
-    name = "PATTERN=BITS"
+    Args:
+        first: names of the parameters that most people need; empty lists all of them.
+    """
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Split at the last equals sign."""
-        pattern, _, bits = str(value).rpartition("=")
-        if not pattern or not bits:
-            self.fail(f"{value!r}; write PATTERN=wXaY, such as 'layer3.*=w8a8'", param, ctx)
-        return pattern, bits
+    def __init__(self, *args: Any, first: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.first = first
+        if first:
+            self.params.append(
+                Option(
+                    ["--help-all"],
+                    is_flag=True,
+                    is_eager=True,
+                    expose_value=False,
+                    callback=_show_all,
+                    group="run",
+                    help="Show all options by group and exit.",
+                )
+            )
+
+    def groups(self) -> dict[str, list[Option]]:
+        """The options by heading."""
+        found: dict[str, list[Option]] = {}
+        for parameter in self.params:
+            if isinstance(parameter, Option):
+                found.setdefault(parameter.group, []).append(parameter)
+        return found
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first options and the names of all groups, or everything by group."""
+        groups = self.groups()
+        if self.first and not ctx.meta.get(_ALL):
+            listed = {option.name: option for options in groups.values() for option in options}
+            self._write(ctx, formatter, "First options", [listed[name] for name in self.first])
+            formatter.write_paragraph()
+            formatter.write_text(f"--help-all shows all options, by group: {', '.join(groups)}.")
+            return
+        for group, options in groups.items():
+            self._write(ctx, formatter, group[0].upper() + group[1:], options)
+        self._write(ctx, formatter, "Help", [self.get_help_option(ctx)])
+
+    @staticmethod
+    def _write(
+        ctx: click.Context, formatter: click.HelpFormatter, title: str, options: Iterable[click.Option | None]
+    ) -> None:
+        records = [option.get_help_record(ctx) for option in options if option is not None]
+        with formatter.section(title):
+            formatter.write_dl([record for record in records if record is not None])
 
 
-class Argument(click.ParamType[tuple[str, Any]]):
-    """``KEY=VALUE`` with a TOML value; a plain word needs no quotes, which a shell would take off."""
+_ALL = "qkd_deploy.help_all"
 
-    name = "KEY=VALUE"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Split at the first equals sign and read what follows as TOML."""
-        key, _, text = str(value).partition("=")
-        if not key.isidentifier() or not text.strip():
-            self.fail(f"{value!r}; write KEY=VALUE, such as depth=3", param, ctx)
-        if text in ("True", "False", "None"):
-            advice = "leave the argument out" if text == "None" else f"write {key}={text.lower()}"
-            self.fail(f"{text} is Python's spelling; {advice}", param, ctx)
-        try:
-            parsed = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
-            parsed = {"value": text} if _WORD.fullmatch(text) else {}
-        if set(parsed) != {"value"} or not isinstance(parsed["value"], (str, int, float, bool, list, dict)):
-            self.fail(f"{text!r} is no value; write a number, true, false, [a, list] or '\"text\"'", param, ctx)
-        return key, parsed["value"]
+def _show_all(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def options_of(
+    settings: type[Settings],
+    *,
+    only: Sequence[str] = (),
+    group: str = "",
+    renamed: Mapping[str, str] | None = None,
+    usual: Callable[[Declaration], str] | None = None,
+) -> Callable[[Decorated], Decorated]:
+    """Give a command one option for each declared setting; one that is not given is None, or () where it repeats.
+
+    Args:
+        settings: the class that declares them.
+        only: names of those that become options; all where it is empty.
+        group: the heading for all; each setting's own where it is empty.
+        renamed: options that are not called like their setting.
+        usual: a setting's default in words; ``in_words`` of the declared one if not given.
+    """
+
+    def decorate(command: Decorated) -> Decorated:
+        for declared in reversed(declarations(settings)):
+            if not only or declared.name in only:
+                spelling = (renamed or {}).get(declared.name) or _spelling(declared)
+                text = usual(declared) if usual else in_words(declared.default)
+                option(
+                    spelling,
+                    declared.name,
+                    **_form(declared, spelling),
+                    default=None,
+                    help=declared.help,
+                    group=group or declared.group,
+                    usual=text,
+                )(command)
+        return command
+
+    return decorate
+
+
+def _spelling(declared: Declaration) -> str:
+    """The option of a setting; one that is repeated gives one argument at a time."""
+    option = f"--{declared.name.replace('_', '-')}".replace("-args", "-arg")
+    return f"{option}/--no-{option[2:]}" if declared.type is bool else option
+
+
+def _form(declared: Declaration, option: str) -> dict[str, Any]:
+    if declared.type is bool:
+        return {"is_flag": True} if "/" not in option else {"type": bool}
+    if declared.choices:
+        return {"type": Choice(declared.choices)}
+    if declared.type is int and option != _spelling(declared):  # the setting's own complaint would use its other name
+        return {"type": click.IntRange(min=int(declared.bounds["ge"]))}
+    kind = _VALUES.get(declared.type, declared.type)
+    return {"type": kind, "multiple": isinstance(kind, _PAIRS)}
+
+
+def in_words(value: Any) -> str:
+    """A default as one would write it; empty where it stands for nothing."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if value not in (None, {}) else ""
+
+
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that were given, with repeated pairs as tables."""
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    return {name: dict(value) if _is_pairs(value) else value for name, value in given.items()}
+
+
+def _is_pairs(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, tuple) for item in value)
+
+
+def refuse_without(needed: str, advice: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that only make sense beside another.
+
+    Args:
+        needed: the option that is missing.
+        advice: what to write.
+        given: the settings that were named, of options of the running command.
+
+    Raises:
+        click.UsageError: one is given.
+    """
+    for parameter in click.get_current_context().command.params:
+        if parameter.name in given:
+            raise click.UsageError(f"{parameter.opts[0]} belongs to {needed}; give {advice} too")
 
 
 def split_teacher(text: str, known: Iterable[str]) -> tuple[str, str | None]:

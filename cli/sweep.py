@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qkd_deploy.cli.options import GroupedCommand, option
+
 if TYPE_CHECKING:
     from qkd_deploy.sweep import SweepReport
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="SWEEP.TOML")
-@click.option("--out", type=Path, help="Folder of the results and runs; runs/NAME for NAME.toml by default.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Entries at a time (1).")
-@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table.")
+@option("--out", type=Path, usual="runs/NAME for NAME.toml", help="Folder of the results and runs.")
+@option("--jobs", type=click.IntRange(min=1), default=1, usual="1", help="Entries at a time.")
+@option("--json", "as_json", is_flag=True, help="Print `results.json` instead of the table.")
 def command(file: Path, out: Path | None, jobs: int, as_json: bool) -> int:
     """Train, export and verify every combination of some settings.
 

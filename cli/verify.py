@@ -7,52 +7,58 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.options import Argument, Choice, Points
+from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of
+from qkd_deploy.cli.values import Choice, Points
+from qkd_deploy.settings import declarations
+from qkd_deploy.training.groups import DataSource
+from qkd_deploy.verification.settings import VerifyOptions
 
 if TYPE_CHECKING:
     from qkd_deploy.verification.report import VerificationReport
 
+_TOLERANCE, _REQUIRE_INTEGER = declarations(VerifyOptions)
+_DATA = ("dataset", "data_dir", "dataset_args", "image_size", "workers", "strict")
 
-@click.command()
+
+@click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
-@click.option(
-    "--dataset",
-    help="digits, cifar10, cifar100, tiny-imagenet, imagefolder:PATH, FILE.npz, hf:NAME or package.module:factory.",
+@options_of(
+    DataSource, only=_DATA, usual=lambda declared: "" if declared.name == "dataset" else in_words(declared.default)
 )
-@click.option("--data-dir", type=Path, help="Folder that holds the data set.")
-@click.option("--dataset-arg", "dataset_args", type=Argument(), multiple=True, help="Argument of the factory.")
-@click.option("--image-size", type=click.IntRange(min=0), default=0, help="Bring images to this size (the data's own).")
-@click.option("--workers", type=click.IntRange(min=0), default=2, help="Processes that decode image files (2).")
-@click.option("--strict", is_flag=True, help="An image file that cannot be read is an error.")
-@click.option("--inputs", type=Path, help="Instead of a data set: a .npy array, or .npz with one array per input.")
-@click.option("--checkpoint", type=Path, help="The model.pt that the file was exported from.")
-@click.option("--model", help="Your own network, package.module:factory, where the checkpoint holds one.")
-@click.option("--split", type=Choice(["test", "train"]), help="Part of the data set (test).")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
-@click.option(
+@option("--split", type=Choice(["test", "train"]), group="data", usual="test", help="Part of the data set.")
+@option(
+    "--inputs",
+    type=Path,
+    group="data",
+    help="Instead of a data set: a `.npy` array of uint8 pixels or normalised floats, or an `.npz` with one per input.",
+)
+@option("--limit", type=click.IntRange(min=1), group="data", usual="all", help="Only the first images.")
+@option("--checkpoint", type=Path, help="The `model.pt` that the file was exported from.")
+@option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
+@option(
     "--tolerance",
     type=Points(min=0),
-    default=0.1,
-    help="Points of accuracy by which the float preview may differ from the integer model (0.1).",
+    default=_TOLERANCE.default,
+    usual=in_words(_TOLERANCE.default),
+    help=_TOLERANCE.help,
 )
-@click.option("--require-integer", is_flag=True, help="Fail if ONNX Runtime computes anything in float.")
-@click.option("--json", "json_file", help="Write the report as JSON to this file, or to stdout (-).")
+@option("--require-integer", is_flag=True, help=_REQUIRE_INTEGER.help)
+@option(
+    "--json",
+    "json_file",
+    help="Write the report as JSON to this file; `-` prints it alone on stdout, and the table on stderr.",
+)
 def command(
     file: Path,
-    dataset: str | None,
-    data_dir: Path | None,
-    dataset_args: tuple[tuple[str, Any], ...],
-    image_size: int,
-    workers: int,
-    strict: bool,
+    split: str | None,
     inputs: Path | None,
+    limit: int | None,
     checkpoint: Path | None,
     model: str | None,
-    split: str | None,
-    limit: int | None,
     tolerance: float,
     require_integer: bool,
     json_file: str | None,
+    **options: Any,
 ) -> int:
     """Prove that an ONNX file computes what was trained.
 
@@ -61,24 +67,23 @@ def command(
     """
     if model is not None and checkpoint is None:
         raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")
-    if dataset is None and (split is not None or data_dir is not None or dataset_args or image_size or strict):
-        named = "--split, --data-dir, --dataset-arg, --image-size and --strict"
-        raise click.UsageError(f"{named} belong to a data set; give --dataset too")
-    if dataset is None and inputs is None and limit is not None:
-        raise click.UsageError("--limit counts images; give --dataset or --inputs too")
-    from qkd_deploy.data import load_dataset
+    given = named(options)
+    if "dataset" not in given:
+        if split is not None or given.keys() - {"workers"}:
+            listed = "--split, --data-dir, --dataset-arg, --image-size and --strict"
+            raise click.UsageError(f"{listed} belong to a data set; give --dataset too")
+        if inputs is None and limit is not None:
+            raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data.sets.arrays import read_arrays
     from qkd_deploy.export.metadata import read_metadata
+    from qkd_deploy.training.run_data import dataset_of
     from qkd_deploy.verification.load import load_model
     from qkd_deploy.workflows.export import verify_deployed
 
     data = None
-    if dataset is not None:
+    if "dataset" in given:
         classes = len(read_metadata(load_model(file)).classes or ())
-        args = dict(dataset_args)
-        data = load_dataset(
-            dataset, data_dir, image_size=image_size, workers=workers, strict=strict, classes=classes, args=args
-        )
+        data = dataset_of(DataSource(classes=classes, **given))
     report = verify_deployed(
         file,
         checkpoint=checkpoint,

@@ -26,12 +26,11 @@ from qkd_deploy.export.metadata import (
     array_digest,
     write_metadata,
 )
+from qkd_deploy.export.settings import INPUTS, WEIGHTS
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
 
-WEIGHTS = ("int8", "packed")
-INPUTS = ("float32", "uint8")
 _GOLDEN_IMAGES = 2
 _GROSS = 0.05
 """Share of the largest output by which a trial run may be off."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
 from qkd_deploy.calibration.inputs import evenly_spaced, network_inputs
 from qkd_deploy.calibration.one_batch import initialize, tie_breaking_factors
+from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
@@ -27,8 +28,6 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import require_method, scale_from
 
-IMAGES = 512
-"""Images of a data set that are used, unless another number is given."""
 _BATCH = 128
 
 

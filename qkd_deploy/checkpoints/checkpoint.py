@@ -12,10 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.records import (
+    DatasetRecord,
+    ModelRecord,
+    TrainingRecord,
+    quantization_entry,
+    quantization_settings,
+)
 from qkd_deploy.checkpoints.weights import load_into, read_tensors
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.prepare import prepare
+from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.graph.prepare import prepare_as
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
@@ -32,7 +39,7 @@ class Checkpoint:
     model: ModelRecord
     dataset: DatasetRecord
     training: TrainingRecord
-    quantization: QuantizationRecord | None = None
+    quantization: QuantizationSettings | None = None
     source: str = "the checkpoint"
 
 
@@ -40,7 +47,6 @@ _RECORDS: dict[str, type] = {
     "model": ModelRecord,
     "dataset": DatasetRecord,
     "training": TrainingRecord,
-    "quantization": QuantizationRecord,
 }
 
 
@@ -58,7 +64,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         "model": asdict(checkpoint.model),
         "dataset": asdict(checkpoint.dataset),
         "training": asdict(checkpoint.training),
-        "quantization": None if quantization is None else asdict(quantization),
+        "quantization": None if quantization is None else quantization_entry(quantization),
     }
     save_tensors(path, content)
 
@@ -93,16 +99,30 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is damaged: it holds no weights; use another checkpoint")
     records = {key: _record(key, content.get(key), path) for key in _RECORDS}
-    return Checkpoint(state_dict=state, source=str(path), **records)
+    quantization = _quantization(content.get("quantization"), path)
+    return Checkpoint(state_dict=state, source=str(path), quantization=quantization, **records)
+
+
+def _quantization(entry: Any, path: Path | str) -> QuantizationSettings | None:
+    if entry is None:
+        return None
+    try:
+        return quantization_settings(entry)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(_unexpected("quantization", path)) from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _unexpected(key: str, path: Path | str) -> str:
+    return f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint"
 
 
 def _record(key: str, values: Any, path: Path | str) -> Any:
     """Make one record of the values in a file, after a look at their names and types."""
     kind = _RECORDS[key]
-    if values is None and key == "quantization":
-        return None
     if not isinstance(values, dict) or _types_with_defaults(kind, values) != _types_of_fields(kind):
-        raise UserError(f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint")
+        raise UserError(_unexpected(key, path))
     record = kind(**values)
     if isinstance(record, ModelRecord) and not all(type(size) is int and size > 0 for size in record.image_shape):
         raise UserError(f"{path} is damaged: its entry 'model' has an impossible image shape; use another checkpoint")
@@ -146,20 +166,10 @@ def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> Pre
     return prepared
 
 
-def prepare_student(network: nn.Module, image_shape: list[int], record: QuantizationRecord) -> PreparedModel:
-    """Call ``prepare`` with the arguments of ``record``, for images of shape [C, H, W]."""
-    return prepare(
-        network,
-        record.bits,
-        (torch.full((1, *image_shape), -1.0),),  # negative: normalised pixels are signed
-        overrides=record.overrides,
-        placement=record.placement,
-        residual=record.residual,
-        first_last_bits=record.first_last_bits,
-        weight_range=record.weight_range,
-        quantizer=record.quantizer,
-        input_quantization=(record.input_scale, record.input_zero_point),
-    )
+def prepare_student(network: nn.Module, image_shape: list[int], settings: QuantizationSettings) -> PreparedModel:
+    """Call ``prepare`` with these settings, for images of shape [C, H, W]."""
+    pixels = torch.full((1, *image_shape), -1.0)  # negative: normalised pixels are signed
+    return prepare_as(network, settings, (pixels,))
 
 
 def _network(checkpoint: Checkpoint, model: str | nn.Module | None) -> nn.Module:

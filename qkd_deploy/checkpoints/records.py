@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from qkd_deploy.data import ImageDataset
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 
 
 @dataclass(frozen=True)
@@ -17,21 +19,6 @@ class ModelRecord:
     in_channels: int
     image_shape: list[int]
     args: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class QuantizationRecord:
-    """Arguments of ``prepare``, which a state_dict does not hold."""
-
-    bits: str
-    overrides: dict[str, str]
-    placement: str
-    residual: str
-    first_last_bits: int
-    weight_range: str
-    input_scale: float
-    input_zero_point: int
-    quantizer: str = "interval"
 
 
 @dataclass(frozen=True)
@@ -70,3 +57,32 @@ def dataset_record(dataset: ImageDataset) -> DatasetRecord:
         mean=dataset.mean,
         std=dataset.std,
     )
+
+
+def quantization_entry(settings: QuantizationSettings) -> dict[str, Any]:
+    """Turn the settings of a network for images into plain data."""
+    assert settings.input_quantization is not None  # images are pixels, whose codes are known
+    scale, zero_point = settings.input_quantization
+    return {
+        "bits": str(settings.bits),
+        "overrides": {pattern: str(bits) for pattern, bits in settings.overrides.items()},
+        "placement": settings.placement,
+        "residual": settings.residual,
+        "first_last_bits": settings.first_last_bits,
+        "weight_range": settings.weight_range,
+        "input_scale": scale,
+        "input_zero_point": zero_point,
+        "quantizer": settings.quantizer,
+    }
+
+
+def quantization_settings(entry: Mapping[str, Any]) -> QuantizationSettings:
+    """Read the settings that ``quantization_entry`` wrote; older entries lack what was added later.
+
+    Raises:
+        KeyError, TypeError: the entry lacks a value, or has one that does not exist.
+        UserError: a value is out of range.
+    """
+    given = dict(entry)
+    known_input = (given.pop("input_scale"), given.pop("input_zero_point"))
+    return QuantizationSettings(input_quantization=known_input, **given)

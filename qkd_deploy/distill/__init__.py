@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qkd_deploy.distill.losses import cross_entropy, distillation_kl
-from qkd_deploy.distill.methods import METHODS, Method, method_named
-from qkd_deploy.distill.phases import MethodOptions, Outputs, Phase, split_epochs
+from qkd_deploy.distill.methods import METHODS, Method, MethodOptions, method_named
+from qkd_deploy.distill.phases import Outputs, Phase, split_epochs
 
 __all__ = [
     "METHODS",

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 from qkd_deploy.distill.losses import cross_entropy, distillation_kl
-from qkd_deploy.distill.phases import Loss, LossTerms, MethodOptions, Outputs, Phase
+from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Phase, SharedOptions
+from qkd_deploy.settings import OneOf
 
 DECAYS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
@@ -21,6 +24,15 @@ DECAYS: dict[str, Callable[[float], float]] = {
     "step": lambda progress: (1.0, 0.5, 0.0)[min(int(3 * progress), 2)],
 }
 """Curves by name: the share of the coefficient that is left at ``progress`` in [0, 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GslrOptions(SharedOptions):
+    """The options of GSLR."""
+
+    soft_loss_decay: Annotated[str, OneOf(*DECAYS), "How `gslr`'s weight of the distillation term decreases."] = (
+        "linear"
+    )
 
 
 def hardening(temperature: float, start: float, decay: str, smoothing: float = 0.0) -> Loss:
@@ -38,7 +50,7 @@ def hardening(temperature: float, start: float, decay: str, smoothing: float = 0
     return loss
 
 
-def gslr_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
+def gslr_phases(epochs: Sequence[int], options: GslrOptions) -> list[Phase]:
     """List the one phase, with the teacher frozen."""
     loss = hardening(options.temperature, options.soft_loss, options.soft_loss_decay, options.label_smoothing)
     return [Phase("distillation", epochs[0], {"student": loss}, frozen=("teacher",))]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING
 
 from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Role
+
+if TYPE_CHECKING:  # the command line reads the methods' names and options without torch
+    from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -16,6 +18,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
         labels: int64 class numbers [N], or probabilities [N, classes].
         smoothing: share of the probability that is spread evenly over all classes.
     """
+    from torch.nn import functional
+
     return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
@@ -30,6 +34,8 @@ def distillation_kl(logits: Tensor, target_logits: Tensor, temperature: float) -
         target_logits: [N, classes], of the network that is imitated.
         temperature: softens both distributions; QKD uses 2.
     """
+    from torch.nn import functional
+
     log_probabilities = functional.log_softmax(logits / temperature, dim=1)
     target = functional.log_softmax(target_logits.detach() / temperature, dim=1)
     divergence = functional.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
-from qkd_deploy.distill.gslr import gslr_phases
+from qkd_deploy.distill.gslr import GslrOptions, gslr_phases
 from qkd_deploy.distill.kd import kd_phases
-from qkd_deploy.distill.phases import MethodOptions, Phase, split_epochs
+from qkd_deploy.distill.phases import Phase, split_epochs
 from qkd_deploy.distill.qat import qat_phases
-from qkd_deploy.distill.qfd import qfd_phases
-from qkd_deploy.distill.qkd import qkd_phases
+from qkd_deploy.distill.qfd import QfdOptions, qfd_phases
+from qkd_deploy.distill.qkd import QkdOptions, qkd_phases
 from qkd_deploy.distill.sqakd import sqakd_phases
 from qkd_deploy.errors import UserError, closest
+from qkd_deploy.settings import Settings
+
+OPEN = {"quantizer": "auto", "temperature": 0.0, "soft_loss": -1.0}
+"""The values of options that stand for what goes with the method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(QkdOptions, GslrOptions, QfdOptions):
+    """The options of all methods; each reads its own."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,7 @@ class Method:
 
     Attributes:
         name: as given to ``--method``.
+        summary: what is special about it, in a few words.
         build: makes the phases from the epochs per phase of the student, and the options.
         shares: the phases in which the student learns, with their shares of its epochs.
         teacher_is_student: the teacher has the student's architecture, and the student starts from its weights.
@@ -30,6 +41,7 @@ class Method:
     """
 
     name: str
+    summary: str
     build: Callable[[Sequence[int], MethodOptions], list[Phase]]
     shares: Mapping[str, int]
     teacher_is_student: bool = False
@@ -38,13 +50,18 @@ class Method:
     soft_loss: float = 1.0
     quantized_feature: bool = False
 
+    def left_open(self, options: Settings) -> dict[str, Any]:
+        """The method's values for what the options leave to it, by name."""
+        names = [name for name, open_value in OPEN.items() if getattr(options, name, None) == open_value]
+        return {name: getattr(self, name) for name in names}
+
     def phases(self, epochs: Sequence[int], options: MethodOptions, only: Sequence[str] = ()) -> list[Phase]:
         """List the phases for ``epochs``; one of 0 epochs is left out.
 
         Args:
             epochs: one number per phase, or any other count, whose sum is divided by ``shares``. So the same
                 ``epochs`` give every method the same total, which is what a fair comparison needs.
-            options: the choices that methods share.
+            options: of all methods.
             only: phases to keep, which then share all the epochs (ablations); empty keeps all.
 
         Raises:
@@ -73,14 +90,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
-            Method("qkd", qkd_phases, {"self-study": 30, "co-study": 100, "tutor": 70}),
+            Method("qkd", "three phases", qkd_phases, {"self-study": 30, "co-study": 100, "tutor": 70}),
             Method(
-                "sqakd", sqakd_phases, {"label-free": 1}, teacher_is_student=True, quantizer="ewgs", temperature=4.0
+                "sqakd",
+                "label-free",
+                sqakd_phases,
+                {"label-free": 1},
+                teacher_is_student=True,
+                quantizer="ewgs",
+                temperature=4.0,
             ),
-            Method("gslr", gslr_phases, {"distillation": 1}, soft_loss=0.5),
-            Method("qfd", qfd_phases, {"distillation": 1}, quantized_feature=True),
-            Method("kd", kd_phases, {"distillation": 1}),
-            Method("qat", qat_phases, {"labels": 1}),
+            Method("gslr", "decreasing soft loss", gslr_phases, {"distillation": 1}, soft_loss=0.5),
+            Method("qfd", "quantized features", qfd_phases, {"distillation": 1}, quantized_feature=True),
+            Method("kd", "fixed teacher", kd_phases, {"distillation": 1}),
+            Method("qat", "labels only", qat_phases, {"labels": 1}),
         )
     }
 )

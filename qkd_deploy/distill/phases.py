@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat
+
+from qkd_deploy.settings import Settings
+
+if TYPE_CHECKING:  # the command line reads the methods' names and options without torch
+    from torch import Tensor
 
 Role = Literal["student", "teacher"]
-LossTerms = dict[str, Tensor]
+LossTerms = dict[str, "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -67,27 +72,27 @@ class Phase:
         return self.learning_rate_factors.get(role, 1.0) if role in self.losses else 0.0
 
 
-@dataclass(frozen=True)
-class MethodOptions:
-    """The options that the methods share; where a paper leaves one open, the default is ours.
+Temperature = Annotated[
+    NonNegativeFloat, "Temperature of the distillation loss; for a run, 0 becomes the method's own."
+]
+SoftLoss = Annotated[
+    float,
+    Field(ge=-1),
+    "Weight of the distillation term of `gslr` (at its start) and `sqakd`; for a run, -1 becomes the method's own.",
+]
 
-    Attributes:
-        temperature: softens the distributions in the distillation term.
-        teacher_learning_rate_ratio: teacher's over student's learning rate where both learn.
-        label_smoothing: share of the label's probability that is spread over all classes.
-        soft_loss: weight of the distillation term: GSLR's coefficient at the start, SQAKD's alpha.
-        soft_loss_decay: how GSLR's coefficient decreases: "linear", "cosine" or "step".
-        feature_weight: lambda of QFD.
-        teacher_feature_epochs: epochs in which QFD's teacher learns with its quantized feature.
-    """
 
-    temperature: float = 2.0
-    teacher_learning_rate_ratio: float = 0.1
-    label_smoothing: float = 0.0
-    soft_loss: float = 1.0
-    soft_loss_decay: str = "linear"
-    feature_weight: float = 0.5
-    teacher_feature_epochs: int = 10
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions(Settings):
+    """The options that several methods have; those of one method alone are declared beside it."""
+
+    group = "method"
+
+    temperature: Temperature = 2.0
+    soft_loss: SoftLoss = 1.0
+    label_smoothing: Annotated[
+        float, Field(ge=0, le=0.9), "Share of a label's probability that is spread over all classes."
+    ] = 0.0
 
 
 def split_epochs(total: int, ratio: Sequence[int]) -> tuple[int, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkd_deploy.distill.losses import labels_only
-from qkd_deploy.distill.phases import MethodOptions, Phase
+from qkd_deploy.distill.phases import Phase, SharedOptions
 
 
-def qat_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
+def qat_phases(epochs: Sequence[int], options: SharedOptions) -> list[Phase]:
     """List the one phase."""
     return [Phase("labels", epochs[0], {"student": labels_only("student", options.label_smoothing)})]

@@ -9,17 +9,37 @@ choice, the paper's are not known).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from torch.nn import functional
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from qkd_deploy.distill.losses import cross_entropy, labels_only
-from qkd_deploy.distill.phases import Loss, LossTerms, MethodOptions, Outputs, Phase
+from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Phase, SharedOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class QfdOptions(SharedOptions):
+    """The options of QFD."""
+
+    feature_weight: Annotated[NonNegativeFloat, "Weight of `qfd`'s feature term."] = 0.5
+    teacher_feature_bits: Annotated[int, Field(ge=1, le=8), "Bits of the teacher's feature in `qfd`."] = 4
+    teacher_feature_epochs: Annotated[
+        NonNegativeInt,
+        "Epochs in which `qfd`'s teacher learns with that feature; the student's come on top.",
+    ] = 10
+    feature_point: Annotated[str, "Module whose output is `qfd`'s feature; the input of the last layer by default."] = (
+        ""
+    )
+    teacher_feature_point: Annotated[str, "The same for the teacher, where it differs from `--feature-point`."] = ""
 
 
 def feature_imitation(weight: float, smoothing: float = 0.0) -> Loss:
     """Make the loss ``CE(y, z_S) + weight * MSE(Q(f_T), f_S)``."""
 
     def loss(outputs: Outputs) -> LossTerms:
+        from torch.nn import functional
+
         distance = functional.mse_loss(outputs.features["student"], outputs.features["teacher"].detach())
         ce = cross_entropy(outputs.logits["student"], outputs.labels, smoothing)
         return {"ce": ce, "feature": weight * distance}
@@ -27,7 +47,7 @@ def feature_imitation(weight: float, smoothing: float = 0.0) -> Loss:
     return loss
 
 
-def qfd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
+def qfd_phases(epochs: Sequence[int], options: QfdOptions) -> list[Phase]:
     """List the phases: the teacher with its quantized feature, then the student with the teacher frozen."""
     smoothing = options.label_smoothing
     teacher = Phase("teacher-feature", options.teacher_feature_epochs, {"teacher": labels_only("teacher", smoothing)})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkd_deploy.distill.losses import distillation_kl
-from qkd_deploy.distill.phases import Loss, LossTerms, MethodOptions, Outputs, Phase
+from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Phase, SharedOptions
 
 
 def teacher_only(temperature: float, alpha: float) -> Loss:
@@ -22,7 +22,7 @@ def teacher_only(temperature: float, alpha: float) -> Loss:
     return loss
 
 
-def sqakd_phases(epochs: Sequence[int], options: MethodOptions) -> list[Phase]:
+def sqakd_phases(epochs: Sequence[int], options: SharedOptions) -> list[Phase]:
     """List the one phase, with the teacher frozen; labels are never read."""
     loss = teacher_only(options.temperature, options.soft_loss)
     return [Phase("label-free", epochs[0], {"student": loss}, frozen=("teacher",), needs_labels=False)]

@@ -13,7 +13,8 @@ from qkd_deploy.graph.lower import lower
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.passes import PassContext, run_pipeline
 from qkd_deploy.graph.placement.layer_bits import last_layers, layer_bits
-from qkd_deploy.graph.placement.place import Settings, place
+from qkd_deploy.graph.placement.place import place
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.trace.checks import own_copy
 from qkd_deploy.graph.trace.trace import trace
@@ -60,16 +61,26 @@ def prepare(
         UserError: a network that cannot be traced or run, or settings that do not fit it; names the module or line.
     """
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    settings = Settings(
-        BitWidths.parse(bits),
-        {pattern: BitWidths.parse(text) for pattern, text in (overrides or {}).items()},
-        placement,
-        residual,
-        first_last_bits,
-        weight_range,
-        input_quantization,
-        quantizer,
+    settings = QuantizationSettings(
+        bits=BitWidths.parse(bits),
+        overrides={pattern: BitWidths.parse(text) for pattern, text in (overrides or {}).items()},
+        placement=placement,
+        residual=residual,
+        first_last_bits=first_last_bits,
+        weight_range=weight_range,
+        input_quantization=input_quantization,
+        quantizer=quantizer,
     )
+    return prepare_as(model, settings, inputs, leaf_modules)
+
+
+def prepare_as(
+    model: nn.Module,
+    settings: QuantizationSettings,
+    inputs: tuple[Any, ...],
+    leaf_modules: tuple[type[nn.Module], ...] = (),
+) -> PreparedModel:
+    """Do what ``prepare`` does, with its settings as one value."""
     network = own_copy(model)
     training = network.training
     with evaluating(network):

@@ -17,8 +17,9 @@ from qkd_deploy.graph.ops import apply, operator_of
 from qkd_deploy.graph.ops.constants import INPUT
 from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_identity
-from qkd_deploy.graph.placement.place import Placed, Settings
+from qkd_deploy.graph.placement.place import Placed
 from qkd_deploy.graph.placement.report import Account, account_of
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
 from qkd_deploy.quantizers.registry import quantizer_kind
@@ -33,7 +34,7 @@ class PreparedModel(nn.Module):
     for rounding ties. ``network`` holds the user's modules under their own names.
     """
 
-    def __init__(self, network: nn.Module, placed: Placed, settings: Settings) -> None:
+    def __init__(self, network: nn.Module, placed: Placed, settings: QuantizationSettings) -> None:
         """Wrap ``network`` (not copied); made by ``prepare``."""
         super().__init__()
         self.network = network

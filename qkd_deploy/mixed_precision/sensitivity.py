@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths
-from qkd_deploy.calibration.calibrate import IMAGES
+from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.data import AnySplit, ImageDataset
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepare import prepare

@@ -10,9 +10,10 @@ from typing import Any
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
-from qkd_deploy.sweep.plan import Entry, VerifyOptions
+from qkd_deploy.sweep.plan import Entry
 from qkd_deploy.sweep.processes import Processes, StepFailed
 from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.verification.settings import VerifyOptions
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,11 @@ from typing import Any
 
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.training.config import TrainConfig, make_config
+from qkd_deploy.verification.settings import VerifyOptions
 
 _TABLES = ("settings", "grid", "verify")
 _SETTINGS = [item.name for item in fields(TrainConfig)]
 _ID_DIGITS = 12
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """The options of ``verify`` for all entries."""
-
-    tolerance: float = 0.1
-    require_integer: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,12 +154,10 @@ def _verify_options(file: Path, given: dict[str, Any]) -> VerifyOptions:
     for key in given:
         if key not in known:
             raise UserError(f"{file}: unknown setting {key!r} of verify{_hint(key, known)}; it has {', '.join(known)}")
-    options = VerifyOptions(**given)
-    if type(options.tolerance) not in (int, float) or not 0 <= options.tolerance < float("inf"):
-        raise UserError(f"{file}: tolerance is {options.tolerance!r}; it must be a number of points, 0 or more")
-    if type(options.require_integer) is not bool:
-        raise UserError(f"{file}: require_integer is {options.require_integer!r}; it must be true or false")
-    return options
+    try:
+        return VerifyOptions(**given)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def _hint(word: str, known: list[str] | tuple[str, ...]) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.calibration.calibrate import IMAGES
 from qkd_deploy.calibration.one_batch import initialize
+from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.checkpoints.checkpoint import prepare_student
 from qkd_deploy.checkpoints.origin import longest_origin
 from qkd_deploy.data import ImageDataset
@@ -22,7 +22,6 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.mixed_precision.choose import choose_bits, require_possible
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.records import quantization_record
 
 _MARGIN = 0.005
 """Share of a size that training may move: steps are written as decimal numbers, which differ in length."""
@@ -84,8 +83,8 @@ class BitsUnderBudget:
     def _preparation(self, network: nn.Module) -> Callable[[str, Mapping[str, str]], PreparedModel]:
         def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
             changed = replace(self._config, bits=bits, bits_for={**self._config.bits_for, **bits_for})
-            record = quantization_record(changed, self._dataset)
-            return prepare_student(network, list(self._dataset.train.image_shape), record).to(self._images.device)
+            settings = changed.quantization(self._dataset.mean, self._dataset.std, changed.quantizer)
+            return prepare_student(network, list(self._dataset.train.image_shape), settings).to(self._images.device)
 
         return prepare
 

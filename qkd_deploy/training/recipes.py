@@ -19,9 +19,10 @@ _DIGITS: dict[str, Any] = {
     "threads": 1,
 }
 
-_RECIPES = MappingProxyType({"digits": _DIGITS})
+RECIPES = MappingProxyType({"digits": _DIGITS})
+"""By data set the settings of ``TrainConfig`` that replace its general defaults."""
 
 
 def recipe_for(dataset: str) -> dict[str, Any]:
     """Settings of ``TrainConfig`` that replace its general defaults for ``dataset``; empty for most."""
-    return dict(_RECIPES.get(dataset, {}))
+    return dict(RECIPES.get(dataset, {}))

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.checkpoints.checkpoint import prepare_student, save_checkpoint
-from qkd_deploy.checkpoints.records import QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.records import TrainingRecord
 from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.distill.phases import Role
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.ewgs_refresh import set_deltas
 from qkd_deploy.training.chosen_bits import BitsUnderBudget
@@ -26,7 +28,7 @@ from qkd_deploy.training.methods.method_stage import method_networks, method_sta
 from qkd_deploy.training.methods.pretrain import pretrain_epochs, pretrain_stage
 from qkd_deploy.training.monitoring.progress import NoProgress, RunProgress, progress_on_stderr
 from qkd_deploy.training.networks import networks_of_run, source_of
-from qkd_deploy.training.records import network_checkpoint, quantization_record
+from qkd_deploy.training.records import network_checkpoint
 from qkd_deploy.training.run_data import load_run_data
 from qkd_deploy.training.run_folder import RunFolder
 from qkd_deploy.training.seeds import seed_for
@@ -97,7 +99,8 @@ class _Run:
         self._processes = processes
         self._data = load_run_data(config, processes.device)
         self._noted: set[str] = set()
-        self._quantization = quantization_record(config, self._data.dataset)
+        dataset = self._data.dataset
+        self._quantization = config.quantization(dataset.mean, dataset.std, config.quantizer)
         self._networks = networks_of_run(config, self._data.dataset, processes, progress.message)
         prepared = self._prepare()
         self._account, self._differences = prepared.account, prepared.differences()
@@ -170,7 +173,8 @@ class _Run:
         found: dict[str, str] = {}
         if self._processes.writes:
             found = budget.chosen(self._folder.bits, self._networks["student"], self._progress.message)
-        overrides = {**self._config.bits_for, **self._processes.agree(found)}
+        decided = {**self._config.bits_for, **self._processes.agree(found)}
+        overrides = {pattern: BitWidths.parse(bits) for pattern, bits in decided.items()}
         self._quantization = replace(self._quantization, overrides=overrides)
 
     def _prepare(self) -> PreparedModel:
@@ -214,8 +218,8 @@ class _Run:
         role: Role,
         network: nn.Module,
         training: TrainingRecord,
-        quantization: QuantizationRecord | None = None,
+        quantization: QuantizationSettings | None = None,
     ) -> None:
         if self._processes.writes:
-            data = self._data.dataset
-            save_checkpoint(path, network_checkpoint(network, role, self._config, data, training, quantization))
+            source, data = source_of(self._config, role), self._data.dataset
+            save_checkpoint(path, network_checkpoint(network, source, data, training, quantization))

@@ -18,6 +18,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.groups import DataSource
 from qkd_deploy.training.loop.batches import BatchStream
 from qkd_deploy.training.loop.evaluate import evaluate, integer_accuracy
 
@@ -109,27 +110,31 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
     Raises:
         UserError: they cannot be loaded, or lack the labels that the run needs.
     """
-    dataset = dataset_of(config).to(device)
+    dataset = dataset_of(config, _classes_of_teacher(config)).to(device)
     if not dataset.train.labelled:
         _require_label_free(config)
     mixing = Mixing(config.mixup, config.cutmix)
     return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None)
 
 
-def dataset_of(config: TrainConfig) -> ImageDataset:
-    """Load the data set that the settings name, without labels with the teacher's number of classes.
+def dataset_of(source: DataSource, classes: int = 0) -> ImageDataset:
+    """Load the data set that the settings name.
+
+    Args:
+        source: the settings.
+        classes: their number where neither unlabelled data nor the settings tell.
 
     Raises:
         UserError: it cannot be loaded.
     """
     return load_dataset(
-        config.dataset,
-        None if config.data_dir is None else Path(config.data_dir),
-        image_size=config.image_size,
-        workers=config.workers,
-        strict=config.strict,
-        classes=config.classes or _classes_of_teacher(config),
-        args=config.dataset_args,
+        source.dataset,
+        None if source.data_dir is None else Path(source.data_dir),
+        image_size=source.image_size,
+        workers=source.workers,
+        strict=source.strict,
+        classes=source.classes or classes,
+        args=source.dataset_args,
     )
 
 

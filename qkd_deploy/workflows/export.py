@@ -14,7 +14,8 @@ from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, rebui
 from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
-from qkd_deploy.export.onnx_export import INPUTS, WEIGHTS, Built, ExportReport, build_model, export_onnx
+from qkd_deploy.export.onnx_export import Built, ExportReport, build_model, export_onnx
+from qkd_deploy.export.settings import INPUTS, WEIGHTS
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.report import VerificationReport
@@ -57,7 +58,7 @@ def load_trained(
     wanted = None if bits is None else BitWidths.parse(bits)
     checkpoint = load_checkpoint(path)
     if wanted is not None and checkpoint.quantization is not None:
-        trained = BitWidths.parse(checkpoint.quantization.bits)
+        trained = checkpoint.quantization.bits
         if trained != wanted:
             raise UserError(
                 f"{path} was trained at {trained}, not {wanted}; use --bits {trained}, or train at {wanted}"

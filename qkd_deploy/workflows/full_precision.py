@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -13,28 +13,34 @@ from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepa
 from qkd_deploy.checkpoints.weights import read_tensors
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.sensitivity import Sensitivity, sensitivity
-from qkd_deploy.training.config import TrainConfig, make_config
+from qkd_deploy.settings import require_known
+from qkd_deploy.training.groups import Student
 from qkd_deploy.training.networks import start_network
-from qkd_deploy.training.records import quantization_record
 from qkd_deploy.training.run_data import dataset_of
+from qkd_deploy.workflows.settings import PostTraining, SensitivityData
+
+Known = TypeVar("Known", PostTraining, SensitivityData)
 
 
-def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoint | None) -> TrainConfig:
-    """Complete the settings with the network that the file knows where none is named; nothing is trained.
+def settings_for(path: Path | str, kind: type[Known], given: Mapping[str, Any], known: Checkpoint | None) -> Known:
+    """Complete the settings with the network that the file knows where none is named.
 
     Args:
         path: full-precision weights.
-        settings: of ``TrainConfig``.
+        kind: the class of the settings.
+        given: the settings that the user named.
         known: from ``checkpoint_of``.
 
     Raises:
-        UserError: the network is not known, or only by the name of code that would have to be imported.
+        UserError: a setting is wrong; the network is not known, or only by the name of code that would have to be
+            imported.
     """
-    given = {"method": "qat", "step_initialization": "mse", **settings}
+    require_known(given, kind)
     if "model" in given:
-        return make_config(given)
+        return kind(**given)
     if known is None:
         raise UserError(f"{path} holds weights alone; name the network they belong to, such as --model resnet20")
     record = known.model
@@ -43,7 +49,7 @@ def settings_for(path: Path | str, settings: Mapping[str, Any], known: Checkpoin
         raise UserError(
             f"{path} holds a network from {record.name}; to allow importing that code, name it again: --model {named}"
         )
-    return make_config({"model_args": record.args, "classes": record.num_classes, **given, "model": record.name})
+    return kind(**{"model_args": record.args, "classes": record.num_classes, **given, "model": record.name})
 
 
 def checkpoint_of(path: Path | str) -> Checkpoint | None:
@@ -60,22 +66,20 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
     return load_checkpoint(path)
 
 
-def start_for(
-    path: Path | str, dataset: ImageDataset, config: TrainConfig, progress: Callable[[str], None]
-) -> nn.Module:
+def start_for(path: Path | str, dataset: ImageDataset, student: Student, progress: Callable[[str], None]) -> nn.Module:
     """Build the network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
 
     Raises:
         UserError: it cannot be built, does not fit the weights, or does not take the images.
     """
-    classifier, args = dataset.metric is None, config.model_args
-    return start_network(config.model, path, dataset, args=args, report=progress, classifier=classifier).eval()
+    classifier, args = dataset.metric is None, student.model_args
+    return start_network(student.model, path, dataset, args=args, report=progress, classifier=classifier).eval()
 
 
-def prepared_for(network: nn.Module, dataset: ImageDataset, config: TrainConfig) -> PreparedModel:
+def prepared_for(network: nn.Module, dataset: ImageDataset, bits: NetworkBits) -> PreparedModel:
     """Put quantizers for the images of a data set into a copy of a network, in evaluation mode."""
     shape = list(dataset.train.image_shape)
-    return prepare_student(network, shape, quantization_record(config, dataset)).eval()
+    return prepare_student(network, shape, bits.quantization(dataset.mean, dataset.std)).eval()
 
 
 def file_sensitivity(
@@ -83,7 +87,6 @@ def file_sensitivity(
     bits: str | None,
     *,
     settings: Mapping[str, Any],
-    images: int,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Sensitivity:
     """Rank the layers of a file with weights by the loss that each causes when it alone is quantized.
@@ -91,8 +94,7 @@ def file_sensitivity(
     Args:
         path: full-precision weights of any kind, or a quantized checkpoint, whose weights before rounding are taken.
         bits: of the layer that is quantized; None takes those of the checkpoint, or w4a4.
-        settings: of ``TrainConfig``: the data set (a checkpoint knows its own) and the network.
-        images: number of training images.
+        settings: of ``SensitivityData``: the data set (a checkpoint knows its own), the network, the number of images.
         progress: receives lines about what is being done.
 
     Raises:
@@ -106,13 +108,14 @@ def file_sensitivity(
         raise UserError(f"{path} holds weights alone; say on which images to measure, such as --dataset cifar10")
     network: nn.Module
     if known is not None and known.quantization is not None:
-        config = make_config({**own, "classes": known.model.num_classes, **settings})
-        dataset, chosen = dataset_of(config), bits or known.quantization.bits
+        given = {"model": known.model.name, "classes": known.model.num_classes, **own, **settings}
+        measured = settings_for(path, SensitivityData, given, known)
+        dataset, chosen = dataset_of(measured), bits or str(known.quantization.bits)
         network = rebuild(known, settings.get("model"))
         which = f"the weights before rounding of a network trained at {known.quantization.bits}"
     else:
-        config = settings_for(path, {**own, **settings}, known)
-        dataset, chosen, which = dataset_of(config), bits or "w4a4", "full-precision weights"
-        network = prepared_for(start_for(path, dataset, config, progress), dataset, config)
+        measured = settings_for(path, SensitivityData, {**own, **settings}, known)
+        dataset, chosen, which = dataset_of(measured), bits or NetworkBits.bits, "full-precision weights"
+        network = prepared_for(start_for(path, dataset, measured, progress), dataset, NetworkBits())
     progress(f"each layer alone at {chosen}, on {which}, with images of {dataset.known_as}")
-    return sensitivity(network, dataset, chosen, images=images)
+    return sensitivity(network, dataset, chosen, images=measured.images)

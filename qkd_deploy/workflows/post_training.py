@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.calibration.calibrate import IMAGES, calibrate
+from qkd_deploy.calibration.calibrate import calibrate
 from qkd_deploy.checkpoints.checkpoint import save_checkpoint
 from qkd_deploy.checkpoints.origin import longest_origin, origin
 from qkd_deploy.checkpoints.records import TrainingRecord
@@ -23,11 +23,12 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
 from qkd_deploy.mixed_precision.choose import choose_bits
 from qkd_deploy.mixed_precision.search import Choice
-from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.records import network_checkpoint, quantization_record
+from qkd_deploy.training.networks import NetworkSource
+from qkd_deploy.training.records import network_checkpoint
 from qkd_deploy.training.run_data import RunData, dataset_of
 from qkd_deploy.workflows.export import output_beside
 from qkd_deploy.workflows.full_precision import checkpoint_of, prepared_for, settings_for, start_for
+from qkd_deploy.workflows.settings import PostTraining
 
 METHOD = "ptq"
 """What checkpoints say about how their steps came about."""
@@ -66,8 +67,6 @@ def export_calibrated(
     output: Path | str | None = None,
     *,
     settings: Mapping[str, Any],
-    images: int = IMAGES,
-    batch_norm: bool = False,
     weights: str = "int8",
     input: str = "float32",
     progress: Callable[[str], None] = lambda _: None,
@@ -79,10 +78,8 @@ def export_calibrated(
     Args:
         path: full-precision weights: a state_dict, safetensors, or a checkpoint of this package.
         output: the ONNX file; by default beside the weights, with the suffix ``.onnx``.
-        settings: of ``TrainConfig``: the data set, the network (a checkpoint of this package knows its own), bits and
-            placement, and ``step_initialization`` as the method of calibration.
-        images: number of training images to calibrate on.
-        batch_norm: estimate batch norms anew in the quantized network; see ``calibrate``.
+        settings: of ``PostTraining``: the data set, the network (a checkpoint of this package knows its own), bits,
+            placement and calibration.
         weights: see ``export_onnx``.
         input: see ``export_onnx``.
         progress: receives lines about what is being done.
@@ -100,23 +97,23 @@ def export_calibrated(
     network = start_for(path, data.dataset, config, progress)
     before = data.score(network, 0, None) if data.measurable else None
     choice = None
-    how: dict[str, Any] = {"method": config.step_initialization, "images": images, "batch_norm": batch_norm}
     if config.auto_bits:
         form = {"weights": weights, "input": input}
-        choice = _choose(network, data.dataset, config, how, form, progress)
+        choice = _choose(network, data.dataset, config, form, progress)
         config = replace(config, bits_for={**config.bits_for, **choice.overrides(config.bits)})
-    norms = ", with new batch norms" if batch_norm else ""
-    progress(f"{config.bits} by {config.step_initialization} on {images} images of {data.dataset.known_as}{norms}")
+    norms = ", with new batch norms" if config.batch_norm else ""
+    progress(
+        f"{config.bits} by {config.step_initialization} on {config.images} images of {data.dataset.known_as}{norms}"
+    )
     prepared = prepared_for(network, data.dataset, config)
-    calibrate(prepared, data.dataset, **how)
+    _calibrate(prepared, data.dataset, config)
     after = data.score(prepared, 0, None, network)
     checkpoint = network_checkpoint(
         prepared,
-        "student",
-        config,
+        NetworkSource(config.model, config.model_args, str(path), skip=None),
         data.dataset,
         TrainingRecord(METHOD, epochs=0, seed=0, accuracy=after, images=len(data.test)),
-        quantization_record(config, data.dataset),
+        prepared.settings,
     )
     with _all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
@@ -129,15 +126,19 @@ def export_calibrated(
     )
 
 
+def _calibrate(prepared: PreparedModel, dataset: ImageDataset, config: PostTraining) -> None:
+    method = config.step_initialization
+    calibrate(prepared, dataset, method=method, images=config.images, batch_norm=config.batch_norm)
+
+
 def _choose(
     network: nn.Module,
     dataset: ImageDataset,
-    config: TrainConfig,
-    how: dict[str, Any],
+    config: PostTraining,
     form: dict[str, str],
     progress: Callable[[str], None],
 ) -> Choice:
-    """Bits of the layers under the budget; ``how`` they are calibrated and in which ``form`` they are written."""
+    """Bits of the layers under the budget, for a file of that ``form``."""
     budget = Budget.parse(config.auto_bits)
     if budget.kind == "size" and form["weights"] != "packed":
         raise UserError(
@@ -149,7 +150,7 @@ def _choose(
         return prepared_for(network, dataset, replace(config, bits=bits, bits_for=overrides))
 
     def measure(prepared: PreparedModel) -> float:
-        calibrate(prepared, dataset, **how)
+        _calibrate(prepared, dataset, config)
         return len(build_model(prepared, **form, metadata=longest_origin(dataset))[0].SerializeToString())
 
     return choose_bits(
@@ -158,7 +159,7 @@ def _choose(
         budget,
         config.auto_bits_from,
         base=config.bits,
-        images=how["images"],
+        images=config.images,
         measure=measure,
         progress=progress,
     )
@@ -168,14 +169,14 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _config(path: Path | str, settings: Mapping[str, Any]) -> TrainConfig:
+def _config(path: Path | str, settings: Mapping[str, Any]) -> PostTraining:
     known = checkpoint_of(path)
     if known is not None and known.quantization is not None:
         bits = known.quantization.bits
         raise UserError(f"{path} is quantized already ({bits}); leave --calibrate out, or give full-precision weights")
     if settings.get("auto_bits") and "bits" not in settings:
-        settings = {**settings, "bits": settings.get("auto_bits_from", TrainConfig.auto_bits_from)[0]}
-    return settings_for(path, settings, known)
+        settings = {**settings, "bits": settings.get("auto_bits_from", PostTraining.auto_bits_from)[0]}
+    return settings_for(path, PostTraining, settings, known)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from qkd_deploy import create_model
-from qkd_deploy.quantizers.scale_search import METHODS
+from qkd_deploy.quantizers.settings import SCALE_METHODS
 
 
 def test_every_method_gets_a_row(run: Callable[..., str], tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_every_method_gets_a_row(run: Callable[..., str], tmp_path: Path) -> Non
     options = ["--dataset", "digits", "--model", "resnet8", "--bits", "w8a8", "--images", "40", "--json", "out.json"]
     printed = run("calibration.py", *options, "net.pt")
     report = json.loads((tmp_path / "out.json").read_text())
-    assert list(report["integer"]) == [*METHODS, "mse + bn"]
+    assert list(report["integer"]) == [*SCALE_METHODS, "mse + bn"]
     for method, row in report["integer"].items():
         assert f"| {method} | {row['w8a8']:.2f} |" in printed
     assert (report["dataset"], report["images"]) == ("digits", 359)

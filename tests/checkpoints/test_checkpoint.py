@@ -19,12 +19,13 @@ from qkd_deploy.checkpoints.checkpoint import (
     rebuild,
     save_checkpoint,
 )
-from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
 from qkd_deploy.checkpoints.weights import read_weights
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.models import create_model
 
-QUANTIZATION = QuantizationRecord("w4a4", {"fc": "w8a8"}, "integer", "wide", 8, "narrow", 1 / 64, 128)
+QUANTIZATION = NetworkBits(bits_for={"fc": "w8a8"}).quantization(128, 64)
 
 
 def quantized_checkpoint(name: str = "plaincnn") -> tuple[nn.Module, Checkpoint]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,10 @@ import torch
 
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild, save_checkpoint
-from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.integer.freeze import freeze
+from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.registry import QUANTIZERS
 
@@ -21,7 +22,7 @@ IMAGES = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 def checkpoint(quantizer: str) -> Checkpoint:
     torch.manual_seed(0)
-    record = QuantizationRecord("w4a4", {}, "integer", "wide", 8, "narrow", 1 / 64, 128, quantizer)
+    record = NetworkBits().quantization(128, 64, quantizer)
     prepared = prepare_student(create_model("plaincnn", 10, 1), [1, 8, 8], record)
     initialize(prepared, IMAGES)
     return Checkpoint(
@@ -77,6 +78,6 @@ def test_another_quantizer_does_not_fit(tmp_path: Path) -> None:
         rebuild(replace(saved, quantization=replace(saved.quantization, quantizer="interval")))
     save_checkpoint(tmp_path / "model.pt", saved)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
-    torch.save({**content, "quantization": {**asdict(saved.quantization), "quantizer": "quil"}}, tmp_path / "odd.pt")
-    with pytest.raises(UserError, match="unknown quantizer 'quil'; did you mean 'qil'"):
+    torch.save({**content, "quantization": {**content["quantization"], "quantizer": "quil"}}, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match=r"odd\.pt: quantizer is 'quil'; did you mean 'qil'\?"):
         rebuild(load_checkpoint(tmp_path / "odd.pt"))

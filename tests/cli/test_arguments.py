@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 
-from qkd_deploy.cli.options import Argument
+from qkd_deploy.cli.values import Argument
 
 
 @pytest.mark.parametrize(

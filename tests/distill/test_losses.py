@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from qkd_deploy.distill import Outputs, cross_entropy, distillation_kl
-from qkd_deploy.distill.phases import MethodOptions
+from qkd_deploy.distill import MethodOptions, Outputs, cross_entropy, distillation_kl
 from qkd_deploy.distill.qkd import qkd_phases
 
 

@@ -7,7 +7,7 @@ from qkd_deploy.errors import UserError
 
 
 def test_qkd_has_the_three_phases_of_the_paper() -> None:
-    phases = method_named("qkd").phases((30, 100, 70), MethodOptions(teacher_learning_rate_ratio=0.25))
+    phases = method_named("qkd").phases((30, 100, 70), MethodOptions(teacher_lr_ratio=0.25))
     assert [(p.name, p.epochs, set(p.losses), p.frozen) for p in phases] == [
         ("self-study", 30, {"student"}, ()),
         ("co-study", 100, {"student", "teacher"}, ()),

@@ -19,9 +19,10 @@ from qkd_deploy.checkpoints.checkpoint import (
     rebuild,
     save_checkpoint,
 )
-from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, QuantizationRecord, TrainingRecord
+from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
 from qkd_deploy.errors import UserError
 from qkd_deploy.factory import plain_arguments
+from qkd_deploy.graph.placement.settings import NetworkBits, QuantizationSettings
 from qkd_deploy.models import create_model
 
 USER_MODULE = """
@@ -136,11 +137,11 @@ def test_arguments_are_plain_data(value: Any, complaint: str) -> None:
     assert plain_arguments("model_args", plain) == plain
 
 
-QUANTIZATION = QuantizationRecord("w4a4", {}, "integer", "wide", 8, "narrow", 1 / 64, 128)
+QUANTIZATION = NetworkBits().quantization(128, 64)
 ARGS = {"widths": [3, 6]}
 
 
-def checkpoint(network: nn.Module, quantization: QuantizationRecord | None) -> Checkpoint:
+def checkpoint(network: nn.Module, quantization: QuantizationSettings | None) -> Checkpoint:
     return Checkpoint(
         state_dict=dict(network.state_dict()),
         model=ModelRecord("my_networks:cnn", 10, 1, [1, 8, 8], ARGS),

@@ -37,6 +37,11 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert HEAVY.isdisjoint(loaded)
 
 
+@pytest.mark.parametrize("name", ["train", "sweep", "export", "verify", "inspect", "bench"])
+def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
+    test_nothing_heavy_is_imported(f"from qkd_deploy.cli.main import main; assert main(['{name}', '--help']) == 0")
+
+
 @pytest.mark.parametrize("name", qkd_deploy.__all__)
 def test_public_names_exist(name: str) -> None:
     value = getattr(qkd_deploy, name)

@@ -10,8 +10,9 @@ import pytest
 
 from qkd_deploy.cli import export, verify
 from qkd_deploy.sweep.entry import EntryResult, _export, _verify, finished
-from qkd_deploy.sweep.plan import Entry, VerifyOptions
+from qkd_deploy.sweep.plan import Entry
 from qkd_deploy.training.config import make_config
+from qkd_deploy.verification.settings import VerifyOptions
 
 FOLDER = Path("runs/s/0123")
 
@@ -20,7 +21,7 @@ def test_verify_sees_the_images_that_training_saw() -> None:
     args = {"names": ["a b", 'c"é'], "options": {"depth": 2, "on": True}, "split": "all"}
     settings = {"dataset": "own:data", "data_dir": "D", "dataset_args": args, "image_size": 32, "model": "own:net"}
     config = make_config({**settings, "workers": 0, "strict": True})
-    command = _verify(config, FOLDER, VerifyOptions(2.5, True), FOLDER / "verify.json")
+    command = _verify(config, FOLDER, VerifyOptions(tolerance=2.5, require_integer=True), FOLDER / "verify.json")
     given = verify.command.make_context("verify", command[1:]).params
     assert (given["dataset"], str(given["data_dir"]), given["image_size"]) == ("own:data", "D", 32)
     assert (given["workers"], given["strict"], given["model"]) == (0, True, "own:net")

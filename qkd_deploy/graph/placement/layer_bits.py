@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
 from qkd_deploy.bits import BitWidths, bits_for
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import BITS, is_channel_identity
-
-if TYPE_CHECKING:
-    from qkd_deploy.graph.placement.place import Settings
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 
 
-def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, BitWidths]:
+def layer_bits(model: nn.Module, graph: Graph, settings: QuantizationSettings) -> dict[str, BitWidths]:
     """Choose bits for every layer, by its node's name.
 
     Overrides win; then the first and last layers' bits; then the network's. Batch norms alone have bits of their own.
@@ -34,7 +30,7 @@ def layer_bits(model: nn.Module, graph: Graph, settings: Settings) -> dict[str, 
     return _of_shared_weights(layers, chosen) | dict.fromkeys(norms, BITS)
 
 
-def _require_matches(settings: Settings, paths: list[str]) -> None:
+def _require_matches(settings: QuantizationSettings, paths: list[str]) -> None:
     """Refuse overrides that match no layer."""
     for pattern in settings.overrides:
         if not any(bits_for(path, {pattern: settings.bits}) for path in paths):
@@ -42,7 +38,7 @@ def _require_matches(settings: Settings, paths: list[str]) -> None:
             raise UserError(f"the pattern {pattern!r} matches no layer of the network; {hint}".removesuffix("; "))
 
 
-def _bits_of(node: Node, settings: Settings, *, at_edge: bool) -> BitWidths:
+def _bits_of(node: Node, settings: QuantizationSettings, *, at_edge: bool) -> BitWidths:
     override = bits_for(str(node.target), settings.overrides)
     if override is not None or not at_edge:
         return override or settings.bits

@@ -8,13 +8,11 @@ integers. Widths come from the readers: a layer needs its activation bits; addit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec
-from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.contract.operator import Operands
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
@@ -22,50 +20,13 @@ from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.arithmetic import ADD, REQUANTIZE
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR
 from qkd_deploy.graph.placement.layer_bits import layer_bits
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.placement.signs import Signs
-from qkd_deploy.quantizers.registry import quantizer_kind
 
-PLACEMENTS = ("integer", "paper")
-RESIDUALS = ("wide", "shared")
-WEIGHT_RANGES = ("narrow", "full")
 WIDE_BITS = 8
 FACTOR_BITS = 7
 """Of the right operand of a product of two activations: codes within +-64 are what a signed byte may hold beside
 unsigned ones wherever x86 CPUs without VNNI add pairs of products in 16 bits."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose; see ``prepare`` for the meaning of each."""
-
-    bits: BitWidths
-    overrides: Mapping[str, BitWidths] = field(default_factory=dict)
-    placement: str = "integer"
-    residual: str = "wide"
-    first_last_bits: int = 8
-    weight_range: str = "narrow"
-    input_quantization: tuple[float, int] | None = None
-    quantizer: str = "interval"
-
-    @property
-    def integer(self) -> bool:
-        """Whether tensors are quantized for integer kernels."""
-        return self.placement == "integer" and not self.bits.weights_only
-
-    def __post_init__(self) -> None:
-        quantizer_kind(self.quantizer)
-        for name, value, allowed in (
-            ("placement", self.placement, PLACEMENTS),
-            ("residual", self.residual, RESIDUALS),
-            ("weight_range", self.weight_range, WEIGHT_RANGES),
-        ):
-            if value not in allowed:
-                hint = closest(value, allowed, otherwise=f"choose one of {', '.join(allowed)}")
-                raise UserError(f"unknown {name} {value!r}; {hint}")
-        if not 2 <= self.first_last_bits <= 8:
-            raise UserError(f"first_last_bits must be 2 to 8, got {self.first_last_bits}")
-        if any(bits.weights_only != self.bits.weights_only for bits in self.overrides.values()):
-            raise UserError("float activations (a32) are for the whole network; give all bits a32 or none")
 
 
 @dataclass
@@ -85,7 +46,7 @@ class Placed:
     rescaled: dict[str, tuple[str, float]]
 
 
-def place(model: nn.Module, graph: Graph, settings: Settings) -> Placed:
+def place(model: nn.Module, graph: Graph, settings: QuantizationSettings) -> Placed:
     """Give nodes their quantizers.
 
     Raises:
@@ -103,7 +64,7 @@ class _Placer:
         self,
         model: nn.Module,
         graph: Graph,
-        settings: Settings,
+        settings: QuantizationSettings,
         layer_bits: dict[str, BitWidths],
     ) -> None:
         self.graph, self.settings, self.layer_bits = graph, settings, layer_bits

@@ -112,7 +112,7 @@ def test_a_leaf_module_is_one_float_step() -> None:
         ({"placement": "papr"}, "did you mean 'paper'"),
         ({"residual": "narrow"}, "choose one of wide, shared"),
         ({"weight_range": "ful"}, "did you mean 'full'"),
-        ({"first_last_bits": 1}, "first_last_bits must be 2 to 8"),
+        ({"first_last_bits": 1}, "first_last_bits is 1; it must be a number at least 2 and at most 8"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:

@@ -1,0 +1,25 @@
+"""How a prepared network is calibrated, as far as the user decides it; readable without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from qkd_deploy.quantizers.settings import SCALE_METHODS
+from qkd_deploy.settings import OneOf, Settings
+
+IMAGES = 512
+"""Training images that are enough, whatever they are used for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSettings(Settings):
+    """The arguments of ``calibrate``."""
+
+    group = "calibration"
+
+    images: Annotated[int, Field(ge=1), "Training images to calibrate on."] = IMAGES
+    step_initialization: Annotated[str, OneOf(*SCALE_METHODS), "How quantization steps are chosen."] = "mse"
+    batch_norm: Annotated[bool, "Estimate batch norms anew in the quantized network; pays at 4 bits and fewer."] = False

@@ -1,0 +1,116 @@
+"""Where quantizers go and how wide they are, as far as the user decides it; readable without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PlainValidator
+
+from qkd_deploy.bits import BitWidths
+from qkd_deploy.errors import UserError
+from qkd_deploy.quantizers.settings import QUANTIZER_NAMES
+from qkd_deploy.settings import BitsTable, OneOf, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement(Settings):
+    """Where quantizers go."""
+
+    group = "bits"
+
+    placement: Annotated[
+        str,
+        OneOf("integer", "paper"),
+        "Where tensors are quantized: `integer` for all that an integer kernel makes, `paper` only for "
+        "inputs and weights of convolutions and linear layers.",
+    ] = "integer"
+    residual: Annotated[
+        str,
+        OneOf("wide", "shared"),
+        "Residual sums: `wide` keeps them at 8 bits, `shared` at the bits of their readers.",
+    ] = "wide"
+    first_last_bits: Annotated[int, Field(ge=2, le=8), "Bits of the first and the last layer."] = 8
+    weight_range: Annotated[
+        str,
+        OneOf("narrow", "full"),
+        "Weight codes: `narrow` is symmetric, `full` has all that fit.",
+    ] = "narrow"
+
+
+def _overrides(table: Mapping[str, str | BitWidths]) -> dict[str, BitWidths]:
+    return {pattern: BitWidths.parse(bits) for pattern, bits in table.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationSettings(Placement):
+    """How a network is quantized: what ``prepare`` needs beside the network, and what a checkpoint records.
+
+    Raises:
+        UserError: a value out of range, or float activations for some layers only.
+    """
+
+    bits: Annotated[BitWidths, PlainValidator(BitWidths.parse), "Bits of all layers but the first and the last."]
+    overrides: Annotated[
+        Mapping[str, BitWidths],
+        PlainValidator(_overrides),
+        "Bits of layers by pattern of their module path; the last match wins.",
+    ] = field(default_factory=dict)
+    quantizer: Annotated[str, OneOf(*QUANTIZER_NAMES), "The published method of all learned quantizers."] = "interval"
+    input_quantization: Annotated[
+        tuple[float, int] | None,
+        Field(strict=False),
+        "Scale and zero point of the input's 8-bit codes where they are known; learned otherwise.",
+    ] = None
+
+    @property
+    def integer(self) -> bool:
+        """Whether tensors are quantized for integer kernels."""
+        return self.placement == "integer" and not self.bits.weights_only
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(bits.weights_only != self.bits.weights_only for bits in self.overrides.values()):
+            raise UserError("float activations (a32) are for the whole network; give all bits a32 or none")
+
+
+def _require_bits(text: str) -> str:
+    BitWidths.parse(text)
+    return text
+
+
+def _require_table(table: dict[str, str]) -> dict[str, str]:
+    _overrides(table)
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkBits(Placement):
+    """Bits as the user writes them, with where they apply."""
+
+    bits: Annotated[str, AfterValidator(_require_bits), "Bits of weights and activations, such as `w4a4`."] = "w4a4"
+    bits_for: Annotated[
+        BitsTable,
+        AfterValidator(_require_table),
+        "`PATTERN=wXaY`: other bits for layers whose module path matches; may be repeated, the last match wins.",
+    ] = field(default_factory=dict)
+
+    def quantization(self, mean: float, std: float, quantizer: str = "interval") -> QuantizationSettings:
+        """How a network is quantized that reads pixels normalised by ``(p - mean) / std``.
+
+        Args:
+            mean: of the pixels.
+            std: of the pixels; with the scale ``1 / std`` the input's 8-bit code is the raw pixel.
+            quantizer: a key of ``registry.QUANTIZERS``.
+        """
+        return QuantizationSettings(
+            bits=BitWidths.parse(self.bits),
+            overrides=_overrides(self.bits_for),
+            placement=self.placement,
+            residual=self.residual,
+            first_last_bits=self.first_last_bits,
+            weight_range=self.weight_range,
+            quantizer=quantizer,
+            input_quantization=(1.0 / std, int(mean)),
+        )

@@ -1,0 +1,171 @@
+"""The settings of a run, group by group; those of methods, quantizers and placement are declared beside these.
+
+Readable without importing torch, for the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+
+from qkd_deploy.distill.methods import METHODS, Method, method_named
+from qkd_deploy.settings import Arguments, Epochs, Names, OneOf, Settings
+
+_OPTIMIZERS = OneOf("sgd", "adamw", "adam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource(Settings):
+    """The images."""
+
+    group = "data"
+
+    dataset: Annotated[
+        str,
+        "`digits` (embedded), `cifar10`, `cifar100`, `tiny-imagenet`, `imagefolder:PATH`, `FILE.npz`, `hf:NAME` or "
+        "`package.module:factory`.",
+    ] = "digits"
+    data_dir: Annotated[str | None, "Folder that holds the data set; by default downloads go to a cache folder."] = None
+    dataset_args: Annotated[Arguments, "Keyword argument of your data set factory; may be repeated."] = field(
+        default_factory=dict
+    )
+    image_size: Annotated[NonNegativeInt, "Height and width to bring images to; 0 keeps the data's own."] = 0
+    classes: Annotated[NonNegativeInt, "Number of classes, where unlabelled data and the teacher do not tell."] = 0
+    workers: Annotated[NonNegativeInt, "Processes that decode images of sets too big for memory."] = 2
+    strict: Annotated[bool, "Stop at a corrupt image instead of skipping it."] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData(DataSource):
+    """The images, and what training does to them."""
+
+    augmentation: Annotated[
+        str,
+        OneOf("auto", "none", "crop", "imagenet", "randaugment"),
+        "What training does to images: `auto` is what suits the data, `crop` shifts and flips, `imagenet` is a resized "
+        "crop, a flip and colour jitter.",
+    ] = "auto"
+    mixup: Annotated[NonNegativeFloat, "Mix pairs of images by mixup with this Beta parameter; 0 does not."] = 0.0
+    cutmix: Annotated[NonNegativeFloat, "Mix pairs of images by CutMix with this Beta parameter; 0 does not."] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student(Settings):
+    """The network that is quantized."""
+
+    group = "networks"
+
+    model: Annotated[str, "The student: a known network or `package.module:factory`."] = "resnet20"
+    model_args: Annotated[Arguments, "Keyword argument of the network's factory; may be repeated."] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks(Student):
+    """Student and teacher, with where their weights come from."""
+
+    teacher: Annotated[str, "The teacher, and optionally its weights: `NAME[:FILE]`; `sqakd`: the student's."] = (
+        "resnet56"
+    )
+    teacher_args: Annotated[Arguments, "Keyword argument of the teacher's factory; may be repeated."] = field(
+        default_factory=dict
+    )
+    teacher_checkpoint: Annotated[str | None, "Full-precision weights of the teacher; pre-trained without."] = None
+    init: Annotated[
+        str | None, "Full-precision weights that the student starts from; pre-trained without, `sqakd`: the teacher's."
+    ] = None
+    init_skip: Annotated[
+        Names,
+        "Modules or entries of `--init` to leave at random, such as a head of other classes; the network is then "
+        "trained in full precision before it is quantized.",
+    ] = ()
+
+
+def _require_method(name: str) -> str:
+    return method_named(name).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodChoice(Settings):
+    """The method and its length."""
+
+    group = "method"
+
+    method: Annotated[
+        str,
+        AfterValidator(_require_method),
+        ", ".join(f"`{method.name}` ({method.summary})" for method in METHODS.values()) + ".",
+    ] = "qkd"
+    phases: Annotated[Names, "Only these phases of the method, such as `self-study,tutor`, for ablations."] = ()
+    epochs: Annotated[Epochs, "Epochs in all, divided in the method's ratio, or one number per phase."] = (30, 100, 70)
+
+    @property
+    def how(self) -> Method:
+        """The method."""
+        return METHODS[self.method]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Settings):
+    """Training in full precision of networks for which no weights are given."""
+
+    group = "full-precision training"
+
+    pretrain_epochs: Annotated[int, Field(ge=1), "Epochs of the student's full-precision training."] = 100
+    teacher_pretrain_epochs: Annotated[int, Field(ge=1), "Epochs of the teacher's full-precision training."] = 100
+    pretrain_optimizer: Annotated[str, _OPTIMIZERS, "Its optimizer; transformers want `adamw`."] = "sgd"
+    pretrain_lr: Annotated[PositiveFloat, "Its highest learning rate, which warms up and falls as a cosine."] = 0.1
+    pretrain_weight_decay: Annotated[NonNegativeFloat, "Its weight decay."] = 5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation(Settings):
+    """How the weights and the steps learn."""
+
+    group = "optimisation"
+
+    batch_size: Annotated[int, Field(ge=2), "Images per step, over all processes, in all stages."] = 128
+    accumulate: Annotated[int, Field(ge=1), "Parts that a batch is processed in, to save memory."] = 1
+    optimizer: Annotated[str, _OPTIMIZERS, "Optimizer of the weights; `adam` has L2 decay."] = "sgd"
+    lr: Annotated[PositiveFloat, "Learning rate of the student's weights."] = 0.01
+    schedule: Annotated[
+        str,
+        OneOf("cosine", "step", "constant"),
+        "The learning rate over all phases: `cosine` to 0, `step` to a tenth at 50 % and at 75 %, or `constant`.",
+    ] = "cosine"
+    warmup_epochs: Annotated[NonNegativeFloat, "Epochs in which the learning rate rises from 0."] = 0.0
+    momentum: Annotated[float, Field(ge=0, le=0.9999), "Momentum of SGD."] = 0.9
+    weight_decay: Annotated[NonNegativeFloat, "Decay of weights; never of biases, normalisation and steps."] = 1e-4
+    clip_norm: Annotated[NonNegativeFloat, "Largest norm of the gradient of the weights; 0 does not clip."] = 0.0
+    ema: Annotated[
+        float, Field(ge=0, le=0.99999), "Decay per step of an average that is evaluated and saved; 0 keeps none."
+    ] = 0.0
+    bn_batches: Annotated[NonNegativeInt, "Batches to estimate batch norms anew from at the end; 0 does not."] = 0
+    weight_step_ratio: Annotated[NonNegativeFloat, "Relative movement of weight steps over the learning rate."] = 0.01
+    activation_step_ratio: Annotated[NonNegativeFloat, "The same of activation steps."] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running(Settings):
+    """Where and how a run computes, and how often it is measured."""
+
+    group = "run"
+
+    seed: Annotated[NonNegativeInt, "Decides initial weights, order of images and augmentation."] = 0
+    threads: Annotated[
+        NonNegativeInt, "CPU threads; 0 leaves the choice to torch. Results repeat exactly for equal numbers."
+    ] = 0
+    device: Annotated[str, "`auto` (an accelerator if there is one), `cpu`, `cuda` or another of torch's devices."] = (
+        "auto"
+    )
+    precision: Annotated[
+        str, OneOf("fp32", "bf16"), "Arithmetic of training; under `bf16` (autocast) quantizers stay in float32."
+    ] = "fp32"
+    channels_last: Annotated[bool, "The memory format that convolutions are fastest in."] = False
+    compile: Annotated[bool, "Compile the networks: faster on long runs, needs a C++ compiler."] = False
+    sync_batch_norm: Annotated[bool, "Batch statistics over all processes (GPUs only)."] = False
+    evaluate_every: Annotated[int, Field(ge=1), "Epochs between two measurements of held-out accuracy."] = 1
+    evaluate_limit: Annotated[NonNegativeInt, "Images of those measurements; 0 and the final one take all."] = 0
