@@ -44,7 +44,8 @@ def test_no_packages_import_each_other_in_a_circle() -> None:
 
 
 def test_the_root_is_no_room_for_modules() -> None:
-    assert len(list((ROOT / "qkd_deploy").glob("*.py"))) <= LOOSE
+    loose = [path for path in (ROOT / "qkd_deploy").glob("*.py") if path.stem != "__init__"]
+    assert len(loose) <= LOOSE
 
 
 def test_folders_can_be_looked_over() -> None:
