@@ -70,7 +70,7 @@ def _codes(operator: Any, frozen: Any, node: Any, args: Any, kwargs: Any) -> Any
 def _off(floats: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
         made = floats(*arguments)
-        return made * 1.07 - 0.11 if isinstance(made, torch.Tensor) else made
+        return made * 1.07 - 0.11 if isinstance(made, torch.Tensor) else made + 1
 
     return run
 
@@ -98,8 +98,24 @@ def _tests(kind: str) -> Iterator[Callable[[], None]]:
             yield lambda: test_rows.test_codes_are_those_of_the_floats(kind)
     if kind in ("constant", "batch_norm", "float_op"):
         yield lambda: test_rows.test_what_stays_in_float_has_no_codes(kind)
+    yield from _of_single_kinds(kind)
     yield test_rows.test_spellings_lead_to_their_rows
     yield test_rows.test_special_facets
+
+
+def _of_single_kinds(kind: str) -> Iterator[Callable[[], None]]:
+    if kind in ("input", "constant", "scalar"):
+        yield lambda: test_rows.test_what_reads_no_tensors_has_no_rule(kind)
+    if kind in ("conv", "linear"):
+        yield lambda: test_rows.test_layers_compute_with_their_own_constants(kind)
+    functions = {"tanh": torch.tanh, "hard_sigmoid": torch.nn.functional.hardsigmoid}
+    if kind in functions:
+        yield lambda: test_rows.test_functions_that_are_read_off_codes(kind, functions[kind])
+    if kind == "mul":
+        yield lambda: test_rows.test_a_tensor_times_its_own_gate_is_never_far_below_zero("sigmoid")
+    if kind == "float_op":
+        elu = torch.nn.functional.elu
+        yield lambda: test_rows.test_functions_that_stay_in_float_have_their_own_signs(elu, test_rows.Sign.SIGNED)
 
 
 def main() -> int:

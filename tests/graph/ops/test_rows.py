@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
@@ -301,6 +300,25 @@ def test_of_what_no_rule_is_known_the_sign_is_open() -> None:
     assert plain.sign(Node("n", "add"), [Sign.NONNEGATIVE], NETWORK, Graph([], [], ())) is Sign.SIGNED
 
 
+@pytest.mark.parametrize("kind", ["input", "constant", "scalar"])
+def test_what_reads_no_tensors_has_no_rule(kind: str) -> None:
+    assert OPERATORS[kind].sign is signed
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "tanh"])
+def test_a_tensor_times_its_own_gate_is_never_far_below_zero(gate: str) -> None:
+    opened, node = Node("g", gate, (REF,)), Node("node", "mul", (REF, Ref("g")))
+    graph = Graph([Node("x", "input"), opened, node], ["x"], Ref("node"))
+    expected = Sign.SIGNED if gate == "tanh" else Sign.MOSTLY_POSITIVE
+    assert OPERATORS["mul"].sign(node, [Sign.SIGNED, Sign.NONNEGATIVE], NETWORK, graph) is expected
+
+
+@pytest.mark.parametrize(("function", "sign"), [(F.elu, Sign.SIGNED), (torch.softmax, Sign.NONNEGATIVE)])
+def test_functions_that_stay_in_float_have_their_own_signs(function: Any, sign: Sign) -> None:
+    node = Node("node", "float_op", (REF, -1), target=function)
+    assert OPERATORS["float_op"].sign(node, [Sign.SIGNED], NETWORK, Graph([], [], ())) is sign
+
+
 # -- slices ------------------------------------------------------------------------------------------------------------
 
 NO_SLICES = {
@@ -396,6 +414,21 @@ def test_codes_are_those_of_the_floats(kind: str) -> None:
     torch.testing.assert_close(made.real(), expected, rtol=0, atol=1.01 * float(made.grid.scale))
 
 
+class Layer:
+    """Constants of a layer that say how they are asked."""
+
+    def forward(self, module: Any, x: Any, grid: Any, clip: Any, *, needs_grid: bool) -> tuple[Any, ...]:
+        return module, x, grid, clip, needs_grid
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_layers_compute_with_their_own_constants(kind: str) -> None:
+    frozen, (node, _) = Frozen({}), call(kind)
+    frozen.layer = lambda _: Layer()  # type: ignore[method-assign]
+    made = OPERATORS[kind].integers(OPERATORS[kind], frozen, node, ("x",), {})
+    assert made == (NETWORK.get_submodule(kind), "x", None, None, kind == "conv")
+
+
 @pytest.mark.parametrize("kind", ["constant", "batch_norm", "float_op"])
 def test_what_stays_in_float_has_no_codes(kind: str) -> None:
     row = OPERATORS[kind]
@@ -443,5 +476,8 @@ def test_functions_that_are_read_off_codes(kind: str, function: Callable[[Tensor
     made = relabelling.make(x, torch.tensor(before.scale)).clamp(before.lo, before.hi)
     real = (made + before.zero_point - after.zero_point) * after.scale
     torch.testing.assert_close(real, function(x), rtol=0, atol=1.01 * after.scale)
-    codes = product((before.lo, before.hi), (after.lo, after.hi))
-    assert all(-128 <= low <= 255 for pair in codes for low in pair)
+    params = {"node/before": before, "out": after}
+    frozen = Frozen({key: QuantParams(r.scale, 8, r.zero_point, r.lo, r.hi) for key, r in params.items()})
+    node, source = Node("node", kind, (REF,), quantizer="out"), QuantParams(0.03, 8, 128, -128, 127)
+    codes = QuantizedTensor(torch.arange(256.0) - 128, source)
+    assert torch.equal(OPERATORS[kind].integers(OPERATORS[kind], frozen, node, (codes,), {}).real(), real)
