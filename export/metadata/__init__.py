@@ -1,4 +1,4 @@
-"""What an exported file says about itself: bits, tables, golden results and a digest of every constant and node."""
+"""The description that an exported file holds of itself: bits, tables, golden results and a digest of every constant and node."""
 
 from qkd_deploy.export.metadata.digests import (
     PREFIX,
