@@ -42,6 +42,10 @@ class GraphBuilder:
         """A rank-0 initializer."""
         return self.constant(name, np.array(value, dtype=dtype))
 
+    def integers(self, name: str, values: Sequence[int]) -> ir.Value:
+        """An initializer of int64 values: a shape, axes, bounds."""
+        return self.constant(name, np.array(values, np.int64))
+
     def add(
         self,
         operator: str,
@@ -74,6 +78,13 @@ class GraphBuilder:
     ) -> ir.Value:
         """Append one of the operations that ``tensor`` is computed in; its result is called ``{tensor}.{suffix}``."""
         return self.add(operator, operands, f"{tensor}.{suffix}", node=tensor, attributes=attributes)
+
+    def move_last_behind(self, value: ir.Value, count: int) -> None:
+        """Move the last ``count`` nodes right behind the node that makes ``value``, in front of its other readers."""
+        producer, last = value.producer(), self.nodes[-count:]
+        assert producer is not None
+        at = self.nodes.index(producer) + 1
+        self.nodes[at:] = [*last, *self.nodes[at:-count]]
 
     def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> onnx.ModelProto:
         """The finished model, with inferred shapes.

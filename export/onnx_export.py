@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
@@ -27,18 +26,17 @@ from qkd_deploy.export.metadata import (
     write_metadata,
 )
 from qkd_deploy.export.settings import INPUTS, WEIGHTS
+from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
 
 _GOLDEN_IMAGES = 2
-_GROSS = 0.05
-"""Share of the largest output by which a trial run may be off."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """Account of a written file.
 
     Attributes:
         path: the file.
@@ -130,7 +128,7 @@ def build_model(
         **described,
     )
     write_metadata(emitted.model, full)
-    _run_once(emitted.model, golden)
+    trial_run(emitted.model, golden)
     return emitted.model, Built(emitted.model, emitted.tensors, emitted.layers, frozen)
 
 
@@ -180,32 +178,3 @@ def flat_tensors(output: Any) -> list[torch.Tensor]:
         return [output]
     items = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
     return [tensor for item in items for tensor in flat_tensors(item)]
-
-
-def _run_once(model: onnx.ModelProto, golden: Golden) -> None:
-    """Run the finished file on its golden inputs before anybody is told that it is done."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # 8-bit weights beyond +-64 saturate on x86 CPUs without VNNI; the file may be meant for other CPUs than this one
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feeds = {value.name: array for value, array in zip(session.get_inputs(), golden.inputs, strict=True)}
-        outputs = session.run(None, feeds)
-    except Exception as error:  # onnxruntime raises its own kinds
-        raise UserError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot run the exported graph "
-            f"({str(error).splitlines()[0]}); nothing was written"
-        ) from error
-    for expected, got in zip(golden.outputs, outputs, strict=True):
-        if expected.shape != np.asarray(got).shape:
-            raise UserError("the exported graph gives outputs of another shape than the network; nothing was written")
-        # verify proves equality; this coarse check is for operations in float that were translated to other ones, so
-        # that it tolerates the code that a rounding in a float island may flip
-        if not np.allclose(expected, got, rtol=0, atol=_GROSS * float(np.abs(expected).max(initial=0.0)) + 1e-6):
-            raise UserError(
-                "the exported graph computes other outputs than the network, so an operation in float was translated "
-                "wrongly; replace it or report this network; nothing was written"
-            )

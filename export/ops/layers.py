@@ -14,57 +14,65 @@ import numpy.typing as npt
 import onnx_ir as ir
 from torch import nn
 
+from qkd_deploy.export.context import EmitContext
+from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import LayerRecord
-from qkd_deploy.export.ops.shallow_input import align_input_channels
-from qkd_deploy.export.ops.tokens import POINTWISE
+from qkd_deploy.export.ops.align_input_channels import align_input_channels
+from qkd_deploy.export.ops.tokens import POINTWISE, image_of_tokens, tokens_of_image
 from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.graph.integer.layer import IntegerLayer
-from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
 
+_KERNELS = {"Conv": "QLinearConv", "Gemm": "QGemm"}
+"""The runtime's integer kernels of both operators."""
 
-def emit_layer(
-    builder: GraphBuilder, frozen: FrozenModel, node: Node, operand: ir.Value, weights: str
-) -> tuple[ir.Value, LayerRecord]:
-    """Append a layer.
 
-    Args:
-        builder: where constants and nodes go.
-        frozen: the integer model.
-        node: the layer's node.
-        operand: its dequantized (or float) input; of a layer on tokens, the image that ``Tokens`` makes of them.
-        weights: "int8" or "packed".
-
-    Returns:
-        the float value before any quantizer, and the layer's row of the table.
-    """
-    name, layer = node.name, frozen.layer(node)
-    module = frozen.network.get_submodule(str(node.target))
-    codes = layer.codes.cpu().numpy()
-    linear = isinstance(module, nn.Linear)
-    integer = node.source is not None and (node.quantizer is not None or linear)
-    attributes = {"transB": 1} if linear else _conv_attributes(module)
-    tokens = node.is_on_tokens
-    if tokens:
-        codes, attributes = codes.reshape(*codes.shape, 1, 1), POINTWISE
-    elif integer and not linear:
-        wide = align_input_channels(
-            builder, name, operand, frozen.graph.node(node.inputs[0]).shape or (), codes, attributes
-        )
+def emit_conv(ctx: EmitContext, node: Node) -> ir.Value:
+    """Append a convolution; in integers only where its result has a quantizer."""
+    operand, codes = ctx.values[node.inputs[0]], _weight_codes(ctx, node)
+    attributes = _conv_attributes(ctx.frozen.network.get_submodule(str(node.target)))
+    integer = node.source is not None and node.quantizer is not None
+    if integer:
+        wide = align_input_channels(ctx.builder, node.name, operand, ctx.shape(node.inputs[0]), codes, attributes)
         operand, codes, attributes = wide.operand, wide.weight, wide.attributes
-    weight = dequantize_weight(
-        builder, name, emit_weight_codes(builder, name, codes, layer, weights), layer.scale.cpu().numpy()
-    )
-    operands = [operand, weight, _bias(builder, frozen, node, layer)]
-    if linear and not tokens:
-        value = _gemm(builder, node, codes.shape[1], operands, attributes)
-    else:
-        value = builder.add("Conv", operands, f"{name}.float", node=name, attributes=attributes)
-    operator = "Gemm" if linear and not tokens else "Conv"
-    kernel = {"Gemm": "QGemm", "Conv": "QLinearConv"}[operator] if integer else f"{operator} (float)"
-    source_bits = frozen.grid(node.source).bits if node.source is not None else 32
-    return value, LayerRecord(name, str(node.target), operator, layer.weight_bits, source_bits, layer.upscale, kernel)
+    operands = [operand, *_weight_and_bias(ctx, node, codes)]
+    value = ctx.builder.add("Conv", operands, f"{node.name}.float", node=node.name, attributes=attributes)
+    _record_layer(ctx, node, "Conv", integer=integer)
+    return value
+
+
+def emit_linear(ctx: EmitContext, node: Node) -> ir.Value:
+    """Append a linear layer: a convolution where it has codes in and out and reads tokens, else Gemm."""
+    if node.is_on_tokens:
+        return _emit_on_tokens(ctx, node)
+    codes = _weight_codes(ctx, node)
+    operands = [ctx.values[node.inputs[0]], *_weight_and_bias(ctx, node, codes)]
+    value = _gemm(ctx.builder, node, codes.shape[1], operands)
+    _record_layer(ctx, node, "Gemm", integer=node.source is not None)
+    return value if node.quantizer is None else ctx.quantized(node, value)
+
+
+def _emit_on_tokens(ctx: EmitContext, node: Node) -> ir.Value:
+    """A linear layer as a 1x1 convolution over an image of its tokens; returns the dequantized tokens."""
+    params, image, codes = ctx.params(node), image_of_tokens(ctx, node), _weight_codes(ctx, node)
+    operands = [image, *_weight_and_bias(ctx, node, codes.reshape(*codes.shape, 1, 1))]
+    value = ctx.builder.add("Conv", operands, f"{node.name}.float", node=node.name, attributes=POINTWISE)
+    _record_layer(ctx, node, "Conv", integer=True)
+    return ctx.record(node, params, tokens_of_image(ctx, node, ctx.quantize(node, params, value)))
+
+
+def _weight_codes(ctx: EmitContext, node: Node) -> npt.NDArray[np.int8]:
+    codes: npt.NDArray[np.int8] = ctx.frozen.layer(node).codes.cpu().numpy()
+    return codes
+
+
+def _weight_and_bias(ctx: EmitContext, node: Node, codes: npt.NDArray[np.int8]) -> tuple[ir.Value, ir.Value]:
+    """The weight in real units, from codes in the shape that the operator takes, and the bias."""
+    layer = ctx.frozen.layer(node)
+    stored = emit_weight_codes(ctx.builder, node.name, codes, layer, ctx.weights)
+    weight = dequantize_weight(ctx.builder, node.name, stored, layer.scale.cpu().numpy())
+    return weight, _bias(ctx, node, layer)
 
 
 def dequantize_weight(builder: GraphBuilder, name: str, codes: ir.Value, scale: npt.NDArray[np.float32]) -> ir.Value:
@@ -77,47 +85,65 @@ def dequantize_weight(builder: GraphBuilder, name: str, codes: ir.Value, scale: 
     return builder.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.weight", attributes={"axis": 0})
 
 
-def _bias(builder: GraphBuilder, frozen: FrozenModel, node: Node, layer: IntegerLayer) -> ir.Value:
+def _bias(ctx: EmitContext, node: Node, layer: IntegerLayer) -> ir.Value:
     """int32 on the grid ``f32(s_x * s_w)``; float where the input is float."""
-    name, values = node.name, layer.bias.cpu().numpy()
-    codes = builder.constant(f"{name}.bias", values)
+    name, b, values = node.name, ctx.builder, layer.bias.cpu().numpy()
+    codes = b.constant(f"{name}.bias", values)
     if node.source is None:
         return codes
-    scale = frozen.grid(node.source).scale.cpu().numpy() * layer.scale.cpu().numpy()
+    scale = ctx.frozen.grid(node.source).scale.cpu().numpy() * layer.scale.cpu().numpy()
     constants = [
-        builder.constant(f"{name}.bias_scale", scale.astype(np.float32)),
-        builder.constant(f"{name}.bias_zero_point", np.zeros(len(values), np.int32)),
+        b.constant(f"{name}.bias_scale", scale.astype(np.float32)),
+        b.constant(f"{name}.bias_zero_point", np.zeros(len(values), np.int32)),
     ]
     output = f"{name}.bias_dequantized"
-    return builder.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.bias", attributes={"axis": 0})
+    return b.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.bias", attributes={"axis": 0})
 
 
-def _gemm(
-    builder: GraphBuilder, node: Node, features: int, operands: list[ir.Value], attributes: dict[str, Any]
-) -> ir.Value:
+def _gemm(builder: GraphBuilder, node: Node, features: int, operands: list[ir.Value]) -> ir.Value:
     """Gemm takes matrices: tensors of other ranks are reshaped around it."""
-    name, shape = node.name, list(node.shape or ())
-    if len(shape) == 2:
+    name, attributes = node.name, {"transB": 1}
+    if len(node.shape or ()) == 2:
         return builder.add("Gemm", operands, f"{name}.float", node=name, attributes=attributes)
-    rows = builder.constant(f"{name}.rows", np.array([-1, features], np.int64))
+    rows = builder.integers(f"{name}.rows", [-1, features])
     matrix = builder.add("Reshape", [operands[0], rows], f"{name}.matrix", node=f"{name}.rows")
     product = builder.add("Gemm", [matrix, *operands[1:]], f"{name}.product", node=name, attributes=attributes)
-    target = builder.constant(f"{name}.shape", np.array(node.open_shape, np.int64))
+    target = builder.integers(f"{name}.shape", node.open_shape)
     return builder.add("Reshape", [product, target], f"{name}.float", node=f"{name}.columns")
 
 
 def _conv_attributes(conv: nn.Module) -> dict[str, Any]:
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d))
-    kernel, dilation = conv.kernel_size, conv.dilation
-    if conv.padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        pads = [t // 2 for t in total] + [t - t // 2 for t in total]
-    else:
-        pads = [0] * (2 * len(kernel)) if conv.padding == "valid" else [int(p) for p in conv.padding] * 2
     return {
-        "kernel_shape": list(kernel),
+        "kernel_shape": list(conv.kernel_size),
         "strides": list(conv.stride),
-        "pads": pads,
-        "dilations": list(dilation),
+        "pads": _pads(conv),
+        "dilations": list(conv.dilation),
         "group": conv.groups,
     }
+
+
+def _pads(conv: nn.Conv1d | nn.Conv2d) -> list[int]:
+    """Begins, then ends of all dimensions; padding "same" has its odd element at the end, as in PyTorch."""
+    if conv.padding == "same":
+        total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return [t // 2 for t in total] + [t - t // 2 for t in total]
+    if conv.padding == "valid":
+        return [0] * (2 * len(conv.kernel_size))
+    return [int(p) for p in conv.padding] * 2
+
+
+def _record_layer(ctx: EmitContext, node: Node, operator: str, *, integer: bool) -> None:
+    """Enter a layer in the table of layers."""
+    layer = ctx.frozen.layer(node)
+    kernel = _KERNELS[operator] if integer else f"{operator} (float)"
+    source_bits = ctx.frozen.grid(node.source).bits if node.source is not None else 32
+    ctx.layers.append(
+        LayerRecord(node.name, str(node.target), operator, layer.weight_bits, source_bits, layer.upscale, kernel)
+    )
+
+
+EMITTERS = {
+    "conv": Emitter(emit_conv),
+    "linear": Emitter(emit_linear, quantizes=True),
+}

@@ -1,49 +1,59 @@
-"""Pooling in ONNX."""
+"""Pools and reductions in ONNX."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from qkd_deploy.export.ops.float_islands import block_fusion
+from qkd_deploy.export.context import EmitContext
+from qkd_deploy.export.emitter import Emitter, plain
+from qkd_deploy.export.ops.float_ops import block_fusion
 from qkd_deploy.export.ops.layers import dequantize_weight
-from qkd_deploy.export.quantized_graph import QuantizedGraph
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import POOL_CODE, pool_weight_scale
 
 
-class Pooling(QuantizedGraph):
-    """Handlers of max and average pools."""
+def emit_max_pool(ctx: EmitContext, node: Node) -> ir.Value:
+    """MaxPool, which acts on codes."""
+    dilations, ceil_mode = list(node.kwargs["dilation"]), int(node.kwargs["ceil_mode"])
+    return _emit_pool(ctx, node, "MaxPool", dilations=dilations, ceil_mode=ceil_mode)
 
-    def _max_pool(self, node: Node) -> ir.Value:
-        dilations, ceil_mode = list(node.kwargs["dilation"]), int(node.kwargs["ceil_mode"])
-        return self._pool(node, "MaxPool", dilations=dilations, ceil_mode=ceil_mode)
 
-    def _pool(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
-        """A pool; zeros around floats stay what they are: the runtime would make them padding, which never counts."""
-        source, value = self.frozen.graph.node(node.inputs[0]), self.values[node.inputs[0]]
-        if source.kind == "pad" and source.name not in self.grids:
-            value = block_fusion(self.builder, value, f"{node.name}.input")
-        attributes = {**_windows(node), **attributes}
-        return self.builder.add(operator, [value], f"{node.name}.float", node=node.name, attributes=attributes)
+def emit_avg_pool(ctx: EmitContext, node: Node) -> ir.Value:
+    """Average full windows by a depthwise convolution with equal weights (decision 4); in float by AveragePool.
 
-    def _avg_pool(self, node: Node) -> ir.Value:
-        """A depthwise convolution with equal weights: exact, and several times faster than the runtime's pool."""
-        if node.quantizer is None:
-            return self._pool(node, "AveragePool", count_include_pad=1)
-        kernel, b, name = node.kwargs["kernel_size"], self.builder, node.name
-        channels = (node.shape or ())[1]
-        codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
-        scale = np.full(channels, pool_weight_scale(kernel), np.float32)
-        weight = dequantize_weight(b, name, codes, scale)
-        attributes = {**_windows(node), "group": channels}
-        return b.add("Conv", [self.values[node.inputs[0]], weight], f"{name}.float", node=name, attributes=attributes)
+    The convolution adds integers, so that it is exact, and takes a sixth of the time of QLinearAveragePool or less.
+    """
+    if node.quantizer is None:
+        return _emit_pool(ctx, node, "AveragePool", count_include_pad=1)
+    kernel, b, name = node.kwargs["kernel_size"], ctx.builder, node.name
+    channels = (node.shape or ())[1]
+    codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
+    scale = np.full(channels, pool_weight_scale(kernel), np.float32)
+    weight = dequantize_weight(b, name, codes, scale)
+    attributes = {**_windows(node), "group": channels}
+    return b.add("Conv", [ctx.values[node.inputs[0]], weight], f"{name}.float", node=name, attributes=attributes)
 
-    def _uneven_avg_pool(self, node: Node) -> ir.Value:
-        ceil_mode = int(node.kwargs["ceil_mode"])
-        return self._pool(node, "AveragePool", ceil_mode=ceil_mode, count_include_pad=0)
+
+def emit_uneven_avg_pool(ctx: EmitContext, node: Node) -> ir.Value:
+    """Average windows that count only elements of the image, which no convolution does: QLinearAveragePool."""
+    return _emit_pool(ctx, node, "AveragePool", ceil_mode=int(node.kwargs["ceil_mode"]), count_include_pad=0)
+
+
+def _emit_pool(ctx: EmitContext, node: Node, operator: str, **attributes: Any) -> ir.Value:
+    """A pool as one operator.
+
+    A Pad in front, on floats, is kept apart: the runtime would make its zeros the pool's own padding, which never
+    counts (decision 14).
+    """
+    source, value = ctx.frozen.graph.node(node.inputs[0]), ctx.values[node.inputs[0]]
+    if source.kind == "pad" and source.name not in ctx.grids:
+        value = block_fusion(ctx.builder, value, f"{node.name}.input")
+    attributes = {**_windows(node), **attributes}
+    return ctx.builder.add(operator, [value], f"{node.name}.float", node=node.name, attributes=attributes)
 
 
 def _windows(node: Node) -> dict[str, list[int]]:
@@ -54,3 +64,19 @@ def _windows(node: Node) -> dict[str, list[int]]:
         "strides": list(options["stride"]),
         "pads": list(options["padding"]) * 2,
     }
+
+
+def _emit_extreme(ctx: EmitContext, node: Node, *, operator: str) -> ir.Value:
+    """Reduce to the largest or smallest element; the order of codes is that of values."""
+    axes = ctx.builder.integers(f"{node.name}.axes", node.kwargs["dim"])
+    return ctx.move(node, operator, [axes], keepdims=int(node.kwargs["keepdim"]))
+
+
+EMITTERS = {
+    "max_pool": Emitter(emit_max_pool),
+    "avg_pool": Emitter(emit_avg_pool),
+    "uneven_avg_pool": Emitter(emit_uneven_avg_pool),
+    "global_avg_pool": plain("GlobalAveragePool"),
+    "amax": Emitter(partial(_emit_extreme, operator="ReduceMax")),
+    "amin": Emitter(partial(_emit_extreme, operator="ReduceMin")),
+}

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from qkd_deploy.bench.float_readings import CodeGrid, read_otherwise
-from qkd_deploy.export.ops.products import RIGHT
+from qkd_deploy.export.ops.matmul import RIGHT
 
 
 class AttentionTwin(ABC):

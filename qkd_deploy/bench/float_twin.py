@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from qkd_deploy.bench.float_attention import AttentionTwin
 from qkd_deploy.bench.float_readings import CodeGrid, table_function, unfolded
-from qkd_deploy.export.ops.products import RIGHT
+from qkd_deploy.export.ops.matmul import RIGHT
 from qkd_deploy.export.ops.tokens import CHANNELS_FIRST, CHANNELS_LAST, IMAGE
 from qkd_deploy.verification.reference.values import attributes_of
 

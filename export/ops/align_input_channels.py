@@ -54,16 +54,7 @@ def align_input_channels(
     """
     same = WideConv(operand, weight, dict(attributes))
     quantizer = operand.producer()
-    if (
-        quantizer is None
-        or quantizer.op_type != "DequantizeLinear"
-        or weight.ndim != 4
-        or attributes["group"] != 1
-        or weight.shape[1] % _ALIGNMENT == 0
-        or weight.shape[0] < _LEAST_OUTPUTS
-        or weight.shape[0] % _ALIGNMENT != 0
-        or _takes_patches(attributes)
-    ):
+    if quantizer is None or quantizer.op_type != "DequantizeLinear" or not _gains(weight, attributes):
         return same
     codes, scale, zero_point = quantizer.inputs
     assert codes is not None and scale is not None and zero_point is not None
@@ -83,8 +74,16 @@ def align_input_channels(
     return WideConv(wide_operand, weight, same.attributes)
 
 
+def _gains(weight: npt.NDArray[np.int8], attributes: Mapping[str, Any]) -> bool:
+    """True for convolutions that only the number of their input channels keeps from the direct kernel."""
+    if weight.ndim != 4 or attributes["group"] != 1 or _takes_patches(attributes):
+        return False
+    outputs, channels = weight.shape[:2]
+    return channels % _ALIGNMENT != 0 and outputs % _ALIGNMENT == 0 and outputs >= _LEAST_OUTPUTS
+
+
 def _takes_patches(attributes: Mapping[str, Any]) -> bool:
-    """Whether windows are large and do not overlap, as in vision transformers: im2col then costs next to nothing."""
+    """True for large windows that do not overlap, as in vision transformers: im2col then costs next to nothing."""
     kernel, strides = attributes["kernel_shape"], attributes["strides"]
     return all(s >= k for s, k in zip(strides, kernel, strict=True)) and kernel[0] * kernel[1] >= _LARGE_PATCH
 

@@ -1,0 +1,33 @@
+"""The description that an exported file holds of itself: bits, tables, golden results and a digest of every constant and node."""
+
+from qkd_deploy.export.metadata.digests import (
+    PREFIX,
+    Digests,
+    array_digest,
+    constant_digest,
+    graph_digest,
+    graph_digests,
+    named_nodes,
+    node_digest,
+)
+from qkd_deploy.export.metadata.entries import read_metadata, write_metadata
+from qkd_deploy.export.metadata.golden import Golden, GoldenInput
+from qkd_deploy.export.metadata.records import LayerRecord, Metadata, TensorRecord
+
+__all__ = [
+    "PREFIX",
+    "Digests",
+    "Golden",
+    "GoldenInput",
+    "LayerRecord",
+    "Metadata",
+    "TensorRecord",
+    "array_digest",
+    "constant_digest",
+    "graph_digest",
+    "graph_digests",
+    "named_nodes",
+    "node_digest",
+    "read_metadata",
+    "write_metadata",
+]

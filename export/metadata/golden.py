@@ -1,0 +1,84 @@
+"""Golden inputs and results: what any runtime must compute from inputs that are made anew from a recipe.
+
+The recipe is a hash of positions (docs/decisions/0007), so that the file holds digests and outputs but no images.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class GoldenInput:
+    """How to make a golden input anew, so that the file need not hold images.
+
+    Attributes:
+        shape: with the batch.
+        lo, hi: range of the stored codes.
+        zero_point, scale: of the input's grid; a scale of None leaves the codes as uint8.
+    """
+
+    shape: tuple[int, ...]
+    lo: int
+    hi: int
+    zero_point: int
+    scale: float | None
+
+    def array(self) -> np.ndarray:
+        """Codes by an integer hash of the position, the same on every machine; float32 values unless scale is None."""
+        count = int(np.prod(self.shape))
+        hashed = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(2**32) >> np.uint64(13)
+        codes = (self.lo + (hashed % np.uint64(self.hi - self.lo + 1)).astype(np.int64)).reshape(self.shape)
+        if self.scale is None:
+            return codes.astype(np.uint8)
+        return (codes - self.zero_point).astype(np.float32) * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """How to make the inputs, the outputs in graph order (one batch each), and digests of the codes by tensor name."""
+
+    recipes: tuple[GoldenInput, ...]
+    codes: dict[str, str]
+    outputs: tuple[np.ndarray, ...]
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        """The inputs in graph order."""
+        return tuple(recipe.array() for recipe in self.recipes)
+
+
+def encode_golden(golden: Golden) -> dict[str, Any]:
+    """Golden results as plain data for JSON."""
+    return {
+        "inputs": [asdict(recipe) for recipe in golden.recipes],
+        "codes": golden.codes,
+        "outputs": [_encode_array(array) for array in golden.outputs],
+    }
+
+
+def decode_golden(table: dict[str, Any]) -> Golden:
+    """Inverse of :func:`encode_golden`."""
+    return Golden(
+        recipes=tuple(GoldenInput(**{**row, "shape": tuple(row["shape"])}) for row in table["inputs"]),
+        codes={str(name): str(digest) for name, digest in table["codes"].items()},
+        outputs=tuple(_decode_array(text) for text in table["outputs"]),
+    )
+
+
+def _encode_array(array: np.ndarray) -> str:
+    """An array as base64 text of its .npy form."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _decode_array(text: str) -> np.ndarray:
+    """Inverse of ``_encode_array``; refuses pickled content (ValueError)."""
+    array: np.ndarray = np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False)
+    return array

@@ -1,0 +1,67 @@
+"""The records that an exported file describes itself with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qkd_deploy.export.metadata.digests import Digests
+from qkd_deploy.export.metadata.golden import Golden
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """One quantized activation: ``value`` is the ONNX value with its uint8 codes, ``lo`` and ``hi`` their range."""
+
+    name: str
+    value: str
+    module: str
+    bits: int
+    scale: float
+    zero_point: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer with weights; ``upscale`` is the factor between learned and stored weight integers."""
+
+    name: str
+    module: str
+    op: str
+    weight_bits: int
+    activation_bits: int
+    upscale: int
+    kernel: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything that ``export`` writes beside the graph. ``digests`` is computed by :func:`write_metadata`."""
+
+    version: str
+    bits: str
+    placement: str
+    weights: str = "int8"
+    input: str = "float32"
+    tensors: tuple[TensorRecord, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
+    golden: Golden | None = None
+    normalization: Mapping[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
+    checkpoint_sha256: str | None = None
+    accuracy: Mapping[str, Any] | None = None
+    quantizer: str = ""
+    digests: Digests | None = field(default=None, compare=False)
+
+    def module_of(self, name: str) -> str:
+        """The user's module that a node, constant or value belongs to, from the tables or else from the name itself."""
+        known = {layer.name: layer.module for layer in self.layers}
+        known |= {tensor.name: tensor.module for tensor in self.tensors}
+        owner, slash, _ = name.rpartition("/")
+        stem = owner if slash else name if name in known else name.rpartition(".")[0]
+        if stem not in known and stem.rpartition(".")[0] in known:  # "conv1.weight/DequantizeLinear"
+            stem = stem.rpartition(".")[0]
+        return known.get(stem) or stem or name

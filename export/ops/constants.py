@@ -1,0 +1,49 @@
+"""Inputs of the network, and tensors that do not depend on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from qkd_deploy.export.context import EmitContext, NamedParams
+from qkd_deploy.export.emitter import Emitter
+from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.quantized import QuantizedTensor
+
+BATCH = "batch"
+"""What the batch dimension is called in the file."""
+
+
+def emit_input(ctx: EmitContext, node: Node) -> ir.Value:
+    """Add an input of the graph, with a dynamic batch dimension; a uint8 input already is the codes."""
+    raw = ctx.input_type == "uint8" and node.quantizer is not None
+    dtype = ir.DataType.UINT8 if raw else ir.DataType.FLOAT
+    batch_dims = node.batch_dims or (0,)
+    shape = [BATCH if dim in batch_dims else size for dim, size in enumerate(node.shape or ())]
+    value = ir.Value(name=node.name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    ctx.inputs.append(value)
+    if node.quantizer is None:
+        return value
+    return ctx.record(node, ctx.params(node), value) if raw else ctx.quantized(node, value)
+
+
+def emit_constant(ctx: EmitContext, node: Node) -> ir.Value:
+    """Compute a node that does not depend on the input here and now, whatever its kind, and store the result."""
+
+    def value(ref: Ref) -> Any:
+        return ctx.constants[ref.name]
+
+    made = ctx.frozen.evaluate(node, *substitute((node.args, node.kwargs), value))
+    ctx.constants[node.name] = made
+    if not isinstance(made, QuantizedTensor):
+        return ctx.builder.constant(f"{node.name}.value", made.detach().cpu().numpy())
+    ctx.grids[node.name] = NamedParams(node.name, made.grid)
+    codes = ctx.builder.constant(f"{node.name}.codes", made.grid.store(made.codes))
+    return ctx.dequantize(node, made.grid, codes)
+
+
+EMITTERS = {
+    "input": Emitter(emit_input, quantizes=True),
+    "constant": Emitter(emit_constant, quantizes=True),
+}

@@ -1,0 +1,119 @@
+"""LayerNorm and softmax in ONNX, in forms of which no CPU computes other codes.
+
+The operator ``LayerNormalization`` sums in an order of the CPU's own. Here LayerNorm is written in single, correctly
+rounded operations on codes, whose sums have no such freedom, for they are of small integers (decision 11). The
+operations and their order are those of ``graph.exact.rows.layer_norm``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qkd_deploy.export.context import EmitContext
+from qkd_deploy.export.emitter import Emitter, plain
+from qkd_deploy.export.ops.float_ops import emit_float_op
+from qkd_deploy.graph.exact.rows import eps_in_steps, row_center
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.quantized import QuantParams
+
+
+def emit_layer_norm(ctx: EmitContext, node: Node) -> ir.Value:
+    """Normalise the last dimension: exactly where operand and result have codes, else by the ordinary operator."""
+    operand, (_, weight, bias) = node.inputs[0], node.args
+    codes = ctx.codes(operand)
+    gain, offset = (None if ref is None else ctx.values[ref.name] for ref in (weight, bias))
+    if codes is None or node.quantizer is None:
+        return _float_norm(ctx, node, gain, offset)
+    y = _normalised(ctx, node, ctx.grids[operand].params, codes)
+    do = partial(ctx.builder.step, node.name)
+    if gain is not None:
+        y = do("Mul", [y, gain], "scaled")
+    return y if offset is None else do("Add", [y, offset], "float")
+
+
+def _normalised(ctx: EmitContext, node: Node, params: QuantParams, codes: ir.Value) -> ir.Value:
+    """``(c - mean) / deviation`` of the rows of codes, in units of their scale."""
+    name, b, length = node.name, ctx.builder, (node.shape or ())[-1]
+
+    def number(suffix: str, value: float, kind: type[np.floating[Any]]) -> ir.Value:
+        return b.scalar(f"{name}.{suffix}", value, kind)
+
+    do, axes = partial(b.step, name), b.integers(f"{name}.axes", [-1])
+    center = row_center(params.zero_point + params.hi, length)
+    # Cast instead of DequantizeLinear, which the runtime would compute anew for each of its readers
+    c = do("Cast", [codes], "integers", to=ir.DataType.FLOAT)
+    if center:  # keeps both sums within 2^24, so that float32 holds them exactly in any order
+        c = do("Sub", [c, number("center", center, np.float32)], "centered")
+    total = do("ReduceSum", [c, axes], "total")
+    squares = do("ReduceSum", [do("Mul", [c, c], "square"), axes], "squares")  # ReduceSumSquare takes longer than both
+    mean = do("Div", [total, number("length", length, np.float32)], "mean")  # times 1 / length would be made a Div
+    deviation = _deviation(ctx, node, total, squares, eps_in_steps(node.kwargs["eps"], float(params.scale)))
+    return do("Div", [do("Sub", [c, mean], "moved"), deviation], "normalised")
+
+
+def _deviation(ctx: EmitContext, node: Node, total: ir.Value, squares: ir.Value, eps: float) -> ir.Value:
+    """The deviation of every row from its sums, ``sqrt((n * squares - total^2) / n^2 + eps)``, in float64.
+
+    On the few numbers of the rows, float64 costs nothing, and its square root is rounded correctly; the runtime's
+    square root of float32 is an approximation.
+    """
+    length, do = (node.shape or ())[-1], partial(ctx.builder.step, node.name)
+
+    def number(suffix: str, value: float) -> ir.Value:
+        return ctx.builder.scalar(f"{node.name}.{suffix}", value, np.float64)
+
+    wide = do("Cast", [total], "wide_total", to=ir.DataType.DOUBLE)
+    wide_squares = do("Cast", [squares], "wide_squares", to=ir.DataType.DOUBLE)
+    times = do("Mul", [wide_squares, number("count", length)], "times")
+    spread = do("Sub", [times, do("Mul", [wide, wide], "total_squared")], "spread")
+    variance = do("Div", [spread, number("count_squared", length**2)], "variance")
+    stabilised = do("Add", [variance, number("eps", eps)], "stabilised")
+    return do("Cast", [do("Sqrt", [stabilised], "root")], "deviation", to=ir.DataType.FLOAT)
+
+
+def _float_norm(ctx: EmitContext, node: Node, gain: ir.Value | None, offset: ir.Value | None) -> ir.Value:
+    """``LayerNormalization``, for tensors that are not quantized; ONNX requires a gain."""
+    gain = gain or ctx.builder.constant(f"{node.name}.gain", np.ones((node.shape or ())[-1], np.float32))
+    operands = [ctx.values[node.inputs[0]], gain, *([] if offset is None else [offset])]
+    attributes = {"axis": -1, "epsilon": node.kwargs["eps"]}
+    return ctx.builder.add("LayerNormalization", operands, f"{node.name}.float", node=node.name, attributes=attributes)
+
+
+def emit_exponential(ctx: EmitContext, node: Node) -> ir.Value:
+    """Exponentials of rows less their largest elements, the numerators of a softmax (decision 15).
+
+    Rows are dequantized as if their largest codes were zero: DequantizeLinear by rows takes these as zero points. So
+    ``Exp`` sees at most 256 different operands, and its codes are on a scale on which every CPU agrees.
+    """
+    name, b, operand = node.name, ctx.builder, node.inputs[0]
+    source, params, shape = ctx.grids[operand].params, ctx.params(node), ctx.shape(operand)
+    do = partial(b.step, name)
+    codes = ctx.known_codes(operand)
+    rows = do("Reshape", [codes, b.integers(f"{name}.row_shape", [-1, shape[-1]])], "rows")
+    largest = do("ReduceMax", [rows, b.integers(f"{name}.axes", [1])], "largest", keepdims=0)
+    scale = ir.tensor(np.array([float(source.scale)], np.float32))
+    scales = do("ConstantOfShape", [do("Shape", [largest], "count")], "steps", value=scale)
+    below = b.add(
+        "DequantizeLinear",
+        [rows, scales, largest],
+        f"{name}.below",
+        node=name,
+        attributes={"axis": 0},
+        reads=(float(source.scale), source.zero_point),
+    )
+    exponentials = do("Exp", [below], "float")
+    quantized = do("QuantizeLinear", [exponentials, *ctx.scale_and_zero_point(name, params)], "row_codes")
+    made = do("Reshape", [quantized, b.integers(f"{name}.shape", node.open_shape)], "codes")
+    return ctx.record(node, params, made)
+
+
+EMITTERS = {
+    "batch_norm": Emitter(emit_float_op),
+    "softmax": plain("Softmax", axis=-1),
+    "exponential": Emitter(emit_exponential, quantizes=True),
+    "layer_norm": Emitter(emit_layer_norm),
+}

@@ -1,0 +1,1 @@
+"""Runtimes that files are written for, one file each: what a finished file must show there before anybody gets it."""

@@ -1,0 +1,51 @@
+"""ONNX Runtime's CPU provider: the trial run of a finished file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.metadata import Golden
+
+_GROSS = 0.05
+"""Share of the largest output by which a trial run may be off."""
+
+
+def trial_run(model: onnx.ModelProto, golden: Golden) -> None:
+    """Run a finished file on its golden inputs before anybody is told that it is done.
+
+    ``verify`` proves equality. This coarse check is for operations in float that were translated to other ones, so that
+    it tolerates the code that a rounding in a float operation may flip.
+
+    Raises:
+        UserError: the runtime cannot load or run the file, or computes other shapes or grossly other values.
+    """
+    for expected, got in zip(golden.outputs, _outputs(model, golden), strict=True):
+        if expected.shape != np.asarray(got).shape:
+            raise UserError("the exported graph gives outputs of another shape than the network; nothing was written")
+        tolerance = _GROSS * float(np.abs(expected).max(initial=0.0)) + 1e-6
+        if not np.allclose(expected, got, rtol=0, atol=tolerance):
+            raise UserError(
+                "the exported graph computes other outputs than the network, so an operation in float was translated "
+                "wrongly; replace it or report this network; nothing was written"
+            )
+
+
+def _outputs(model: onnx.ModelProto, golden: Golden) -> list[np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # 8-bit weights beyond +-64 saturate on x86 CPUs without VNNI; the file may be meant for other CPUs than this one
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feeds = {value.name: array for value, array in zip(session.get_inputs(), golden.inputs, strict=True)}
+        outputs: list[np.ndarray] = session.run(None, feeds)
+    except Exception as error:  # onnxruntime raises its own kinds
+        raise UserError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run the exported graph "
+            f"({str(error).splitlines()[0]}); nothing was written"
+        ) from error
+    return outputs
