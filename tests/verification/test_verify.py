@@ -79,7 +79,7 @@ def dataset(model: onnx.ModelProto) -> ImageDataset:
 def preview_of_stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stubs bring their own preview of single layers."""
     monkeypatch.setattr(
-        "qkd_deploy.verification.checks.levels.preview_codes",
+        "qkd_deploy.verification.checks.preview.preview_codes",
         lambda prepared, frozen, *inputs: prepared.preview_codes(frozen, *inputs),
     )
 

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from deployment import Deployed, assert_same_codes, deploy, feeds_of, finish, noise
+from frozen_sums import frozen_headroom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement import unquantized
@@ -21,7 +22,7 @@ from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import exponential_scale
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams, meets_signed
-from qkd_deploy.verification.overflow.bounds import file_headroom, frozen_headroom
+from qkd_deploy.verification.overflow.bounds import file_headroom
 from qkd_deploy.verification.runtime import CodesModel, quantized_values
 
 TOKENS = noise(4, 6, 12, seed=3, scale=2.0)
