@@ -30,7 +30,10 @@ from qkd_deploy.export.settings import INPUTS, WEIGHTS
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.runtimes.ort import OnnxRuntime
+from qkd_deploy.runtimes.runtime import RuntimeFault
 
+_RUNTIME = OnnxRuntime()
 _GOLDEN_IMAGES = 2
 _GROSS = 0.05
 """Share of the largest output by which a trial run may be off."""
@@ -184,21 +187,15 @@ def flat_tensors(output: Any) -> list[torch.Tensor]:
 
 def _run_once(model: onnx.ModelProto, golden: Golden) -> None:
     """Run the finished file on its golden inputs before anybody is told that it is done."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # 8-bit weights beyond +-64 saturate on x86 CPUs without VNNI; the file may be meant for other CPUs than this one
-    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feeds = {value.name: array for value, array in zip(session.get_inputs(), golden.inputs, strict=True)}
-        outputs = session.run(None, feeds)
-    except Exception as error:  # onnxruntime raises its own kinds
-        raise UserError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot run the exported graph "
-            f"({str(error).splitlines()[0]}); nothing was written"
-        ) from error
+        # 8-bit weights beyond +-64 saturate on x86 CPUs without VNNI; the file may be meant for CPUs with it
+        session = _RUNTIME.session(model, precise=True)
+        feeds = {value.name: array for value, array in zip(session.inputs, golden.inputs, strict=True)}
+        outputs = session.run(feeds).values()
+    except RuntimeFault as error:
+        runtime = f"{_RUNTIME.name} {_RUNTIME.version}"
+        reason = f"{runtime} cannot run the exported graph ({error.first_line}); nothing was written"
+        raise UserError(reason) from error
     for expected, got in zip(golden.outputs, outputs, strict=True):
         if expected.shape != np.asarray(got).shape:
             raise UserError("the exported graph gives outputs of another shape than the network; nothing was written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import onnx
@@ -23,11 +24,12 @@ class OnnxGraph:
         graph = model.graph
         self.nodes = list(graph.node)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.inputs = [value.name for value in graph.input]
-        self.outputs = [value.name for value in graph.output]
-        self.producers = {name: node for node in self.nodes for name in node.output}
+        self.inputs = names_of(graph.input)
+        self.outputs = names_of(graph.output)
+        self.producers: dict[str, onnx.NodeProto] = {}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
+            self.producers.update(dict.fromkeys(node.output, node))
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
 
@@ -42,6 +44,11 @@ class OnnxGraph:
         while producer is not None and producer.op_type in passed:
             producer = self.producers.get(producer.input[0])
         return producer
+
+
+def names_of(values: Iterable[onnx.ValueInfoProto]) -> list[str]:
+    """Names of the inputs or outputs of a graph, in order."""
+    return [value.name for value in values]
 
 
 def optional_input(node: onnx.NodeProto, index: int) -> str:

@@ -70,13 +70,16 @@ class VerificationReport:
 
     def _proof(self) -> str:
         floats = len(self.float_ops)
-        parts = ["outputs agree", f"{floats} float operators" if floats else "every kernel in integers"]
-        if self.compared_codes:
-            parts[0] = f"0 of {self.compared_codes:,} codes differ"
-        if self.accuracy["runtime"] is not None:
-            kind = self.metric if floats else f"integer {self.metric}"
-            parts.insert(0, f"{kind} {self.accuracy['runtime']:.2f} % on {self.images} images")
-        return ", ".join(parts)
+        compared = f"0 of {self.compared_codes:,} codes differ" if self.compared_codes else "outputs agree"
+        kernels = f"{floats} float operators" if floats else "every kernel in integers"
+        return f"{self._score()}{compared}, {kernels}"
+
+    def _score(self) -> str:
+        """The accuracy and a comma; empty where it was not measured."""
+        if self.accuracy["runtime"] is None:
+            return ""
+        kind = self.metric if self.float_ops else f"integer {self.metric}"
+        return f"{kind} {self.accuracy['runtime']:.2f} % on {self.images} images, "
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for machines; ``passed``, ``float_ops`` and ``verdict`` are included."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from itertools import chain
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -11,6 +10,7 @@ import onnx
 from qkd_deploy.errors import UserError
 from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.runtimes.runtime import Runtime, RuntimeFault, Session
+from qkd_deploy.verification.onnx_graph import names_of, optional_input
 
 DEFAULT: Runtime = OnnxRuntime()
 """The runtime that exported files are written for."""
@@ -62,7 +62,7 @@ class CodesModel:
     ) -> None:
         """``values`` are names and element types, by default :func:`quantized_values` of the model."""
         self._values = quantized_values(model) if values is None else values
-        self._model_outputs = [output.name for output in model.graph.output]
+        self._model_outputs = names_of(model.graph.output)
         self._session = RuntimeModel(_with_outputs(model, self._values), threads, precise=precise, runtime=runtime)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -77,7 +77,7 @@ def _with_outputs(model: onnx.ModelProto, values: Mapping[str, int]) -> onnx.Mod
     """A copy of the model that also returns ``values``, by name and element type."""
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
-    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    known = {*names_of(model.graph.input), *names_of(model.graph.output)}
     added = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in values.items() if name not in known]
     extended.graph.output.extend(added)
     return extended
@@ -91,12 +91,20 @@ def quantized_values(model: onnx.ModelProto, also: Collection[str] = ()) -> dict
     """
     constants = _constant_values(model)
     computed = [node for node in model.graph.node if not constants.issuperset(node.input)]
-    read = {node.input[0] for node in computed if node.op_type == "DequantizeLinear"}
-    found = (read - constants) | set(also)
+    found = (_dequantized(computed) - constants) | set(also)
     types = _code_types(model, computed)
-    results = chain.from_iterable(node.output for node in model.graph.node)
-    produced = chain((value.name for value in model.graph.input), results)
-    return {name: types.get(name, onnx.TensorProto.UINT8) for name in produced if name in found}
+    return {name: types.get(name, onnx.TensorProto.UINT8) for name in _produced(model) if name in found}
+
+
+def _produced(model: onnx.ModelProto) -> Iterator[str]:
+    """Inputs of a graph, and what its nodes make, in order."""
+    yield from names_of(model.graph.input)
+    for node in model.graph.node:
+        yield from node.output
+
+
+def _dequantized(nodes: list[onnx.NodeProto]) -> set[str]:
+    return {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
 
 
 def _constant_values(model: onnx.ModelProto) -> set[str]:
@@ -112,8 +120,7 @@ def _code_types(model: onnx.ModelProto, computed: list[onnx.NodeProto]) -> dict[
     """Element types of what quantizers write and dequantizers read: those of their zero points."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in computed:
-        zero_point = (*node.input, "", "")[2]
-        kind = types.get(zero_point, onnx.TensorProto.UINT8)
+        kind = types.get(optional_input(node, 2), onnx.TensorProto.UINT8)
         if node.op_type == "DequantizeLinear":
             types.setdefault(node.input[0], kind)
         elif node.op_type == "QuantizeLinear":

@@ -11,10 +11,11 @@ import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata
+from qkd_deploy.verification.onnx_graph import names_of
 from qkd_deploy.verification.samples import ArraySamples, Samples, SplitSamples
 
 if TYPE_CHECKING:
-    from qkd_deploy.data.dataset import ImageDataset
+    from qkd_deploy.data.dataset import AnySplit, ImageDataset
     from qkd_deploy.data.metric import Metric
 
 
@@ -98,22 +99,30 @@ class Source:
     def _check(self) -> None:
         kinds = self._samples.kinds
         if len(kinds) != len(self._inputs):
-            names = ", ".join(value.name for value in self._inputs)
+            names = ", ".join(names_of(self._inputs))
             raise UserError(f"the model has the inputs {names}; give one array for each, not {len(kinds)}")
         for value, (dtype, shape) in zip(self._inputs, kinds, strict=True):
-            _require_fit(value, dtype, shape)
-        if len({shape[0] for _, shape in kinds}) != 1 or not self.images:
+            _require_shape(value, shape)
+            _require_type(value, dtype)
+        if not self.images or any(shape[0] != self.images for _, shape in kinds):
             raise UserError("the arrays must hold the same number of samples, at least one")
 
 
-def _require_fit(value: onnx.ValueInfoProto, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Refuse data of another shape or type than an input has; sizes that it leaves open fit any."""
+def _require_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
+    """Refuse data of another shape than an input has; the batch, and sizes that it leaves open, may be any."""
     sizes = _sizes(value)
-    closed = [given if size is None else size for size, given in zip(sizes[1:], shape[1:], strict=False)]
-    if len(shape) != len(sizes) or closed != list(shape[1:]):
-        expected = "x".join("N" if size is None else str(size) for size in sizes)
-        found = "x".join(map(str, shape)) or "a single number"
-        raise UserError(f"the model's input {value.name} is {expected}, but the data are {found}")
+    if len(shape) == len(sizes) and all(map(_fits, sizes[1:], shape[1:])):
+        return
+    expected = "x".join("N" if size is None else str(size) for size in sizes)
+    found = "x".join(map(str, shape)) or "a single number"
+    raise UserError(f"the model's input {value.name} is {expected}, but the data are {found}")
+
+
+def _fits(size: int | None, given: int) -> bool:
+    return size in (None, given)
+
+
+def _require_type(value: onnx.ValueInfoProto, dtype: np.dtype[Any]) -> None:
     if dtype != np.uint8 and dtype.kind != "f":
         raise UserError(f"the data for input {value.name} are {dtype}; give uint8 pixels or float32 values")
 
@@ -131,15 +140,19 @@ def from_dataset(
     Raises:
         UserError: unknown split, or images or classes that do not fit the model.
     """
+    part = _part_of(data, split, limit)
+    if data.metric is None and part.labelled:
+        _require_classes(_classes_of(model, metadata), data)
+    return Source(model, metadata, SplitSamples(part), data.metric, data.metric_name)
+
+
+def _part_of(data: ImageDataset, split: str, limit: int | None) -> AnySplit:
     if split not in ("train", "test"):
         raise UserError(f"unknown split {split!r}; choose train or test")
     if limit is not None and limit < 1:
         raise UserError(f"cannot verify on {limit} images; give a limit of at least 1")
     part = data.train if split == "train" else data.test
-    if data.metric is None and part.labelled:
-        _require_classes(_classes_of(model, metadata), data)
-    samples = SplitSamples(part if limit is None else part.head(limit))
-    return Source(model, metadata, samples, data.metric, data.metric_name)
+    return part if limit is None else part.head(limit)
 
 
 def _require_classes(outputs: int | None, data: ImageDataset) -> None:
@@ -165,7 +178,7 @@ def from_arrays(
 
 def _in_order(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Arrays by name, in the order of the model's inputs."""
-    names = [value.name for value in model.graph.input]
+    names = names_of(model.graph.input)
     unknown = sorted(set(inputs) ^ set(names))
     if unknown:
         raise UserError(f"the model has the inputs {', '.join(names)}; the data disagree about {', '.join(unknown)}")

@@ -40,7 +40,7 @@ class ExportedGraph:
     def __init__(self, model: onnx.ModelProto) -> None:
         """Index a model."""
         self._graph = OnnxGraph(model)
-        self._by_name = {node.name: node for node in self._graph.nodes if node.name}
+        self._by_name: dict[str, onnx.NodeProto] = {node.name: node for node in self._graph.nodes if node.name}
         self._obstacles: tuple[tuple[Callable[[onnx.NodeProto], bool], str], ...] = (
             (self._has_float_weights, "its weights are not quantized"),
             (self._has_float_operands, "its input is not quantized"),
@@ -66,8 +66,8 @@ class ExportedGraph:
         name = _ADDED_BY_RUNTIME.sub("", node.name)
         if name in self._by_name:
             return self._by_name[name]
-        makers = (self._graph.producers[output] for output in node.output if output in self._graph.producers)
-        return next(makers, None)
+        made = [output for output in node.output if output in self._graph.producers]
+        return self._graph.producers[made[0]] if made else None
 
     def layer_norm_of(self, node: onnx.NodeProto) -> str:
         """The tensor that an exported node belongs to, where its operators are a LayerNorm from codes; "" elsewhere."""
@@ -82,10 +82,8 @@ class ExportedGraph:
             return exact
         if node.op_type not in _FUSABLE:
             return f"{DEFAULT.name} has no integer kernel for {node.op_type}"
-        for is_there, sentence in self._obstacles:
-            if is_there(node):
-                return sentence
-        return f"{DEFAULT.name} {DEFAULT.version} did not fuse it with its quantizers on this machine"
+        obstacles = (sentence for is_there, sentence in self._obstacles if is_there(node))
+        return next(obstacles, f"{DEFAULT.name} {DEFAULT.version} did not fuse it with its quantizers on this machine")
 
     def _has_float_weights(self, node: onnx.NodeProto) -> bool:
         return node.op_type in _PRODUCTS and not all(map(self._is_dequantized, node.input[1:2]))

@@ -26,14 +26,14 @@ def golden_differences(subject: ModelUnderTest, golden: Golden | None) -> list[D
     feeds = _feeds(subject, golden)
     outputs, codes = subject.session().run(feeds)
     result = subject.reference.run(feeds, continue_with=codes)
-    sides = {"the reference": (result.codes, result.outputs), subject.runtime.name: (codes, outputs)}
+    own_codes, own_outputs = result.codes, result.outputs
     exact = [name for name in codes if name not in result.after_float]
-    differences = []
-    for side, (found, _) in sides.items():
-        differences += _codes(subject, golden, side, {name: found[name] for name in exact if name in found})
-    for side, (_, values) in sides.items():
-        differences += _outputs(subject, golden, side, values, result.after_float)
-    return differences
+    return [
+        *_codes(subject, golden, "the reference", {name: own_codes[name] for name in exact if name in own_codes}),
+        *_codes(subject, golden, subject.runtime.name, {name: codes[name] for name in exact}),
+        *_outputs(subject, golden, "the reference", own_outputs, result.after_float),
+        *_outputs(subject, golden, subject.runtime.name, outputs, result.after_float),
+    ]
 
 
 def _feeds(subject: ModelUnderTest, golden: Golden) -> dict[str, np.ndarray]:

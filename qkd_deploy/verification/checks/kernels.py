@@ -7,6 +7,7 @@ seen here and nowhere else.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import onnx
 
@@ -18,7 +19,6 @@ from qkd_deploy.verification.reference.movement import MOVES
 from qkd_deploy.verification.runtime import optimized_graph
 from qkd_deploy.verification.task import Task
 
-_FLOAT_RESULT = frozenset({"DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _INTEGER = re.compile(r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool")
 _ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "Resize"})
 _BETWEEN_KERNELS = MOVES | {"QuantizeLinear", "DequantizeLinear", "Cast", "Shape"}
@@ -100,11 +100,25 @@ def _float_values(model: onnx.ModelProto) -> set[str]:
 
 def _makes_floats(node: onnx.NodeProto, floats: set[str]) -> bool:
     """Whether a node whose float operands are among ``floats`` has a float result."""
-    if node.op_type == "QGemm":
-        return len(node.input) < 9 or not node.input[7]  # no scale of the output
-    if node.op_type == "Cast":
-        return attributes_of(node)["to"] in _FLOATS
-    if node.op_type in _FLOAT_RESULT:
-        return True
-    quantizes = node.op_type == "QuantizeLinear" or _INTEGER.match(node.op_type) is not None
-    return not quantizes and not floats.isdisjoint(node.input)
+    if node.op_type in _RESULTS:
+        return _RESULTS[node.op_type](node)
+    return _INTEGER.match(node.op_type) is None and not floats.isdisjoint(node.input)
+
+
+def _has_no_output_scale(node: onnx.NodeProto) -> bool:
+    return len(node.input) < 9 or not node.input[7]
+
+
+def _casts_to_float(node: onnx.NodeProto) -> bool:
+    return attributes_of(node)["to"] in _FLOATS
+
+
+_RESULTS: dict[str, Callable[[onnx.NodeProto], bool]] = {
+    "QGemm": _has_no_output_scale,
+    "QuantizeLinear": lambda node: False,
+    "Cast": _casts_to_float,
+    "DequantizeLinear": lambda node: True,
+    "MatMulIntegerToFloat": lambda node: True,
+    "DynamicQuantizeMatMul": lambda node: True,
+}
+"""Operators that have a float result, or none, whatever their operands are."""

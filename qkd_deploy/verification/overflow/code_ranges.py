@@ -7,7 +7,7 @@ always right, if wider than need be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -173,12 +173,16 @@ class CodeRanges:
         return None if value is None else (int(value.min()), int(value.max()))
 
     def _pass_codes_on(self, node: onnx.NodeProto) -> None:
-        operands = _operands(node)
-        codes = _only(self.codes.get(name) for name in operands)
-        if codes is None or node.op_type == "Pad":
+        """What all operands agree on: their codes, and the step that these stand for."""
+        if node.op_type == "Pad":
             return
-        self.codes.update(dict.fromkeys(node.output, codes))
-        step = _only(self._steps.get(name) for name in operands)
+        codes = _only(map(self.codes.get, _operands(node)))
+        if codes is not None:
+            self.codes.update(dict.fromkeys(node.output, codes))
+            self._pass_steps_on(node)
+
+    def _pass_steps_on(self, node: onnx.NodeProto) -> None:
+        step = _only(map(self._steps.get, _operands(node)))
         if step is not None:
             self._steps.update(dict.fromkeys(node.output, step))
 
@@ -204,17 +208,22 @@ class CodeRanges:
         node = self.graph.producers.get(name)
         if node is None or node.op_type not in ("Cast", "Mul"):
             return None
-        left, *right = (self.array(operand) for operand in node.input)
-        if node.op_type == "Cast":
-            kind: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(attributes_of(node)["to"])
-            return None if left is None else left.astype(kind)
-        return None if left is None or right[0] is None else np.asarray(left * right[0])
+        return self._cast_constant(node) if node.op_type == "Cast" else self._product_of_constants(node)
+
+    def _cast_constant(self, node: onnx.NodeProto) -> np.ndarray | None:
+        codes = self.array(node.input[0])
+        kind: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(attributes_of(node)["to"])
+        return None if codes is None else codes.astype(kind)
+
+    def _product_of_constants(self, node: onnx.NodeProto) -> np.ndarray | None:
+        left, right = map(self.array, node.input)
+        return None if left is None or right is None else np.asarray(left * right)
 
 
-def _operands(node: onnx.NodeProto) -> Sequence[str]:
+def _operands(node: onnx.NodeProto) -> list[str]:
     """The inputs that a node makes its output of: of an operator that moves one value, the first alone."""
     moves_one = node.op_type in _PASSES_CODES and node.op_type != "Concat"
-    return node.input[:1] if moves_one else node.input
+    return list(node.input[:1] if moves_one else node.input)
 
 
 def _only(values: Iterable[_T]) -> _T | None:

@@ -12,6 +12,7 @@ from qkd_deploy.verification.onnx_graph import attributes_of, optional_input
 from qkd_deploy.verification.overflow.code_ranges import CodeRanges, StoredCodes
 
 _UNKNOWN_DEPTH = 2**31  # so many products prove nothing
+_LAYERS = ("Conv", "Gemm", "MatMul")
 _ANY_BYTE = (-128, 255)
 
 
@@ -56,12 +57,16 @@ class _Products:
     def _product(self, node: onnx.NodeProto) -> IntegerProduct | None:
         if node.op_type == "MatMulInteger":
             return None if self._adds_up(node.input[1]) else self._of_integers(node)
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[0] not in self._ranges.codes:
-            return None
-        if node.op_type == "Conv" and not self._is_quantized_only(node.output[0]):
+        if not self._runs_on_codes(node):
             return None
         weight = self._dequantized(node.input[1])
         return self._of_codes(node) if weight is None else self._of_weights(node, weight)
+
+    def _runs_on_codes(self, node: onnx.NodeProto) -> bool:
+        """Whether the runtime makes an integer kernel of a node; of a convolution only with a quantizer behind it."""
+        if node.op_type not in _LAYERS or node.input[0] not in self._ranges.codes:
+            return False
+        return node.op_type != "Conv" or self._is_quantized_only(node.output[0])
 
     def _is_quantized_only(self, name: str) -> bool:
         """Whether a quantizer alone reads a value, without which a convolution stays in float."""
@@ -96,13 +101,12 @@ class _Products:
     def _dequantized(self, name: str) -> np.ndarray | None:
         """Centered constant codes behind a value; None where it holds no constants."""
         node = self._graph.producers.get(name)
-        if node is None or node.op_type != "DequantizeLinear":
+        codes = None
+        if node is not None and node.op_type == "DequantizeLinear":
+            codes = self._ranges.array(node.input[0])
+        if node is None or codes is None:
             return None
-        codes = self._ranges.array(node.input[0])
-        if codes is None:
-            return None
-        zero = self._ranges.zero_point(node).astype(codes.dtype)
-        return codes if not zero.any() else _centered(codes, zero, attributes_of(node).get("axis", 1))
+        return _centered(codes, self._ranges.zero_point(node), attributes_of(node).get("axis", 1))
 
     def _depth(self, node: onnx.NodeProto) -> int:
         """The inner dimension of a product of two activations."""
@@ -127,7 +131,10 @@ def _rows(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray:
 
 
 def _centered(codes: np.ndarray, zero: np.ndarray, axis: int) -> np.ndarray:
+    """Codes less their zero points, which are one number, or as many as there are indices of ``axis``."""
+    if not zero.any():
+        return codes
     shape = [1] * codes.ndim
     if zero.ndim:
         shape[axis] = -1
-    return np.asarray(codes.astype(np.int64) - zero.astype(np.int64).reshape(shape))
+    return np.asarray(codes.astype(np.int64) - zero.astype(codes.dtype).astype(np.int64).reshape(shape))

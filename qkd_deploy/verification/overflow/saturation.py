@@ -59,13 +59,15 @@ class Saturation:
         """One sentence about the file; empty if it is exact everywhere."""
         if not self.layers:
             return ""
-        names = ", ".join(layer.module for layer in self.layers[:_SHOWN])
-        more = f" and {len(self.layers) - _SHOWN} more layers" if len(self.layers) > _SHOWN else ""
         largest = max(layer.largest_weight for layer in self.layers)
         return (
-            f"8-bit weights of {names}{more} reach ±{largest}: on x86 CPUs without VNNI sums may saturate (this CPU: "
+            f"8-bit weights of {self._named()} reach ±{largest}: on x86 CPUs without VNNI sums may saturate (this CPU: "
             f"{self.cpu}); export with the default weight range, or set session.x64quantprecision=1"
         )
+
+    def _named(self) -> str:
+        names, others = ", ".join(layer.module for layer in self.layers[:_SHOWN]), len(self.layers) - _SHOWN
+        return f"{names} and {others} more layers" if others > 0 else names
 
     @property
     def cause(self) -> str:
@@ -100,12 +102,10 @@ def _saturating(
     weight = reference.constant(optional_input(node, 1)) if node.op_type in _LAYERS else None
     if weight is None or weight.codes.dtype != np.int8 or weight.codes.ndim < 2:
         return None
-    lo, hi = _code_range(node.input[0], graph, metadata)
-    farthest = _farthest_pair(_by_output(node, weight.codes), lo, hi)
-    if _INT16.min <= farthest <= _INT16.max:
-        return None
-    largest = int(np.abs(weight.codes.astype(np.int16)).max())
-    return SaturatingLayer(metadata.module_of(node.name or node.output[0]), node.op_type, largest, farthest)
+    farthest = _farthest_pair(_by_output(node, weight.codes), *_code_range(node.input[0], graph, metadata))
+    largest = int(np.abs(weight.codes.astype(np.int16)).max(initial=0))
+    layer = SaturatingLayer(metadata.module_of(node.name or node.output[0]), node.op_type, largest, farthest)
+    return None if _INT16.min <= farthest <= _INT16.max else layer
 
 
 def _this_cpu(cpu: Mapping[str, str | bool]) -> tuple[str, bool | None]:

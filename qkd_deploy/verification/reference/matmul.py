@@ -27,7 +27,7 @@ def product_fits(node: onnx.NodeProto, operands: Values) -> bool:
 def _is_unscaled(node: onnx.NodeProto) -> bool:
     """Whether alpha and beta of a Gemm are 1."""
     attributes = attributes_of(node)
-    return attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0
+    return bool(attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0)
 
 
 def _scaled_by_output(node: onnx.NodeProto, weight: Quantized) -> bool:

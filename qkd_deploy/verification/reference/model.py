@@ -56,10 +56,15 @@ class ReferenceModel:
         self._nodes: list[onnx.NodeProto] = []  # those that depend on the input
         with np.errstate(all="ignore"):
             for node in self._graph.nodes:
-                if self._is_constant(node):
-                    self._evaluate(node, self._constants, ReferenceResult(), {})
-                else:
-                    self._nodes.append(node)
+                self._take_in(node)
+        self._reads = Counter(name for node in self._nodes for name in set(node.input))
+
+    def _take_in(self, node: onnx.NodeProto) -> None:
+        """Evaluate a node of constants; keep any other for the runs."""
+        if all(name in self._constants for name in node.input if name):
+            self._evaluate(node, self._constants, ReferenceResult(), {})
+        else:
+            self._nodes.append(node)
 
     def constant(self, name: str) -> Quantized | None:
         """A dequantized constant, with its codes (unpacked); None for anything else."""
@@ -77,10 +82,9 @@ class ReferenceModel:
                 differ by a rounding, the interpreter notes its own and goes on with these: differences stay local.
         """
         values: dict[str, Value] = {name: np.asarray(feeds[name]) for name in self._graph.inputs if name in feeds}
-        result = ReferenceResult()
-        result.codes = {name: feeds[name] for name in values if feeds[name].dtype == np.uint8}
+        result = ReferenceResult(codes={name: feeds[name] for name in values if feeds[name].dtype == np.uint8})
         values |= self._constants
-        unread = Counter(name for node in self._nodes for name in set(node.input))
+        unread = self._reads.copy()
         with np.errstate(all="ignore"):
             for node in self._nodes:
                 self._evaluate(node, values, result, continue_with or {})
@@ -105,7 +109,7 @@ class ReferenceModel:
         """Compute a node, and add what it makes to ``values`` and ``result``."""
         if not result.after_float.isdisjoint(node.input):
             result.after_float.update(node.output)
-        operands = [_value(values, name, node.name) if name else None for name in node.input]
+        operands = _operands(node, values)
         if node.op_type == "DequantizeLinear":
             operands[0] = self._codes_read(node.input[0], operands[0], result, given)
         try:
@@ -170,9 +174,6 @@ class ReferenceModel:
             result.after_float.update(node.output)
         return list(outputs)
 
-    def _is_constant(self, node: onnx.NodeProto) -> bool:
-        return all(name in self._constants for name in node.input if name)
-
 
 def _moved_array(operands: Values) -> np.ndarray | None:
     """What an operator that moves values or picks some is given: codes of one grid, or an array as it is."""
@@ -226,6 +227,11 @@ def _zero_point(operands: Values, kind: np.dtype[np.generic]) -> np.ndarray:
 def _is_codes(node: onnx.NodeProto, output: Value) -> bool:
     """Whether the first output of a node holds codes."""
     return node.op_type == "QuantizeLinear" or (isinstance(output, np.ndarray) and output.dtype == np.uint8)
+
+
+def _operands(node: onnx.NodeProto, values: Mapping[str, Value]) -> list[Value | None]:
+    """The values that a node reads; None for inputs that are left out."""
+    return [_value(values, name, node.name) if name else None for name in node.input]
 
 
 def _value(values: Mapping[str, Value], name: str, reader: str) -> Value:

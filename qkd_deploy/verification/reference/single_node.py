@@ -54,13 +54,14 @@ class SingleNodes:
         alone = onnx.NodeProto()
         alone.CopyFrom(node)
         alone.input[:] = [f"operand_{i}" if name else "" for i, name in enumerate(node.input)]
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), _shape(value))
-            for name, value in feeds.items()
-        ]
-        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        inputs = [_described(name, value) for name, value in feeds.items()]
+        outputs = [onnx.ValueInfoProto(name=name) for name in filter(None, node.output)]
         graph = helper.make_graph([alone], "single", inputs, outputs)
         return helper.make_model(graph, opset_imports=self._opsets, ir_version=10)
+
+
+def _described(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), _shape(value))
 
 
 def _shape(value: np.ndarray) -> list[int | None]:
