@@ -13,7 +13,7 @@ from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Graph
 from qkd_deploy.graph.module_keys import module_key
-from qkd_deploy.graph.prepare import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel
 
 
 def build_float_model(prepared: PreparedModel) -> onnx.ModelProto:

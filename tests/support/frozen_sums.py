@@ -28,7 +28,11 @@ def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
         if first in grids and (sums := _integer_sums(frozen, node)) is not None:
             weight, bias = sums
             found[node.name] = layer_headroom(node.name, weight, bias, _stored(grids[first]))
-        elif operator_of(node).sums_products and node.quantizer is not None and all(name in grids for name in node.inputs):
+        elif (
+            operator_of(node).sums_products
+            and node.quantizer is not None
+            and all(name in grids for name in node.inputs)
+        ):
             left, right = (grids[name] for name in node.inputs[:2])
             products = (frozen.graph.node(first).shape or ())[-1]
             factor = _signed(right) if meets_signed(left, right) else _stored(right)
