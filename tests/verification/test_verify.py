@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 from small_network import CLASSES, images, normalised, small_network
 
-from qkd_deploy.data import ImageDataset, Split, assemble, load_dataset
+from qkd_deploy.data import ImageDataset, Split, load_dataset
+from qkd_deploy.data.sets import assemble
 from qkd_deploy.errors import UserError
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.verify import verify_onnx
