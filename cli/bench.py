@@ -27,7 +27,7 @@ class _Rival(Choice):
 
 @click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
-@option("--against", type=_Rival(["fp32"]), help="Compare with `fp32`, the same network in float, or with an ONNX file.")
+@option("--against", type=_Rival(["fp32"]), help="Compare with `fp32`, the same network in float, or an ONNX file.")
 @option("--checkpoint", type=Path, help="With `--against fp32`: the `model.pt` that the file was exported from.")
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option("--threads", type=click.IntRange(min=1), default=1, usual="1", help="Threads of each session.")
