@@ -31,6 +31,7 @@ LAYERS = (
     "bench",
     "verification",
     "export",
+    "runtimes",
     "checkpoints",
     "calibration",
     "graph.integer",

@@ -31,7 +31,7 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bench.timing import interleaved
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
-from qkd_deploy.verification.runtime import session_options
+from qkd_deploy.runtimes.ort import session_options
 
 _HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "AveragePool"}
 _TIMED = ("fp32", "quantize_static", "ours")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import export_onnx, initialize, prepare
 from qkd_deploy.bench.timing import interleaved
-from qkd_deploy.verification.runtime import session_options
+from qkd_deploy.runtimes.ort import session_options
 
 _PAIRS = 6
 

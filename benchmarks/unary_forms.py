@@ -29,7 +29,8 @@ from rich.table import Table
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.bench.timing import interleaved
-from qkd_deploy.verification.runtime import optimized_graph, session_options
+from qkd_deploy.runtimes.ort import session_options
+from qkd_deploy.verification.runtime import optimized_graph
 
 SHAPES = {"96x56x56": (1, 96, 56, 56), "197x768": (1, 197, 768)}
 FLOAT_FORMS = ("Gelu", "Erf", "HardSwish", "HardSigmoid", "Softplus", "Tanh", "Elu", "Mish", "Softmax")

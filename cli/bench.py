@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,19 @@ if TYPE_CHECKING:
     from qkd_deploy.bench.benchmark import BenchReport
 
 
+class _Rival(Choice):
+    """``fp32``, or any ONNX file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take a name that ends with .onnx as it is."""
+        return value if str(value).endswith(".onnx") else super().convert(value, param, ctx)
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
-@option("--against", type=Choice(["fp32"]), help="Compare with the same network in float.")
+@option("--against", type=_Rival(["fp32"]), help="Compare with `fp32`, the same network in float, or an ONNX file.")
+@option("--checkpoint", type=Path, help="With `--against fp32`: the `model.pt` that the file was exported from.")
+@option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option("--threads", type=click.IntRange(min=1), default=1, usual="1", help="Threads of each session.")
 @option("--batch", type=click.IntRange(min=1), default=1, usual="1", help="Images per run.")
 @option(
@@ -30,15 +40,30 @@ if TYPE_CHECKING:
     help="Samples of about 10 ms for each model.",
 )
 @option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(file: Path, against: str | None, threads: int, batch: int, rounds: int, as_json: bool) -> None:
+def command(
+    file: Path,
+    against: str | None,
+    checkpoint: Path | None,
+    model: str | None,
+    threads: int,
+    batch: int,
+    rounds: int,
+    as_json: bool,
+) -> None:
     """Measure latency, throughput, memory and size, also against fp32.
 
     Models are timed in turns in one run; trust the ratios more than the milliseconds.
     """
+    if checkpoint is not None and against != "fp32":
+        raise click.UsageError("--checkpoint holds the network that fp32 is; give --against fp32 too")
+    if model is not None and checkpoint is None:
+        raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")
     from qkd_deploy.bench.benchmark import bench
     from qkd_deploy.cli.tables import print_tables
+    from qkd_deploy.workflows.export import load_trained
 
-    report = bench(file, against=against, threads=threads, batch=batch, rounds=rounds)
+    fp32 = None if checkpoint is None else load_trained(checkpoint, model=model).build_float()
+    report = bench(file, against=against, fp32=fp32, threads=threads, batch=batch, rounds=rounds)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
         return

@@ -1,4 +1,4 @@
-"""The description that an exported file holds of itself: bits, tables, golden results and a digest of every constant and node."""
+"""The description that an exported file holds of itself: bits, tables, golden results, digests of all constants."""
 
 from qkd_deploy.export.metadata.digests import (
     PREFIX,

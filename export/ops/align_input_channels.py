@@ -79,7 +79,7 @@ def _gains(weight: npt.NDArray[np.int8], attributes: Mapping[str, Any]) -> bool:
     if weight.ndim != 4 or attributes["group"] != 1 or _takes_patches(attributes):
         return False
     outputs, channels = weight.shape[:2]
-    return channels % _ALIGNMENT != 0 and outputs % _ALIGNMENT == 0 and outputs >= _LEAST_OUTPUTS
+    return bool(channels % _ALIGNMENT != 0 and outputs % _ALIGNMENT == 0 and outputs >= _LEAST_OUTPUTS)
 
 
 def _takes_patches(attributes: Mapping[str, Any]) -> bool:

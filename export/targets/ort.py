@@ -7,7 +7,10 @@ import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Golden
+from qkd_deploy.runtimes.ort import OnnxRuntime
+from qkd_deploy.runtimes.runtime import RuntimeFault
 
+_RUNTIME = OnnxRuntime()
 _GROSS = 0.05
 """Share of the largest output by which a trial run may be off."""
 
@@ -33,19 +36,12 @@ def trial_run(model: onnx.ModelProto, golden: Golden) -> None:
 
 
 def _outputs(model: onnx.ModelProto, golden: Golden) -> list[np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # 8-bit weights beyond +-64 saturate on x86 CPUs without VNNI; the file may be meant for other CPUs than this one
-    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feeds = {value.name: array for value, array in zip(session.get_inputs(), golden.inputs, strict=True)}
-        outputs: list[np.ndarray] = session.run(None, feeds)
-    except Exception as error:  # onnxruntime raises its own kinds
-        raise UserError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot run the exported graph "
-            f"({str(error).splitlines()[0]}); nothing was written"
-        ) from error
-    return outputs
+        # 8-bit weights beyond +-64 saturate on x86 CPUs without VNNI; the file may be meant for CPUs with it
+        session = _RUNTIME.session(model, precise=True)
+        feeds = {value.name: array for value, array in zip(session.inputs, golden.inputs, strict=True)}
+        return [*session.run(feeds).values()]
+    except RuntimeFault as error:
+        runtime = f"{_RUNTIME.name} {_RUNTIME.version}"
+        reason = f"{runtime} cannot run the exported graph ({error.first_line}); nothing was written"
+        raise UserError(reason) from error

@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
-from qkd_deploy.bench.float_twin import float_twin
 from qkd_deploy.bench.peak_memory import peak_memory
+from qkd_deploy.bench.session import RUNTIME, load_session, noise_for
 from qkd_deploy.bench.timing import interleaved
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.runtimes.runtime import RuntimeFault
 from qkd_deploy.verification.load import load_model
-from qkd_deploy.verification.runtime import session_options
 
-AGAINST = ("fp32",)
-INTEGER = "integer"
+INTEGER, FP32 = "integer", "fp32"
 
 
 @dataclass(frozen=True)
@@ -64,86 +62,78 @@ class BenchReport:
 
 
 def bench(
-    path: Path | str, *, against: str | None = None, threads: int = 1, batch: int = 1, rounds: int = 100
+    path: Path | str,
+    *,
+    against: str | None = None,
+    fp32: onnx.ModelProto | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    rounds: int = 100,
 ) -> BenchReport:
     """Measure an exported file in ONNX Runtime, all optimizations on.
 
     Args:
         path: the file.
-        against: "fp32" compares with its ``float_twin``; None measures the file alone.
+        against: "fp32" compares with the same network in float, any other word with the ONNX file of that name; None
+            measures the file alone.
+        fp32: the network in float, from ``build_float_model``.
         threads: of each session.
         batch: images per run.
         rounds: samples of about 10 ms for each model.
 
     Raises:
-        UserError: the file cannot be used, or a number is below 1.
+        UserError: a file cannot be used, a number is below 1, or ``against`` needs ``fp32``.
     """
     for name, number in (("threads", threads), ("batch", batch), ("rounds", rounds)):
         if number < 1:
             raise UserError(f"{name} is {number}; give 1 or more")
-    if against is not None and against not in AGAINST:
-        raise UserError(f"cannot compare with {against!r}; choose {', '.join(AGAINST)}")
-    model = load_model(path)
-    read_metadata(model)
+    read_metadata(load_model(path))
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
         files = {INTEGER: Path(path)}
         if against is not None:
-            files[against] = _write_twin(model, Path(folder))
+            files[against] = _other_file(against, fp32, Path(folder))
         samples = _timed(files, threads, batch, rounds)
         models = {name: _measurement(file, samples[name], threads, batch) for name, file in files.items()}
     ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
-    return BenchReport(str(path), batch, threads, rounds, onnxruntime.__version__, models, ratios)
+    return BenchReport(str(path), batch, threads, rounds, RUNTIME.version, models, ratios)
 
 
-def median_latencies(path: Path | str, rounds: int = 9) -> dict[str, float]:
-    """Seconds per image of a file ("integer") and of its float twin ("fp32"): one thread, batch 1, medians.
+def median_latencies(path: Path | str, fp32: onnx.ModelProto | None = None, rounds: int = 9) -> dict[str, float]:
+    """Seconds per image of a file ("integer") and, where given, of the network in float ("fp32"), as medians.
+
+    One thread, batch 1.
 
     Raises:
         UserError: the file cannot be run.
     """
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
-        files = {INTEGER: Path(path), "fp32": _write_twin(load_model(path), Path(folder))}
+        files = {INTEGER: Path(path)}
+        if fp32 is not None:
+            files[FP32] = _other_file(FP32, fp32, Path(folder))
         return {name: float(np.median(samples)) for name, samples in _timed(files, 1, 1, rounds).items()}
 
 
-def _write_twin(model: onnx.ModelProto, folder: Path) -> Path:
+def _other_file(against: str, fp32: onnx.ModelProto | None, folder: Path) -> Path:
+    """The file to compare with; the float network is written into ``folder`` first."""
+    if against != FP32:
+        load_model(against)
+        return Path(against)
+    if fp32 is None:
+        raise UserError("fp32 is the network of the checkpoint that the file was exported from; give --checkpoint too")
     file = folder / "float.onnx"
-    file.write_bytes(float_twin(model).SerializeToString())
+    file.write_bytes(fp32.SerializeToString())
     return file
 
 
-def session(path: Path | str, threads: int) -> onnxruntime.InferenceSession:
-    """A CPU session with all optimizations; idle threads sleep, so that models timed in turns stay undisturbed.
-
-    Raises:
-        UserError: ONNX Runtime cannot load the file.
-    """
-    try:
-        return onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no public common base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UserError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}") from error
-
-
-def feeds_for(loaded: onnxruntime.InferenceSession, batch: int) -> dict[str, np.ndarray]:
-    """Seeded noise for every input; dimensions without a fixed size take ``batch``."""
-    generator = np.random.default_rng(0)
-    feeds: dict[str, np.ndarray] = {}
-    for value in loaded.get_inputs():
-        shape = [size if isinstance(size, int) else batch for size in value.shape]
-        pixels = generator.integers(0, 256, shape)
-        is_uint8 = value.type == "tensor(uint8)"
-        feeds[value.name] = pixels.astype(np.uint8) if is_uint8 else ((pixels - 128) / 64).astype(np.float32)
-    return feeds
-
-
 def _timed(files: Mapping[str, Path], threads: int, batch: int, rounds: int) -> dict[str, np.ndarray]:
-    sessions = {name: session(file, threads) for name, file in files.items()}
-    runs = {name: partial(loaded.run, None, feeds_for(loaded, batch)) for name, loaded in sessions.items()}
+    sessions = {name: load_session(file, threads) for name, file in files.items()}
+    runs = {name: partial(loaded.run, noise_for(loaded, batch)) for name, loaded in sessions.items()}
     try:
         return interleaved(runs, rounds)
-    except Exception as error:  # onnxruntime's errors have no public common base
-        raise UserError(f"ONNX Runtime cannot run the model on {batch} images: {error}; try another --batch") from error
+    except RuntimeFault as error:
+        raise UserError(
+            f"{RUNTIME.name} cannot run the model on {batch} images: {error}; try another --batch"
+        ) from error
 
 
 def _measurement(file: Path, samples: np.ndarray, threads: int, batch: int) -> Measurement:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from qkd_deploy.bench.session import load_session, noise_for
+
 
 def peak_memory(path: Path, batch: int, threads: int) -> int | None:
     """Bytes that loading the model and running one batch need beyond an idle runtime; None where it is not known.
@@ -28,11 +30,9 @@ def _peak_resident() -> int:
 
 
 def _measure(path: str, batch: int, threads: int) -> int:
-    from qkd_deploy.bench.benchmark import feeds_for, session
-
     before = _peak_resident()
-    loaded = session(path, threads)
-    loaded.run(None, feeds_for(loaded, batch))
+    loaded = load_session(path, threads)
+    loaded.run(noise_for(loaded, batch))
     return _peak_resident() - before
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qkd_deploy.verification.report import FirstDifference
+from qkd_deploy.verification.findings import FirstDifference
 
 ALLOWED_FRACTION = 1e-5
 ALLOWED_COUNT = 3
@@ -32,13 +32,15 @@ class CodesComparison:
     def exact(self, between: str, left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> None:
         """Compare codes by tensor name, in graph order; a missing or misshapen tensor differs everywhere."""
         for name in self.order:
-            if name not in left and name not in right:
-                continue
-            count, size = _difference(left.get(name), right.get(name))
-            self.compared += size
-            self.differing += count
-            if count:
-                self._note(name, count, between)
+            if name in left or name in right:
+                self._count(name, _difference(left.get(name), right.get(name)), between)
+
+    def _count(self, name: str, found: tuple[int, int], between: str) -> None:
+        count, size = found
+        self.compared += size
+        self.differing += count
+        if count:
+            self._note(name, count, between)
 
     def within_a_step(self, name: str, left: np.ndarray, right: np.ndarray) -> None:
         """Compare codes that may differ by a rounding; judged by :meth:`exceeding` after the last batch."""

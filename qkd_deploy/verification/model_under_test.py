@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from qkd_deploy.export.metadata import Metadata
+from qkd_deploy.runtimes.runtime import Runtime
 from qkd_deploy.verification.compare import CodesComparison
 from qkd_deploy.verification.reference.model import ReferenceModel
-from qkd_deploy.verification.runtime import CodesModel, quantized_values
+from qkd_deploy.verification.runtime import DEFAULT, CodesModel, quantized_values
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
@@ -27,7 +28,7 @@ _CODE_PIXELS = 128 * 3 * 32 * 32  # inputs on which all codes are compared: 128 
 class ModelUnderTest:
     """One exported file; ``frozen`` and ``prepared`` are None when no checkpoint was given.
 
-    ``precise`` runs it without saturation, whatever the CPU.
+    ``runtime`` runs it, without saturation whatever the CPU where it is ``precise``.
     """
 
     model: onnx.ModelProto
@@ -35,6 +36,7 @@ class ModelUnderTest:
     frozen: FrozenModel | None = None
     prepared: PreparedModel | None = None
     precise: bool = False
+    runtime: Runtime = DEFAULT
 
     @cached_property
     def reference(self) -> ReferenceModel:
@@ -46,9 +48,9 @@ class ModelUnderTest:
         """ONNX values that hold activation codes, with their element types, in graph order."""
         return quantized_values(self.model, {record.value for record in self.metadata.tensors})
 
-    def runtime(self, threads: int = 1) -> CodesModel:
+    def session(self, threads: int = 1) -> CodesModel:
         """A session that returns all codes."""
-        return CodesModel(self.model, threads, self.values, precise=self.precise)
+        return CodesModel(self.model, threads, self.values, precise=self.precise, runtime=self.runtime)
 
     @cached_property
     def tensor_names(self) -> dict[str, str]:

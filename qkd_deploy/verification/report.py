@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from qkd_deploy.verification.checks.identity import Difference
-from qkd_deploy.verification.checks.kernels import Kernel
+from qkd_deploy.verification.findings import Difference, FirstDifference, Kernel, Level
 from qkd_deploy.verification.overflow.saturation import Saturation
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Status = Literal["passed", "failed", "skipped"]
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Level:
-    """One level of the verification; the first sentence of ``sentences`` is the summary."""
-
-    name: str
-    status: Status
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FirstDifference:
-    """The first quantized tensor, in graph order, whose codes differ between two ways of computing them."""
-
-    module: str
-    tensor: str
-    count: int
-    between: str
 
 
 @dataclass
@@ -45,7 +24,8 @@ class VerificationReport:
     by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
     ``saturation`` is None until the file could be read; its ``layers`` are empty for a file that is exact on every CPU.
-    ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float.
+    ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float; whoever
+    measures puts them there (see ``verify_deployed``).
     """
 
     path: str
@@ -80,19 +60,26 @@ class VerificationReport:
     @property
     def verdict(self) -> str:
         """The last line: VERIFIED or FAILED with the reason."""
-        if not self.passed:
-            failed = next((level for level in self.levels if level.status == "failed"), None)
-            reason = f"{failed.name}: {failed.sentences[0]}" if failed else "nothing was compared"
-            cause = f"; {self.saturation.cause}" if self.saturation is not None and self.saturation.cause else ""
-            return f"FAILED {self.path}: {reason}{cause}"
-        parts = []
-        if self.accuracy["runtime"] is not None:
-            kind = self.metric if self.float_ops else f"integer {self.metric}"
-            parts.append(f"{kind} {self.accuracy['runtime']:.2f} % on {self.images} images")
-        parts.append(f"0 of {self.compared_codes:,} codes differ" if self.compared_codes else "outputs agree")
+        return f"VERIFIED {self.path}: {self._proof()}" if self.passed else f"FAILED {self.path}: {self._failure()}"
+
+    def _failure(self) -> str:
+        failed = next((level for level in self.levels if level.status == "failed"), None)
+        reason = f"{failed.name}: {failed.sentences[0]}" if failed else "nothing was compared"
+        cause = "" if self.saturation is None else self.saturation.cause
+        return f"{reason}; {cause}" if cause else reason
+
+    def _proof(self) -> str:
         floats = len(self.float_ops)
-        parts.append(f"{floats} float operators" if floats else "every kernel in integers")
-        return f"VERIFIED {self.path}: {', '.join(parts)}"
+        compared = f"0 of {self.compared_codes:,} codes differ" if self.compared_codes else "outputs agree"
+        kernels = f"{floats} float operators" if floats else "every kernel in integers"
+        return f"{self._score()}{compared}, {kernels}"
+
+    def _score(self) -> str:
+        """The accuracy and a comma; empty where it was not measured."""
+        if self.accuracy["runtime"] is None:
+            return ""
+        kind = self.metric if self.float_ops else f"integer {self.metric}"
+        return f"{kind} {self.accuracy['runtime']:.2f} % on {self.images} images, "
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for machines; ``passed``, ``float_ops`` and ``verdict`` are included."""
@@ -117,31 +104,34 @@ class VerificationReport:
             colour = _COLOURS[level.status]
             table.add_row(level.name, Text(level.status, style=colour), Text("\n".join(level.sentences)))
         console.print(table)
-        self._list(console, "Differences", [difference.message for difference in self.identity])
-        self._list(
-            console, "In float", [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops]
-        )
+        _print_some(console, "Differences", [difference.message for difference in self.identity])
+        reasons = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops]
+        _print_some(console, "In float", reasons)
         if self.saturation is not None and self.saturation.prediction:
             console.print(Text(f"Saturation: {self.saturation.prediction}"), soft_wrap=True)
         console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB{self._speed()}"))
         console.print(Text(self.verdict, style="bold green" if self.passed else "bold red"), soft_wrap=True)
 
     def _speed(self) -> str:
-        if not self.latency_seconds:
+        if "integer" not in self.latency_seconds:
             return ""
-        integer, other = self.latency_seconds["integer"], self.latency_seconds["fp32"]
-        return f"; {integer * 1e3:.2f} ms an image, {other / integer:.2f}x the speed of fp32 (one thread)"
+        integer, fp32 = self.latency_seconds["integer"], self.latency_seconds.get("fp32")
+        own = f"; {integer * 1e3:.2f} ms an image"
+        if fp32 is None:
+            return f"{own} (one thread; --checkpoint compares with fp32)"
+        return f"{own}, {fp32 / integer:.2f}x the speed of fp32 (one thread)"
 
     def _machine(self) -> str:
         features = [name for name, present in self.cpu.items() if present is True]
         known = self.cpu.get("model", self.cpu.get("architecture", "unknown processor"))
         return f"{known}: {', '.join(features) or 'no known integer instructions'}"
 
-    @staticmethod
-    def _list(console: Console, title: str, lines: list[str]) -> None:
-        from rich.text import Text
 
-        for line in lines[:_SHOWN]:
-            console.print(Text(f"{title}: {line}"), soft_wrap=True)
-        if len(lines) > _SHOWN:
-            console.print(Text(f"{title}: {len(lines) - _SHOWN} more (see --json)"))
+def _print_some(console: Console, title: str, lines: list[str]) -> None:
+    """Print the first lines, and how many more there are."""
+    from rich.text import Text
+
+    for line in lines[:_SHOWN]:
+        console.print(Text(f"{title}: {line}"), soft_wrap=True)
+    if len(lines) > _SHOWN:
+        console.print(Text(f"{title}: {len(lines) - _SHOWN} more (see --json)"))

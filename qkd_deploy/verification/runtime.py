@@ -1,35 +1,36 @@
-"""ONNX Runtime sessions on the CPU: results, codes of every quantized tensor, and the graph that was really built."""
+"""Sessions of the file under test: results, codes of every quantized tensor, and the graph that was really built."""
 
 from __future__ import annotations
 
-import platform
-import tempfile
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.provenance import UNKNOWN, cpu
+from qkd_deploy.runtimes.ort import OnnxRuntime
+from qkd_deploy.runtimes.runtime import Runtime, RuntimeFault, Session
+from qkd_deploy.verification.onnx_graph import names_of, optional_input
+
+DEFAULT: Runtime = OnnxRuntime()
+"""The runtime that exported files are written for."""
 
 
 class RuntimeModel:
-    """One CPU session with all optimizations, ``threads`` threads that do not spin while they wait.
-
-    ``precise`` sets ``session.x64quantprecision``, with which no 8-bit sum saturates.
+    """One session with all optimizations; ``precise`` keeps 8-bit sums from saturating, whatever the CPU.
 
     Raises:
-        UserError: ONNX Runtime cannot load the model.
+        UserError: the runtime cannot load the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, threads: int = 1, *, precise: bool = False) -> None:
-        options = session_options(threads)
-        if precise:
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session = _session(model, options)
-        self._names = [output.name for output in self._session.get_outputs()]
+    def __init__(
+        self, model: onnx.ModelProto, threads: int = 1, *, precise: bool = False, runtime: Runtime = DEFAULT
+    ) -> None:
+        self._runtime = runtime
+        try:
+            self._session: Session = runtime.session(model, threads, precise=precise)
+        except RuntimeFault as error:
+            raise _cannot_load(runtime, error) from error
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for one batch.
@@ -38,9 +39,10 @@ class RuntimeModel:
             UserError: the inputs do not fit the model.
         """
         try:
-            return dict(zip(self._names, self._session.run(None, dict(feeds)), strict=True))
-        except Exception as error:  # onnxruntime's errors have no public common base
-            raise UserError(f"ONNX Runtime cannot run the model on these inputs: {_last_line(error)}") from error
+            return self._session.run(feeds)
+        except RuntimeFault as error:
+            reason = f"{self._runtime.name} cannot run the model on these inputs: {error.last_line}"
+            raise UserError(reason) from error
 
 
 class CodesModel:
@@ -56,23 +58,29 @@ class CodesModel:
         values: Mapping[str, int] | None = None,
         *,
         precise: bool = False,
+        runtime: Runtime = DEFAULT,
     ) -> None:
         """``values`` are names and element types, by default :func:`quantized_values` of the model."""
         self._values = quantized_values(model) if values is None else values
-        self._model_outputs = [output.name for output in model.graph.output]
-        extended = onnx.ModelProto()
-        extended.CopyFrom(model)
-        known = {value.name for value in (*model.graph.input, *model.graph.output)}
-        for name, kind in self._values.items():
-            if name not in known:
-                extended.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
-        self._runtime = RuntimeModel(extended, threads, precise=precise)
+        self._model_outputs = names_of(model.graph.output)
+        self._session = RuntimeModel(_with_outputs(model, self._values), threads, precise=precise, runtime=runtime)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """(outputs by name, codes by ONNX value name) of one batch."""
-        results = self._runtime.run(feeds)
-        codes = {name: results[name] if name in results else feeds[name] for name in self._values}
+        results = self._session.run(feeds)
+        everything = {**feeds, **results}
+        codes = {name: everything[name] for name in self._values}
         return {name: results[name] for name in self._model_outputs}, codes
+
+
+def _with_outputs(model: onnx.ModelProto, values: Mapping[str, int]) -> onnx.ModelProto:
+    """A copy of the model that also returns ``values``, by name and element type."""
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    known = {*names_of(model.graph.input), *names_of(model.graph.output)}
+    added = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in values.items() if name not in known]
+    extended.graph.output.extend(added)
+    return extended
 
 
 def quantized_values(model: onnx.ModelProto, also: Collection[str] = ()) -> dict[str, int]:
@@ -81,74 +89,56 @@ def quantized_values(model: onnx.ModelProto, also: Collection[str] = ()) -> dict
     These are the inputs of every DequantizeLinear that are no constants, and those values of ``also`` (the tensors that
     the metadata name) that the graph computes.
     """
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    constants = set(types)
-    found = {value.name for value in model.graph.input} & set(also)
+    constants = _constant_values(model)
+    computed = [node for node in model.graph.node if not constants.issuperset(node.input)]
+    found = (_dequantized(computed) - constants) | set(also)
+    types = _code_types(model, computed)
+    return {name: types.get(name, onnx.TensorProto.UINT8) for name in _produced(model) if name in found}
+
+
+def _produced(model: onnx.ModelProto) -> Iterator[str]:
+    """Inputs of a graph, and what its nodes make, in order."""
+    yield from names_of(model.graph.input)
     for node in model.graph.node:
-        if all(name in constants for name in node.input if name):
+        yield from node.output
+
+
+def _dequantized(nodes: list[onnx.NodeProto]) -> set[str]:
+    return {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
+
+
+def _constant_values(model: onnx.ModelProto) -> set[str]:
+    """Names of the values that no input of the graph has a part in, and that of an input which is left out."""
+    constants = {"", *(tensor.name for tensor in model.graph.initializer)}
+    for node in model.graph.node:
+        if constants.issuperset(node.input):
             constants.update(node.output)
-        elif node.op_type == "DequantizeLinear" and node.input[0] not in constants:
-            found.add(node.input[0])
-            types.setdefault(node.input[0], types.get((*node.input, "", "")[2], onnx.TensorProto.UINT8))
+    return constants
+
+
+def _code_types(model: onnx.ModelProto, computed: list[onnx.NodeProto]) -> dict[str, int]:
+    """Element types of what quantizers write and dequantizers read: those of their zero points."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in computed:
+        kind = types.get(optional_input(node, 2), onnx.TensorProto.UINT8)
+        if node.op_type == "DequantizeLinear":
+            types.setdefault(node.input[0], kind)
         elif node.op_type == "QuantizeLinear":
-            types[node.output[0]] = types.get((*node.input, "", "")[2], onnx.TensorProto.UINT8)
-        found.update(set(node.output) & set(also))
-    produced = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
-    return {name: types.get(name, onnx.TensorProto.UINT8) for name in produced if name in found}
+            types[node.output[0]] = kind
+    return types
 
 
-def optimized_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph that ONNX Runtime builds from ``model`` on this machine, with its fused kernels.
+def optimized_graph(model: onnx.ModelProto, runtime: Runtime = DEFAULT) -> onnx.ModelProto:
+    """The graph that the runtime builds from ``model`` on this machine, with its fused kernels.
 
     Raises:
-        UserError: ONNX Runtime cannot load the model.
+        UserError: the runtime cannot load the model.
     """
-    with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
-        path = Path(folder) / "optimized.onnx"
-        options = session_options(threads=1)
-        options.optimized_model_filepath = str(path)
-        _session(model, options)
-        return onnx.load(path)
-
-
-def cpu_capabilities(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | bool]:
-    """Processor architecture and the instruction sets that matter to integer kernels.
-
-    Where the operating system has no ``cpuinfo``, only the architecture is known.
-    """
-    found: dict[str, str | bool] = {"architecture": platform.machine()}
-    known = cpu(cpuinfo)
-    flags = known["flags"]
-    if isinstance(flags, str):
-        return found
-    if known["model"] != UNKNOWN:
-        found["model"] = known["model"]
-    names = {"avx512": "avx512f", "amx": "amx_int8", "dot_product": "asimddp"}
-    titles = {flag: name for name, flag in names.items()}
-    vnni = flags["avx_vnni"] or flags["avx512_vnni"]
-    return found | {titles.get(flag, flag): present for flag, present in flags.items()} | {"vnni": vnni}
-
-
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """All optimizations, a fixed number of threads that sleep when idle, so that sessions do not disturb each other."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
-
-
-def _session(model: onnx.ModelProto, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no public common base
-        raise UserError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {_last_line(error)}; export it again"
-        ) from error
+        return runtime.optimized_graph(model)
+    except RuntimeFault as error:
+        raise _cannot_load(runtime, error) from error
 
 
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+def _cannot_load(runtime: Runtime, error: RuntimeFault) -> UserError:
+    return UserError(f"{runtime.name} {runtime.version} cannot load the model: {error.last_line}; export it again")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata
+from qkd_deploy.verification.onnx_graph import names_of
 from qkd_deploy.verification.samples import ArraySamples, Samples, SplitSamples
 
 if TYPE_CHECKING:
-    from qkd_deploy.data.dataset import ImageDataset
+    from qkd_deploy.data.dataset import AnySplit, ImageDataset
     from qkd_deploy.data.metric import Metric
 
 
@@ -79,11 +80,12 @@ class Source:
         end = self.images if limit is None else min(limit, self.images)
         for arrays, labels in self._samples.read(size, end):
             floats = tuple(map(self._normalised, arrays))
-            feeds = {
-                value.name: self._pixels(number) if _is_uint8(value) else number
-                for value, number in zip(self._inputs, floats, strict=True)
-            }
-            yield Batch(feeds, floats, labels)
+            yield Batch(self._feeds(floats), floats, labels)
+
+    def _feeds(self, floats: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+        """Normalised floats as the model takes them: for uint8 inputs, as pixels."""
+        inputs = zip(self._inputs, floats, strict=True)
+        return {value.name: self._pixels(array) if _is_uint8(value) else array for value, array in inputs}
 
     def _normalised(self, array: np.ndarray) -> np.ndarray:
         if array.dtype == np.uint8:
@@ -97,19 +99,37 @@ class Source:
     def _check(self) -> None:
         kinds = self._samples.kinds
         if len(kinds) != len(self._inputs):
-            names = ", ".join(value.name for value in self._inputs)
+            names = ", ".join(names_of(self._inputs))
             raise UserError(f"the model has the inputs {names}; give one array for each, not {len(kinds)}")
         for value, (dtype, shape) in zip(self._inputs, kinds, strict=True):
-            wanted = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
-            fits = len(shape) == len(wanted) and all(w in (None, f) for w, f in zip(wanted[1:], shape[1:], strict=True))
-            if not fits:
-                expected = "x".join("N" if size is None else str(size) for size in wanted)
-                found = "x".join(map(str, shape)) or "a single number"
-                raise UserError(f"the model's input {value.name} is {expected}, but the data are {found}")
-            if dtype != np.uint8 and dtype.kind != "f":
-                raise UserError(f"the data for input {value.name} are {dtype}; give uint8 pixels or float32 values")
-        if len({shape[0] for _, shape in kinds}) != 1 or not self.images:
+            _require_shape(value, shape)
+            _require_type(value, dtype)
+        if not self.images or any(shape[0] != self.images for _, shape in kinds):
             raise UserError("the arrays must hold the same number of samples, at least one")
+
+
+def _require_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
+    """Refuse data of another shape than an input has; the batch, and sizes that it leaves open, may be any."""
+    sizes = _sizes(value)
+    if len(shape) == len(sizes) and all(map(_fits, sizes[1:], shape[1:])):
+        return
+    expected = "x".join("N" if size is None else str(size) for size in sizes)
+    found = "x".join(map(str, shape)) or "a single number"
+    raise UserError(f"the model's input {value.name} is {expected}, but the data are {found}")
+
+
+def _fits(size: int | None, given: int) -> bool:
+    return size in (None, given)
+
+
+def _require_type(value: onnx.ValueInfoProto, dtype: np.dtype[Any]) -> None:
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise UserError(f"the data for input {value.name} are {dtype}; give uint8 pixels or float32 values")
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int | None]:
+    """The shape of an input, None for sizes that it leaves open."""
+    return [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
 
 
 def from_dataset(
@@ -120,17 +140,24 @@ def from_dataset(
     Raises:
         UserError: unknown split, or images or classes that do not fit the model.
     """
+    part = _part_of(data, split, limit)
+    if data.metric is None and part.labelled:
+        _require_classes(_classes_of(model, metadata), data)
+    return Source(model, metadata, SplitSamples(part), data.metric, data.metric_name)
+
+
+def _part_of(data: ImageDataset, split: str, limit: int | None) -> AnySplit:
     if split not in ("train", "test"):
         raise UserError(f"unknown split {split!r}; choose train or test")
     if limit is not None and limit < 1:
         raise UserError(f"cannot verify on {limit} images; give a limit of at least 1")
     part = data.train if split == "train" else data.test
-    outputs = _classes_of(model, metadata)
-    classified = data.metric is None and part.labelled
-    if classified and outputs is not None and outputs != len(data.classes):
+    return part if limit is None else part.head(limit)
+
+
+def _require_classes(outputs: int | None, data: ImageDataset) -> None:
+    if outputs not in (None, len(data.classes)):
         raise UserError(f"the model has {outputs} outputs, but data set {data.name} has {len(data.classes)} classes")
-    samples = SplitSamples(part if limit is None else part.head(limit))
-    return Source(model, metadata, samples, data.metric, data.metric_name)
 
 
 def from_arrays(
@@ -141,23 +168,32 @@ def from_arrays(
     Raises:
         UserError: names, types or shapes that do not fit the model's inputs.
     """
-    if isinstance(inputs, Mapping):
-        names = [value.name for value in model.graph.input]
-        unknown = sorted(set(inputs) ^ set(names))
-        if unknown:
-            raise UserError(
-                f"the model has the inputs {', '.join(names)}; the data disagree about {', '.join(unknown)}"
-            )
-        return _from_arrays(model, metadata, [np.asarray(inputs[name]) for name in names], limit)
-    return _from_arrays(model, metadata, [np.asarray(inputs)], limit)
-
-
-def _from_arrays(model: onnx.ModelProto, metadata: Metadata, arrays: list[np.ndarray], limit: int | None) -> Source:
+    arrays = _in_order(model, inputs) if isinstance(inputs, Mapping) else [np.asarray(inputs)]
     source = Source(model, metadata, ArraySamples(tuple(array[:limit] if array.ndim else array for array in arrays)))
     for value, array in zip(model.graph.input, arrays, strict=True):
         if array.dtype.kind == "f" and not np.isfinite(array[:limit]).all():
             raise UserError(f"the data for input {value.name} hold NaN or infinite values; remove them")
     return source
+
+
+def _in_order(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Arrays by name, in the order of the model's inputs."""
+    names = names_of(model.graph.input)
+    unknown = sorted(set(inputs) ^ set(names))
+    if unknown:
+        raise UserError(f"the model has the inputs {', '.join(names)}; the data disagree about {', '.join(unknown)}")
+    return [np.asarray(inputs[name]) for name in names]
+
+
+def from_golden(model: onnx.ModelProto, metadata: Metadata) -> Source:
+    """The golden inputs of the file itself.
+
+    Raises:
+        UserError: it carries none.
+    """
+    if metadata.golden is None:
+        raise UserError("the file carries no golden inputs; give --dataset or --inputs")
+    return Source(model, metadata, ArraySamples(metadata.golden.inputs))
 
 
 def _classes_of(model: onnx.ModelProto, metadata: Metadata) -> int | None:

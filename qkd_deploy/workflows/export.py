@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 from torch import nn
 
+from qkd_deploy.bench.benchmark import median_latencies
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, rebuild
 from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import Built, ExportReport, build_model, export_onnx
 from qkd_deploy.export.settings import INPUTS, WEIGHTS
@@ -40,6 +43,10 @@ class Trained:
         """Build in memory the ONNX model that ``export_checkpoint`` writes with these options."""
         _, built = build_model(self.prepared, weights=weights, input=input, metadata=self.metadata)
         return built
+
+    def build_float(self) -> onnx.ModelProto:
+        """The same network in float, as ONNX: what the exported file is compared with in speed and size."""
+        return build_float_model(self.prepared)
 
 
 def load_trained(
@@ -124,7 +131,7 @@ def output_beside(path: Path | str, output: Path | str | None) -> Path:
 def verify_deployed(
     path: Path | str, *, checkpoint: Path | str | None = None, model: str | nn.Module | None = None, **options: Any
 ) -> VerificationReport:
-    """Verify a file as ``verify_onnx`` does, also against the checkpoint that the file was exported from.
+    """Verify a file as ``verify_onnx`` does, also against its checkpoint; a file that passes is timed.
 
     Args:
         path: the ONNX file.
@@ -136,11 +143,27 @@ def verify_deployed(
         UserError: as ``load_trained`` and ``verify_onnx``.
     """
     if checkpoint is None:
-        return verify_onnx(path, **options)
+        return _timed(verify_onnx(path, **options), None)
     stored = read_metadata(load_model(path))
     # Unknown values would be refused; with the defaults, the comparison names them as what they are: changed.
     weights = stored.weights if stored.weights in WEIGHTS else WEIGHTS[0]
     input_type = stored.input if stored.input in INPUTS else INPUTS[0]
     trained = load_trained(checkpoint, model=model)
     built = trained.build(weights=weights, input=input_type)
-    return verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
+    report = verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
+    return _timed(report, trained)
+
+
+def _timed(report: VerificationReport, trained: Trained | None) -> VerificationReport:
+    """The report of a file that passed, with its latency, and that of the network of its checkpoint in float."""
+    if report.passed:
+        report.latency_seconds = median_latencies(report.path, None if trained is None else _float_if_possible(trained))
+    return report
+
+
+def _float_if_possible(trained: Trained) -> onnx.ModelProto | None:
+    """The network in float; None where one of its functions, which the file holds as a table, has no ONNX operator."""
+    try:
+        return trained.build_float()
+    except UserError:  # no fault of the file, which has been verified
+        return None

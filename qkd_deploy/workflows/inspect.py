@@ -16,7 +16,8 @@ from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
-from qkd_deploy.verification.checks.kernels import Kernel, list_kernels
+from qkd_deploy.verification.checks.kernels import list_kernels
+from qkd_deploy.verification.findings import Kernel
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
 from qkd_deploy.verification.runtime import optimized_graph

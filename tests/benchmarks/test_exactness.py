@@ -16,7 +16,7 @@ from exactness_environments import Environment
 from exactness_models import build_files
 from exactness_table import all_equal, markdown
 
-from qkd_deploy.verification.runtime import cpu_capabilities
+from qkd_deploy.runtimes.cpu import cpu_capabilities
 
 MARKERS = "<!-- exactness: begin -->\n", "<!-- exactness: end -->\n"
 

@@ -154,7 +154,8 @@ def test_inspect_names_what_stays_float_and_why(warm_run: Any, tmp_path: Path) -
 
 
 def test_bench_against_fp32(trained: Path, run: Any) -> None:
-    result = json.loads(ok(run("bench model.onnx --against fp32 --rounds 3 --batch 2 --json", trained)))
+    bench = "bench model.onnx --against fp32 --checkpoint run/model.pt --rounds 3 --batch 2 --json"
+    result = json.loads(ok(run(bench, trained)))
     assert set(result["models"]) == {"integer", "fp32"}
     for measured in result["models"].values():
         assert measured["latency"] > 0 and measured["file_bytes"] > 0
@@ -162,6 +163,10 @@ def test_bench_against_fp32(trained: Path, run: Any) -> None:
     assert result["ratios"]["fp32"]["file_bytes"] > 2.5
     out = ok(run("bench model.onnx --rounds 1", trained))
     assert "images/s" in out and "against" not in out
+
+
+def test_bench_against_another_file(trained: Path, run: Any) -> None:
+    assert "against model.onnx: " in ok(run("bench model.onnx --against model.onnx --rounds 1", trained))
 
 
 def test_a_run_is_repeated_from_its_settings_and_options_override_them(trained: Path, warm_run: Any) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from qkd_deploy import UserError, create_model, export_onnx, freeze, initialize, prepare
 from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.verification.runtime import RuntimeModel, cpu_capabilities
+from qkd_deploy.runtimes.cpu import cpu_capabilities
+from qkd_deploy.verification.runtime import RuntimeModel
 
 PIXELS = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 IMAGES = (PIXELS.float() - 128) / 64

@@ -1,4 +1,4 @@
-"""Linear layers on tokens: convolutions in the runtime with nothing moved around them, products in the float twin."""
+"""Linear layers on tokens: convolutions in the runtime with nothing moved around them, matrix products in float."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deployment import assert_same_codes, finish, noise
 from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
-from qkd_deploy.bench.float_twin import float_twin
+from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.verification.runtime import optimized_graph
 
 
@@ -72,15 +72,15 @@ def test_the_batch_may_be_any_dimension() -> None:
         assert not assert_same_codes(deployed, (x[:batch],))
 
 
-def test_the_float_twin_multiplies_matrices(tmp_path: Path) -> None:
+def test_the_float_network_multiplies_matrices(tmp_path: Path) -> None:
     network, x = perceptron(4)
     prepared = prepare(network, "w8a8", x)
     initialize(prepared, x)
-    twin = float_twin(finish(prepared.eval()).model)
-    assert Counter(node.op_type for node in twin.graph.node)["MatMul"] == 3
-    assert not {"Conv", "Transpose"} & {node.op_type for node in twin.graph.node}
-    onnx.save(twin, tmp_path / "twin.onnx")
-    session = ort.InferenceSession(tmp_path / "twin.onnx", providers=["CPUExecutionProvider"])
+    model = build_float_model(prepared.eval())
+    assert Counter(node.op_type for node in model.graph.node)["Gemm"] == 3
+    assert not {"Conv", "Transpose"} & {node.op_type for node in model.graph.node}
+    onnx.save(model, tmp_path / "float.onnx")
+    session = ort.InferenceSession(tmp_path / "float.onnx", providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     expected = network(x).detach().numpy()
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()

@@ -9,7 +9,7 @@ from agreement import assert_agreement
 from graph_builder import GraphBuilder
 
 from qkd_deploy.verification.reference import arithmetic
-from qkd_deploy.verification.reference.arithmetic import Parameters
+from qkd_deploy.verification.reference.rounding import Parameters
 
 SHAPES = {
     "equal": ((2, 8, 5, 5), (2, 8, 5, 5)),

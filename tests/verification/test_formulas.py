@@ -12,7 +12,7 @@ from graph_builder import GraphBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkd_deploy.verification.reference import arithmetic
+from qkd_deploy.verification.reference import rounding
 
 F32 = np.float32
 ALL_CODES = np.arange(256)
@@ -82,14 +82,14 @@ def test_fused_multiply_add_rounds_once(a: int, b: int, shift: int, c: int) -> N
     """Against exact fractions: a code times a ratio plus a constant, and the constant far larger or smaller."""
     ratio, constant = F32(math.ldexp(a, -33 + shift)), F32(math.ldexp(c, -24))
     exact = Fraction(float(ratio)) * b + Fraction(float(constant))
-    assert arithmetic.fused_multiply_add(F32(b), ratio, constant) == as_f32_exactly(exact)
+    assert rounding.fused_multiply_add(F32(b), ratio, constant) == as_f32_exactly(exact)
 
 
 def test_rounding_twice_would_be_wrong() -> None:
     """The sum lies 2^-46 below the middle of two float32 numbers; float64 rounds onto the middle, then up to even."""
     constant, a, b = F32(2.0**24 + 2), F32(1 + 2.0**-23), F32(1 - 2.0**-23)
     assert F32(np.float64(constant) + np.float64(a) * np.float64(b)) == F32(2.0**24 + 4)
-    assert arithmetic.fused_multiply_add(a, b, constant) == constant
+    assert rounding.fused_multiply_add(a, b, constant) == constant
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.05, 0.0392, 3e-5])

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from deployment import Deployed, deploy, noise, settle
+from frozen_sums import frozen_headroom
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -17,17 +18,11 @@ from torch import nn
 
 from qkd_deploy import UserError, create_model, export_onnx, freeze, initialize, prepare
 from qkd_deploy.graph.quantized import QuantizedTensor
-from qkd_deploy.verification.overflow.bounds import (
-    CodeRange,
-    Headroom,
-    file_headroom,
-    frozen_headroom,
-    layer_headroom,
-    product_headroom,
-)
+from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom, layer_headroom, product_headroom
+from qkd_deploy.verification.overflow.code_ranges import StoredCodes
 from qkd_deploy.workflows.inspect import inspect_onnx
 
-GRIDS = [CodeRange(0, 255, 0), CodeRange(0, 255, 128), CodeRange(0, 15, 8), CodeRange(240, 255, 240)]
+GRIDS = [StoredCodes(0, 255, 0), StoredCodes(0, 255, 128), StoredCodes(0, 15, 8), StoredCodes(240, 255, 240)]
 INT32 = np.iinfo(np.int32)
 
 
@@ -60,7 +55,7 @@ def test_random_codes_stay_inside_and_the_worst_ones_reach_the_ends(data: st.Dat
 
 
 @given(st.sampled_from(GRIDS), st.sampled_from(GRIDS), st.integers(1, 30), st.integers(0, 2**32))
-def test_products_of_two_activations(left: CodeRange, right: CodeRange, products: int, seed: int) -> None:
+def test_products_of_two_activations(left: StoredCodes, right: StoredCodes, products: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = (rng.integers(g.lo, g.hi + 1, (300, products)) for g in (left, right))
     found = product_headroom("attention", products, left, right)
@@ -139,9 +134,9 @@ def test_an_overflow_is_refused_when_the_model_is_frozen() -> None:
 
 def test_sums_of_stored_codes_count_where_the_centered_ones_fit() -> None:
     weight = np.full((1, 70_000), 127, np.int8)
-    centered = layer_headroom("fc", weight, None, CodeRange(240, 255, 240))
+    centered = layer_headroom("fc", weight, None, StoredCodes(240, 255, 240))
     assert centered.accumulator[1] < INT32.max < centered.running[1] and not centered.fits
-    assert layer_headroom("fc", weight, None, CodeRange(0, 15, 0)).fits
+    assert layer_headroom("fc", weight, None, StoredCodes(0, 15, 0)).fits
 
 
 def test_the_graph_is_believed_and_not_its_metadata(tmp_path: Path) -> None:
@@ -173,7 +168,7 @@ def attention(depth: int | str) -> onnx.ModelProto:
 
 def test_products_of_activations_in_a_file() -> None:
     assert file_headroom(attention(16)) == {
-        "scores": product_headroom("scores", 16, CodeRange(0, 255, 128), CodeRange(0, 255, 128))
+        "scores": product_headroom("scores", 16, StoredCodes(0, 255, 128), StoredCodes(0, 255, 128))
     }
     unknown: Headroom = file_headroom(attention("depth"))["scores"]
     assert not unknown.fits  # a depth that only the input tells proves nothing

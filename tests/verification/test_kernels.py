@@ -9,7 +9,8 @@ from graph_builder import GraphBuilder
 from small_network import small_network
 
 from qkd_deploy.export.metadata import read_metadata
-from qkd_deploy.verification.checks.kernels import Kernel, list_kernels
+from qkd_deploy.verification.checks.kernels import list_kernels
+from qkd_deploy.verification.findings import Kernel
 from qkd_deploy.verification.runtime import optimized_graph
 
 

@@ -17,8 +17,8 @@ from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.training.config import make_config
 from qkd_deploy.training.monitoring.progress import NoProgress
 from qkd_deploy.training.run import train
+from qkd_deploy.verification.checks.identity import identity_level
 from qkd_deploy.verification.model_under_test import ModelUnderTest
-from qkd_deploy.verification.verify import identity_level
 from qkd_deploy.workflows.export import export_checkpoint, load_trained
 
 COMMAND = str(Path(sys.executable).with_name("qkd-deploy"))

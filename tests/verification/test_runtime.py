@@ -9,10 +9,10 @@ import pytest
 from small_network import images, normalised, small_network
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.verification.runtime import (
     CodesModel,
     RuntimeModel,
-    cpu_capabilities,
     optimized_graph,
     quantized_values,
 )

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from qkd_deploy import export_onnx, freeze, initialize, prepare, verify_onnx
 from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.report import VerificationReport
-from qkd_deploy.verification.runtime import CodesModel, cpu_capabilities
+from qkd_deploy.verification.runtime import CodesModel
 
 AVX2 = {"architecture": "x86_64", "avx2": True, "avx512": False, "vnni": False}
 HERE = cpu_capabilities()

@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 from small_network import CLASSES, images, normalised, small_network
 
-from qkd_deploy.data import ImageDataset, Split, assemble, load_dataset
+from qkd_deploy.data import ImageDataset, Split, load_dataset
+from qkd_deploy.data.sets import assemble
 from qkd_deploy.errors import UserError
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.verify import verify_onnx
@@ -79,7 +80,7 @@ def dataset(model: onnx.ModelProto) -> ImageDataset:
 def preview_of_stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stubs bring their own preview of single layers."""
     monkeypatch.setattr(
-        "qkd_deploy.verification.checks.levels.preview_codes",
+        "qkd_deploy.verification.checks.preview.preview_codes",
         lambda prepared, frozen, *inputs: prepared.preview_codes(frozen, *inputs),
     )
 

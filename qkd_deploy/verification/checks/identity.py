@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import PREFIX, Metadata, graph_digest, graph_digests, named_nodes, node_digest
+from qkd_deploy.verification.checks.golden import golden_differences
+from qkd_deploy.verification.findings import Difference, Level
+from qkd_deploy.verification.model_under_test import ModelUnderTest
+from qkd_deploy.verification.task import Task
 
 # Entries that describe the model itself; versions, hashes and results may differ between two exports of one checkpoint.
 COMPARED_ENTRIES = (
@@ -25,14 +29,57 @@ COMPARED_ENTRIES = (
 )
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One finding; ``kind`` is constant, node, graph, metadata, digests or golden, ``module`` the user's module."""
+def check_identity(task: Task) -> Level:
+    """Compare the file with its digests, with a fresh export of the checkpoint, and with its golden results.
 
-    kind: str
-    name: str
-    module: str
-    message: str
+    Raises:
+        UserError: reference or runtime cannot run a file that is what was exported.
+    """
+    task.report.identity, level = identity_level(task.subject, task.expected)
+    return level
+
+
+def identity_level(subject: ModelUnderTest, expected: onnx.ModelProto | None) -> tuple[list[Difference], Level]:
+    """Digests, fresh export and golden results; every difference is named.
+
+    Raises:
+        UserError: reference or runtime cannot run a file that is what was exported.
+    """
+    metadata = subject.metadata
+    differences = against_digests(subject.model, metadata)
+    if expected is not None:
+        found = {(difference.kind, difference.name) for difference in differences}
+        fresh = against_expected(subject.model, expected, metadata)
+        differences += [difference for difference in fresh if (difference.kind, difference.name) not in found]
+    elif metadata.digests is None:
+        message = "the file carries no digests, so nothing says what it should be; give --checkpoint"
+        differences.append(Difference("digests", "digests", "", message))
+    try:
+        differences += golden_differences(subject, metadata.golden)
+    except UserError as error:
+        if not differences:
+            raise
+        differences.append(Difference("golden", "golden", "", str(error)))
+    if differences:
+        return differences, _failed(differences)
+    return [], _passed(metadata, expected is not None)
+
+
+def _failed(differences: list[Difference]) -> Level:
+    first, others = differences[0], len(differences) - 1
+    where = f" (in {first.module})" if first.module else ""
+    more = f", and {others} more differences" if others else ""
+    return Level("identity", "failed", (f"{first.message}{where}{more}",))
+
+
+def _passed(metadata: Metadata, checkpoint: bool) -> Level:
+    sources = {
+        "its digests": metadata.digests is not None,
+        "a fresh export of the checkpoint": checkpoint,
+        "its golden codes": metadata.golden is not None,
+    }
+    compared = ", ".join(name for name, present in sources.items() if present)
+    return Level("identity", "passed", (f"the file agrees with {compared}",))
 
 
 def against_digests(model: onnx.ModelProto, metadata: Metadata) -> list[Difference]:

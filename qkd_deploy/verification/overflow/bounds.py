@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
-if TYPE_CHECKING:
-    import onnx
-
-    from qkd_deploy.graph.integer.model import FrozenModel
-    from qkd_deploy.graph.quantized import QuantParams
+from qkd_deploy.verification.overflow.code_ranges import StoredCodes
+from qkd_deploy.verification.overflow.integer_products import IntegerProduct, integer_products
 
 INT32_BITS = 31
 
@@ -57,21 +55,7 @@ class Headroom:
         return self.free >= 0
 
 
-@dataclass(frozen=True)
-class CodeRange:
-    """Stored codes of a tensor: ``lo`` and ``hi``, and the code that stands for 0."""
-
-    lo: int
-    hi: int
-    zero_point: int
-
-    @property
-    def top(self) -> int:
-        """The largest code that a kernel meets: padding is the zero point."""
-        return max(self.hi, self.zero_point)
-
-
-def layer_headroom(name: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None, codes: CodeRange) -> Headroom:
+def layer_headroom(name: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None, codes: StoredCodes) -> Headroom:
     """The worst case of a layer with constant weights.
 
     Args:
@@ -91,21 +75,21 @@ def layer_headroom(name: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any] |
     return _summarized(name, sums, totals, running)
 
 
-def product_headroom(name: str, products: int, left: CodeRange, right: CodeRange) -> Headroom:
+def product_headroom(name: str, products: int, left: StoredCodes, right: StoredCodes) -> Headroom:
     """The worst case of a product of two activations, where every pair of codes is possible."""
-    corners = [(a, b) for a in (left.lo, left.hi) for b in (right.lo, right.hi)]
-    ends = [(a - left.zero_point) * (b - right.zero_point) for a, b in corners]
-    sums = products * min(ends), products * max(ends)
-    stored = [a * b for a in (left.lo, left.top) for b in (right.lo, right.top)]
-    parts = [
-        stored,
-        [-left.zero_point * b for b in (right.lo, right.top)],
-        [-right.zero_point * a for a in (left.lo, left.top)],
-        [left.zero_point * right.zero_point],
-    ]
-    running = products * sum(min(0, *part) for part in parts), products * sum(max(0, *part) for part in parts)
-    pairs = [tuple(np.array([end], np.int64) for end in interval) for interval in (sums, sums, running)]
-    return _summarized(name, *pairs)  # type: ignore[arg-type]
+    a, b = np.array([left.lo, left.hi]), np.array([right.lo, right.hi])
+    centered = np.outer(a - left.zero_point, b - right.zero_point)
+    sums = products * int(centered.min()), products * int(centered.max())
+    a, b = np.array([left.lo, left.top]), np.array([right.lo, right.top])
+    parts = (np.outer(a, b), -left.zero_point * b, -right.zero_point * a, np.array(left.zero_point * right.zero_point))
+    least = sum(int(part.min(initial=0)) for part in parts)
+    most = sum(int(part.max(initial=0)) for part in parts)
+    running = products * least, products * most
+    return _summarized(name, _ends(sums), _ends(sums), _ends(running))
+
+
+def _ends(interval: Interval) -> _Ends:
+    return np.array([interval[0]], np.int64), np.array([interval[1]], np.int64)
 
 
 _Ends = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -119,68 +103,16 @@ def _summarized(name: str, sums: _Ends, totals: _Ends, running: _Ends) -> Headro
     return Headroom(name, whole, biased, partial, channel, bits, INT32_BITS - bits)
 
 
-def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
-    """The worst case of every node of a frozen model that sums products of integers, by name, in execution order."""
-    from qkd_deploy.graph.ops import operator_of
-    from qkd_deploy.graph.quantized import meets_signed
-
-    found: dict[str, Headroom] = {}
-    grids: dict[str, QuantParams] = {}  # tensor -> the grid that its codes are on
-    for node in frozen.graph.nodes:
-        first = node.inputs[0] if node.inputs else ""
-        if node.quantizer is not None:
-            grids[node.name] = frozen.grid(node.quantizer)
-        elif operator_of(node).moves_codes and first in grids:
-            grids[node.name] = grids[first]
-        if first in grids and (sums := _integer_sums(frozen, node)) is not None:
-            weight, bias = sums
-            found[node.name] = layer_headroom(node.name, weight, bias, _stored(grids[first]))
-        elif (
-            operator_of(node).sums_products
-            and node.quantizer is not None
-            and all(name in grids for name in node.inputs)
-        ):
-            left, right = (grids[name] for name in node.inputs[:2])
-            products = (frozen.graph.node(first).shape or ())[-1]
-            factor = _signed(right) if meets_signed(left, right) else _stored(right)
-            found[node.name] = product_headroom(node.name, products, _stored(left), factor)
-    return found
-
-
-def _stored(grid: QuantParams) -> CodeRange:
-    return CodeRange(grid.lo + grid.zero_point, grid.hi + grid.zero_point, grid.zero_point)
-
-
-def _signed(grid: QuantParams) -> CodeRange:
-    """Of codes that become signed bytes."""
-    return CodeRange(grid.lo - grid.middle, grid.hi - grid.middle, -grid.middle)
-
-
-def _integer_sums(frozen: FrozenModel, node: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None] | None:
-    """Weights [channels, products] and bias of a node that sums integers; None for every other."""
-    from qkd_deploy.graph.quantized import POOL_CODE
-
-    if node.is_layer and node.source is not None:
-        layer = frozen.layer(node)
-        if node.quantizer is None and node.kind != "linear":
-            return None
-        return layer.codes.flatten(1).cpu().numpy(), layer.bias.cpu().numpy()
-    if node.kind == "avg_pool" and node.quantizer is not None:
-        return np.full((1, math.prod(node.kwargs["kernel_size"])), POOL_CODE, np.int8), None
-    return None
-
-
 def file_headroom(model: onnx.ModelProto) -> dict[str, Headroom]:
     """The worst case of every product of an ONNX graph that sums integers, by name, in graph order.
 
     It reads nothing but the graph's own constants and quantizers, whatever its metadata say.
     """
-    from qkd_deploy.verification.overflow.code_ranges import IntegerProduct, integer_products
+    return {product.name: _headroom(product) for product in integer_products(model)}
 
-    def of(product: IntegerProduct) -> Headroom:
-        if product.right is not None:
-            return product_headroom(product.name, product.products, product.left, product.right)
-        assert product.weight is not None
-        return layer_headroom(product.name, product.weight, product.bias, product.left)
 
-    return {product.name: of(product) for product in integer_products(model)}
+def _headroom(product: IntegerProduct) -> Headroom:
+    if product.right is not None:
+        return product_headroom(product.name, product.products, product.left, product.right)
+    assert product.weight is not None
+    return layer_headroom(product.name, product.weight, product.bias, product.left)

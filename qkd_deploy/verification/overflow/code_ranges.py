@@ -1,4 +1,4 @@
-"""Which codes the integer products of an ONNX graph can meet, by interval arithmetic over the graph alone.
+"""Which codes the values of an ONNX graph can take, by interval arithmetic over the graph alone.
 
 Codes are bounded by their type, by integer clips, and from below by the zero point where a value is never negative.
 Operators that move values pass their bounds on; of every other one at most the sign of its result is known, which is
@@ -7,243 +7,226 @@ always right, if wider than need be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from qkd_deploy.verification.overflow.bounds import CodeRange
-from qkd_deploy.verification.reference.single_node import MOVES
-from qkd_deploy.verification.reference.values import attributes_of
+from qkd_deploy.verification.onnx_graph import OnnxGraph, attributes_of, optional_input
+from qkd_deploy.verification.reference.movement import MOVES
 
 _PASSES_CODES = MOVES | {"MaxPool", "ReduceMax", "ReduceMin"}
 _KEEPS_SIGN = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Max"}) | _PASSES_CODES
 _NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
 
+_T = TypeVar("_T")
+Bounds = tuple[int, int]
+"""Least and largest element of a tensor of integers."""
+
 
 @dataclass(frozen=True)
-class IntegerProduct:
-    """A Conv, Gemm or MatMul that runs on codes.
+class StoredCodes:
+    """Stored codes of a tensor: ``lo`` and ``hi``, and the code that stands for 0."""
+
+    lo: int
+    hi: int
+    zero_point: int
+
+    @property
+    def top(self) -> int:
+        """The largest code that a kernel meets: padding is the zero point."""
+        return max(self.hi, self.zero_point)
+
+
+class CodeRanges:
+    """What is known about the values of a graph; :meth:`follow` has to be told its nodes in order.
 
     Attributes:
-        name: the layer or pooling.
-        left: codes of its first operand.
-        products: how many products make one sum.
-        weight: constant weight codes [output channels, products]; None where ``right`` is an activation.
-        bias: int32 per output channel, or None.
-        right: codes of the second operand where it is an activation.
+        graph: the graph.
+        codes: by value name, of what a dequantizer made, and of what was only moved since.
     """
 
-    name: str
-    left: CodeRange
-    products: int
-    weight: np.ndarray | None = None
-    bias: np.ndarray | None = None
-    right: CodeRange | None = None
-
-
-def integer_products(model: onnx.ModelProto) -> Iterator[IntegerProduct]:
-    """The products of a graph that sum integers, in graph order."""
-    return _Ranges(model).products()
-
-
-class _Ranges:
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._producers = {name: node for node in model.graph.node for name in node.output}
-        self._readers: dict[str, list[str]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node.op_type)
-        self._bounds: dict[str, tuple[int, int]] = {}  # of integer tensors
-        self._codes: dict[str, CodeRange] = {}  # of what a dequantizer made, and of what was only moved since
-        self._steps: dict[str, np.ndarray] = {}  # of the values in ``codes``
+        """Begin with the inputs of the graph."""
+        self.graph = OnnxGraph(model)
+        self.codes: dict[str, StoredCodes] = {}
+        self._steps: dict[str, float] = {}  # of the values in ``codes``
         self._nonnegative: set[str] = set()
         self._shares: set[str] = set()  # values between 0 and 1
+        self._bounds: dict[str, Bounds] = {  # of integer tensors
+            value.name: (0, 255)
+            for value in model.graph.input
+            if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        }
+        self._rules: dict[str, Callable[[onnx.NodeProto], None]] = {
+            "QuantizeLinear": self._quantize,
+            "DequantizeLinear": self._dequantize,
+            "Clip": self._clip,
+            "Exp": self._exponential,
+            "Cast": self._cast,
+            "Sub": self._subtract,
+        }
 
-    def products(self) -> Iterator[IntegerProduct]:
-        for value in self._model.graph.input:
-            if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
-                self._bounds[value.name] = (0, 255)
-        for node in self._model.graph.node:
-            self._follow(node)
-            if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] in self._codes:
-                yield from self._product(node)
-            elif node.op_type == "MatMulInteger" and not self._adds_up(node.input[1]):
-                yield self._product_of_codes(node)
-
-    # -- what is known about values ----------------------------------------------------------------------------------
-
-    def _follow(self, node: onnx.NodeProto) -> None:
-        first, output = node.input[0] if node.input else "", node.output[0]
-        if node.op_type == "QuantizeLinear":
-            zero = self._zero_point(node)
-            limits = np.iinfo(zero.dtype)
-            positive = first in self._nonnegative and zero.ndim == 0
-            most = int(limits.max)
-            if first in self._shares and (scale := self._array(node.input[1])) is not None and zero.ndim == 0:
-                most = min(most, int(zero) + int(np.rint(np.float32(1) / scale)))
-            self._bounds[output] = int(zero) if positive else int(limits.min), most
-            again = self._codes.get(first)  # codes that were dequantized to be moved
-            same = again is not None and self._steps.get(first) == self._array(node.input[1])
-            if again is not None and same and again.zero_point == zero:
-                self._bounds[output] = again.lo, again.hi
-        elif node.op_type == "DequantizeLinear":
-            self._dequantize(node)
-        elif node.op_type == "Clip" and (bounds := self._bounds_of(first)) is not None:
-            low, high = (self._array(name) for name in (*node.input[1:], "", "")[:2])
-            lowest, highest = (bounds[0] if low is None else int(low)), (bounds[1] if high is None else int(high))
-            self._bounds[output] = max(bounds[0], lowest), min(bounds[1], highest)
-        elif node.op_type == "Exp" and self._below_largest(first):
-            self._nonnegative.add(output)
-            self._shares.add(output)
-        elif node.op_type in ("Cast", "Sub") and (bounds := self._bounds_of(first)) is not None:
-            self._convert(node, bounds)
-        elif node.op_type in _NEVER_NEGATIVE or (
-            node.op_type in _KEEPS_SIGN and all(name in self._nonnegative for name in self._operands(node))
-        ):
-            self._nonnegative.update(node.output)
+    def follow(self, node: onnx.NodeProto) -> None:
+        """Learn about the outputs of the next node."""
+        self._rules.get(node.op_type, self._keep_sign)(node)
         if node.op_type in _PASSES_CODES:
-            self._pass_on(node)
+            self._pass_bounds_on(node)
+            self._pass_codes_on(node)
 
-    def _below_largest(self, name: str) -> bool:
-        """Whether a value is codes less the largest of their row."""
-        node = self._producers.get(name)
-        if node is None or node.op_type != "DequantizeLinear":
-            return False
-        largest = self._producers.get(node.input[2]) if len(node.input) > 2 else None
-        return largest is not None and largest.op_type == "ReduceMax" and largest.input[0] == node.input[0]
+    # -- rules -------------------------------------------------------------------------------------------------------
 
-    def _convert(self, node: onnx.NodeProto, bounds: tuple[int, int]) -> None:
-        """Codes on their way to signed bytes: other types that hold them, less a constant."""
-        less = self._array(node.input[1]) if node.op_type == "Sub" else np.zeros((), np.int64)
-        kind = np.int32 if node.op_type == "Sub" else helper.tensor_dtype_to_np_dtype(attributes_of(node)["to"])
-        if less is None or less.size != 1 or np.dtype(kind).kind not in "iu":
-            return
-        low, high = (bound - int(less) for bound in bounds)
-        fits = np.iinfo(kind).min <= low and high <= np.iinfo(kind).max
-        self._bounds[node.output[0]] = (low, high) if fits else (np.iinfo(kind).min, np.iinfo(kind).max)
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        source, zero = node.input[0], self.zero_point(node)
+        step = self.array(node.input[1])
+        again = self.codes.get(source)  # codes that were dequantized to be moved
+        if again is not None and self._steps.get(source) == step and again.zero_point == zero:
+            self._bounds[node.output[0]] = again.lo, again.hi
+        else:
+            self._bounds[node.output[0]] = self._quantized_bounds(source, step, zero)
 
-    def _operands(self, node: onnx.NodeProto) -> list[str]:
-        return list(node.input[:1]) if node.op_type in _PASSES_CODES and node.op_type != "Concat" else list(node.input)
+    def _quantized_bounds(self, source: str, step: np.ndarray | None, zero: np.ndarray) -> Bounds:
+        """The range of the type, cut at 0 for values that are not negative, and at 1 for shares of 1."""
+        limits = np.iinfo(zero.dtype)
+        least, most = int(limits.min), int(limits.max)
+        if zero.ndim:
+            return least, most
+        if source in self._nonnegative:
+            least = int(zero)
+        if source in self._shares and step is not None:
+            most = min(most, int(zero) + int(np.rint(np.float32(1) / step)))
+        return least, most
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
-        bounds, zero = self._bounds_of(node.input[0]), self._zero_point(node)
-        computed = len(node.input) > 2 and node.input[2] and self._array(node.input[2]) is None
-        if bounds is None or zero.ndim or computed:
+        bounds, zero, step = self.bounds_of(node.input[0]), self.zero_point(node), self.array(node.input[1])
+        if bounds is None or step is None or zero.ndim or step.ndim or self._has_computed_zero_point(node):
             return
-        step = self._array(node.input[1])
-        if step is None or step.ndim:
-            return
-        self._codes[node.output[0]], self._steps[node.output[0]] = CodeRange(*bounds, int(zero)), step
+        self.codes[node.output[0]], self._steps[node.output[0]] = StoredCodes(*bounds, int(zero)), float(step)
         if bounds[0] >= int(zero):
             self._nonnegative.add(node.output[0])
 
-    def _pass_on(self, node: onnx.NodeProto) -> None:
-        operands = self._operands(node)
-        bounds = [self._bounds_of(name) for name in operands]
-        if node.op_type == "Pad":  # the third input is what is put around
-            value = self._array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.int64)
-            bounds.append(None if value is None else (int(value.min()), int(value.max())))
-        known = [pair for pair in bounds if pair is not None]
-        codes = {self._codes.get(name) for name in operands}
-        for output in node.output:
-            if known and len(known) == len(bounds):
-                self._bounds[output] = min(low for low, _ in known), max(high for _, high in known)
-            if len(codes) == 1 and (only := next(iter(codes))) is not None and node.op_type != "Pad":
-                self._codes[output] = only
-                if len(steps := {float(self._steps.get(name, np.float32(np.nan))) for name in operands}) == 1:
-                    self._steps[output] = np.float32(steps.pop())  # type: ignore[assignment]
+    def _has_computed_zero_point(self, node: onnx.NodeProto) -> bool:
+        name = optional_input(node, 2)
+        return bool(name) and self.array(name) is None
 
-    def _bounds_of(self, name: str) -> tuple[int, int] | None:
-        if name not in self._bounds and name in self._constants:
-            array = self._array(name)
+    def _clip(self, node: onnx.NodeProto) -> None:
+        bounds = self.bounds_of(node.input[0])
+        if bounds is None:
+            return
+        low, high = (self.array(optional_input(node, index)) for index in (1, 2))
+        least = bounds[0] if low is None else max(bounds[0], int(low))
+        most = bounds[1] if high is None else min(bounds[1], int(high))
+        self._bounds[node.output[0]] = least, most
+
+    def _exponential(self, node: onnx.NodeProto) -> None:
+        if self._is_below_largest(node.input[0]):
+            self._nonnegative.add(node.output[0])
+            self._shares.add(node.output[0])
+
+    def _is_below_largest(self, name: str) -> bool:
+        """Whether a value is codes less the largest of their row."""
+        node = self.graph.producers.get(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return False
+        largest = self.graph.producers.get(optional_input(node, 2))
+        return largest is not None and largest.op_type == "ReduceMax" and largest.input[0] == node.input[0]
+
+    def _cast(self, node: onnx.NodeProto) -> None:
+        """Codes in another type, on their way to signed bytes."""
+        self._shift(node, 0, helper.tensor_dtype_to_np_dtype(attributes_of(node)["to"]))
+
+    def _subtract(self, node: onnx.NodeProto) -> None:
+        """Codes less a constant, on their way to signed bytes."""
+        less = self.array(node.input[1])
+        if less is not None and less.size == 1:
+            self._shift(node, int(less), np.dtype(np.int32))
+
+    def _shift(self, node: onnx.NodeProto, less: int, kind: np.dtype[Any]) -> None:
+        bounds = self.bounds_of(node.input[0])
+        if bounds is None or kind.kind not in "iu":
+            return
+        low, high, limits = bounds[0] - less, bounds[1] - less, np.iinfo(kind)
+        fits = limits.min <= low and high <= limits.max
+        self._bounds[node.output[0]] = (low, high) if fits else (int(limits.min), int(limits.max))
+
+    def _keep_sign(self, node: onnx.NodeProto) -> None:
+        kept = node.op_type in _KEEPS_SIGN and self._nonnegative.issuperset(_operands(node))
+        if kept or node.op_type in _NEVER_NEGATIVE:
+            self._nonnegative.update(node.output)
+
+    def _pass_bounds_on(self, node: onnx.NodeProto) -> None:
+        bounds = [self.bounds_of(name) for name in _operands(node)]
+        if node.op_type == "Pad":
+            bounds.append(self._bounds_around(node))
+        known = [pair for pair in bounds if pair is not None]
+        if known and len(known) == len(bounds):
+            lows, highs = zip(*known, strict=True)
+            self._bounds.update(dict.fromkeys(node.output, (min(lows), max(highs))))
+
+    def _bounds_around(self, node: onnx.NodeProto) -> Bounds | None:
+        """Bounds of what a Pad puts around its input."""
+        name = optional_input(node, 2)
+        value = self.array(name) if name else np.zeros(1, np.int64)
+        return None if value is None else (int(value.min()), int(value.max()))
+
+    def _pass_codes_on(self, node: onnx.NodeProto) -> None:
+        """What all operands agree on: their codes, and the step that these stand for."""
+        if node.op_type == "Pad":
+            return
+        codes = _only(map(self.codes.get, _operands(node)))
+        if codes is not None:
+            self.codes.update(dict.fromkeys(node.output, codes))
+            self._pass_steps_on(node)
+
+    def _pass_steps_on(self, node: onnx.NodeProto) -> None:
+        step = _only(map(self._steps.get, _operands(node)))
+        if step is not None:
+            self._steps.update(dict.fromkeys(node.output, step))
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    def bounds_of(self, name: str) -> Bounds | None:
+        """Bounds of an integer tensor; None where nothing is known."""
+        if name not in self._bounds and name in self.graph.constants:
+            array = self.array(name)
             if array is not None and array.size and array.dtype.kind in "iu":
                 self._bounds[name] = int(array.min()), int(array.max())
         return self._bounds.get(name)
 
-    def _zero_point(self, node: onnx.NodeProto) -> np.ndarray:
-        given = self._array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    def zero_point(self, node: onnx.NodeProto) -> np.ndarray:
+        """The zero points of a quantizer or dequantizer; 0 of uint8 where they are left out or computed."""
+        given = self.array(optional_input(node, 2))
         return np.zeros((), np.uint8) if given is None else given
 
-    # -- products ----------------------------------------------------------------------------------------------------
-
-    def _product(self, node: onnx.NodeProto) -> Iterator[IntegerProduct]:
-        """The node as a product of codes; a convolution is one only where a quantizer alone reads it."""
-        if node.op_type == "Conv" and self._readers.get(node.output[0]) != ["QuantizeLinear"]:
-            return
-        name, left = node.name.rpartition("/")[0] or node.name, self._codes[node.input[0]]
-        weight = self._dequantized(node.input[1])
-        if weight is not None:
-            rows = _rows(node, weight)
-            bias = self._dequantized(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-            yield IntegerProduct(name, left, rows.shape[1], rows, bias)
-        elif node.input[1] in self._codes:
-            yield IntegerProduct(name, left, self._depth(node), right=self._codes[node.input[1]])
-
-    def _adds_up(self, name: str) -> bool:
-        """Whether a right operand is ones: such sums are no larger than those beside which they stand."""
-        ones = self._array(name)
-        return ones is not None and bool((ones == 1).all())
-
-    def _product_of_codes(self, node: onnx.NodeProto) -> IntegerProduct:
-        zeros = [self._array(name) for name in (*node.input[2:], "", "")[:2]]
-        left, right = (
-            CodeRange(*(self._bounds_of(name) or (-128, 255)), 0 if zero is None else int(zero))
-            for name, zero in zip(node.input[:2], zeros, strict=True)
-        )
-        name = node.name.rpartition("/")[0] or node.name
-        return IntegerProduct(name, left, self._depth(node), right=right)
-
-    def _dequantized(self, name: str) -> np.ndarray | None:
-        """Centered constant codes behind a value; None where it holds no constants."""
-        node = self._producers.get(name)
-        if node is None or node.op_type != "DequantizeLinear":
-            return None
-        codes = self._array(node.input[0])
-        if codes is None:
-            return None
-        zero = self._zero_point(node).astype(codes.dtype)
-        return codes if not zero.any() else _centered(codes, zero, attributes_of(node).get("axis", 1))
-
-    def _array(self, name: str) -> np.ndarray | None:
+    def array(self, name: str) -> np.ndarray | None:
         """A constant, also where packed codes are cast and multiplied first; None where it depends on the input."""
-        if name in self._constants:
-            return np.asarray(numpy_helper.to_array(self._constants[name]))
-        node = self._producers.get(name)
+        if name in self.graph.constants:
+            return np.asarray(numpy_helper.to_array(self.graph.constants[name]))
+        node = self.graph.producers.get(name)
         if node is None or node.op_type not in ("Cast", "Mul"):
             return None
-        operands = [self._array(operand) for operand in node.input]
-        if any(operand is None for operand in operands):
-            return None
-        if node.op_type == "Mul":
-            return np.asarray(operands[0] * operands[1])  # type: ignore[operator]
+        return self._cast_constant(node) if node.op_type == "Cast" else self._product_of_constants(node)
+
+    def _cast_constant(self, node: onnx.NodeProto) -> np.ndarray | None:
+        codes = self.array(node.input[0])
         kind: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(attributes_of(node)["to"])
-        return operands[0].astype(kind)  # type: ignore[union-attr]
+        return None if codes is None else codes.astype(kind)
 
-    def _depth(self, node: onnx.NodeProto) -> int:
-        """The inner dimension of a product of two activations."""
-        inferred = onnx.shape_inference.infer_shapes(self._model, data_prop=True).graph
-        shapes = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.value_info, *inferred.input)}
-        for name, axis in ((node.input[0], -1), (node.input[1], -2)):
-            if name in shapes and shapes[name][axis].HasField("dim_value"):
-                return int(shapes[name][axis].dim_value)
-        return 2**31  # unknown: nothing is proven
+    def _product_of_constants(self, node: onnx.NodeProto) -> np.ndarray | None:
+        left, right = map(self.array, node.input)
+        return None if left is None or right is None else np.asarray(left * right)
 
 
-def _rows(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray:
-    """Weights as [output channels, products of one sum]."""
-    if node.op_type == "Conv" or attributes_of(node).get("transB", 0):
-        return weight.reshape(len(weight), -1)
-    return np.moveaxis(weight, -2, -1).reshape(-1, weight.shape[-2])
+def _operands(node: onnx.NodeProto) -> list[str]:
+    """The inputs that a node makes its output of: of an operator that moves one value, the first alone."""
+    moves_one = node.op_type in _PASSES_CODES and node.op_type != "Concat"
+    return list(node.input[:1] if moves_one else node.input)
 
 
-def _centered(codes: np.ndarray, zero: np.ndarray, axis: int) -> np.ndarray:
-    shape = [1] * codes.ndim
-    if zero.ndim:
-        shape[axis] = -1
-    return np.asarray(codes.astype(np.int64) - zero.astype(np.int64).reshape(shape))
+def _only(values: Iterable[_T]) -> _T | None:
+    """The one value that all are equal to; None where they differ."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None

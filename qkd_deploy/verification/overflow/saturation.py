@@ -16,12 +16,14 @@ import numpy.typing as npt
 import onnx
 
 from qkd_deploy.export.metadata import Metadata
+from qkd_deploy.verification.onnx_graph import OnnxGraph, attributes_of, optional_input
 from qkd_deploy.verification.reference.model import ReferenceModel
-from qkd_deploy.verification.reference.single_node import MOVES
-from qkd_deploy.verification.reference.values import attributes_of
+from qkd_deploy.verification.reference.movement import MOVES
 
 _INT16 = np.iinfo(np.int16)
 _X86 = ("x86_64", "amd64")
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_KEEPS_CODES = MOVES | {"DequantizeLinear", "MaxPool", "Clip"}
 _SHOWN = 3
 
 
@@ -57,13 +59,15 @@ class Saturation:
         """One sentence about the file; empty if it is exact everywhere."""
         if not self.layers:
             return ""
-        names = ", ".join(layer.module for layer in self.layers[:_SHOWN])
-        more = f" and {len(self.layers) - _SHOWN} more layers" if len(self.layers) > _SHOWN else ""
         largest = max(layer.largest_weight for layer in self.layers)
         return (
-            f"8-bit weights of {names}{more} reach ±{largest}: on x86 CPUs without VNNI sums may saturate (this CPU: "
+            f"8-bit weights of {self._named()} reach ±{largest}: on x86 CPUs without VNNI sums may saturate (this CPU: "
             f"{self.cpu}); export with the default weight range, or set session.x64quantprecision=1"
         )
+
+    def _named(self) -> str:
+        names, others = ", ".join(layer.module for layer in self.layers[:_SHOWN]), len(self.layers) - _SHOWN
+        return f"{names} and {others} more layers" if others > 0 else names
 
     @property
     def cause(self) -> str:
@@ -85,23 +89,27 @@ class Saturation:
 def find_saturation(
     model: onnx.ModelProto, reference: ReferenceModel, metadata: Metadata, cpu: Mapping[str, str | bool]
 ) -> Saturation:
-    """The layers of ``model`` that may saturate; ``cpu`` as :func:`runtime.cpu_capabilities` gives it."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    layers = []
-    for node in model.graph.node:
-        product = node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1
-        weight = reference.constant(node.input[1]) if product else None
-        if weight is None or weight.codes.dtype != np.int8 or weight.codes.ndim < 2:
-            continue
-        farthest = _farthest_pair(_by_output(node, weight.codes), *_code_range(node.input[0], producers, metadata))
-        if not _INT16.min <= farthest <= _INT16.max:
-            module = metadata.module_of(node.name or node.output[0])
-            largest = int(np.abs(weight.codes.astype(np.int16)).max())
-            layers.append(SaturatingLayer(module, node.op_type, largest, farthest))
-    return Saturation(tuple(layers), *_this_cpu(cpu))
+    """The layers of ``model`` that may saturate; ``cpu`` as :func:`cpu_capabilities` gives it."""
+    graph = OnnxGraph(model)
+    found = (_saturating(node, graph, reference, metadata) for node in graph.nodes)
+    return Saturation(tuple(filter(None, found)), *_this_cpu(cpu))
+
+
+def _saturating(
+    node: onnx.NodeProto, graph: OnnxGraph, reference: ReferenceModel, metadata: Metadata
+) -> SaturatingLayer | None:
+    """The layer that a node is, if a pair of its products can leave 16 bits."""
+    weight = reference.constant(optional_input(node, 1)) if node.op_type in _LAYERS else None
+    if weight is None or weight.codes.dtype != np.int8 or weight.codes.ndim < 2:
+        return None
+    farthest = _farthest_pair(_by_output(node, weight.codes), *_code_range(node.input[0], graph, metadata))
+    largest = int(np.abs(weight.codes.astype(np.int16)).max(initial=0))
+    layer = SaturatingLayer(metadata.module_of(node.name or node.output[0]), node.op_type, largest, farthest)
+    return None if _INT16.min <= farthest <= _INT16.max else layer
 
 
 def _this_cpu(cpu: Mapping[str, str | bool]) -> tuple[str, bool | None]:
+    """The CPU in words, and whether it adds pairs in 16 bits; None where that is not known."""
     architecture = str(cpu["architecture"])
     if architecture.lower() not in _X86:
         return architecture, False
@@ -109,8 +117,14 @@ def _this_cpu(cpu: Mapping[str, str | bool]) -> tuple[str, bool | None]:
         return architecture, None
     if cpu["vnni"]:
         return "with VNNI", False
-    wide = [title for name, title in (("avx512", "AVX-512"), ("avx2", "AVX2")) if cpu[name]]
-    return (f"{wide[0]} without VNNI", True) if wide else ("without AVX2", False)
+    return _without_vnni(cpu)
+
+
+def _without_vnni(cpu: Mapping[str, str | bool]) -> tuple[str, bool]:
+    for feature, title in (("avx512", "AVX-512"), ("avx2", "AVX2")):
+        if cpu[feature]:
+            return f"{title} without VNNI", True
+    return "without AVX2", False
 
 
 def _by_output(node: onnx.NodeProto, codes: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
@@ -134,11 +148,11 @@ def _farthest_pair(weights: npt.NDArray[np.int64], lo: int, hi: int) -> int:
     return int(most if most >= -least else least)
 
 
-def _code_range(name: str, producers: Mapping[str, onnx.NodeProto], metadata: Metadata) -> tuple[int, int]:
+def _code_range(name: str, graph: OnnxGraph, metadata: Metadata) -> tuple[int, int]:
     """Least and largest stored code of a layer's input: those of the tensor that it stems from, else all of uint8."""
     known = {record.value: (record.lo, record.hi) for record in metadata.tensors}
-    node = producers.get(name)
-    while node is not None and name not in known and node.op_type in MOVES | {"DequantizeLinear", "MaxPool", "Clip"}:
+    node = graph.producers.get(name)
+    while node is not None and name not in known and node.op_type in _KEEPS_CODES:
         name = node.input[0]
-        node = producers.get(name)
+        node = graph.producers.get(name)
     return known.get(name, (0, 255))

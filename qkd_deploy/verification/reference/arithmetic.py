@@ -1,79 +1,13 @@
-"""The arithmetic of ONNX Runtime's integer kernels, rounding by rounding.
-
-Everything is float32, rounding half to even, one rounding per operation written here. Codes are stored codes (usually
-uint8), scales are float32 scalars or one per channel, zero points are given in stored codes. Binary and unary operators
-on 8-bit codes are tables over all codes: 256 entries, or 65,536 for a pair.
-"""
+"""Sums and products of two quantized tensors: tables over all pairs of codes."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
+import onnx
 
-F32 = np.float32
-
-
-class Parameters(NamedTuple):
-    """Scale (float32) and zero point (in the type of the codes) of a whole tensor, both 0-d."""
-
-    scale: np.ndarray
-    zero: np.ndarray
-
-
-def quantize(x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
-    """QuantizeLinear: ``saturate(rint(x / scale) + zero_point)`` with a true division; NaN becomes the lowest code."""
-    return round_and_saturate(x / scale.astype(F32), zero_point)
-
-
-def round_and_saturate(y: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
-    """``rint(clip(y, lo - zp, hi - zp)) + zp`` in the type of the zero point; ``y`` counts steps."""
-    kind = np.iinfo(zero_point.dtype)
-    zero = zero_point.astype(F32)
-    steps = np.rint(np.fmin(np.fmax(y, F32(kind.min) - zero), F32(kind.max) - zero))
-    return np.asarray((steps + zero).astype(zero_point.dtype))
-
-
-def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
-    """DequantizeLinear: ``f32(code - zero_point) * scale``."""
-    centred = codes.astype(np.int64) - zero_point.astype(np.int64)
-    return np.asarray(centred.astype(F32) * scale.astype(F32))
-
-
-def multiplier(input_scale: np.ndarray, weight_scale: np.ndarray, output_scale: np.ndarray) -> np.ndarray:
-    """``f32(f32(s_x * s_w) / s_y)``, the factor of QLinearConv, QLinearMatMul and QGemm."""
-    return np.asarray(F32(input_scale) * weight_scale.astype(F32) / F32(output_scale))
-
-
-def to_int32(accumulator: np.ndarray) -> np.ndarray:
-    """Exact integers (float32, float64) as the int32 register holds them: sums beyond 31 bits wrap around."""
-    if accumulator.size and float(np.abs(accumulator).max()) >= 2.0**31:
-        return accumulator.astype(np.int64).astype(np.int32)
-    return accumulator
-
-
-def requantize(accumulator: np.ndarray, factor: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
-    """``rint(clip(f32(acc) * factor, lo - zp, hi - zp)) + zp``; ``factor`` broadcasts against ``accumulator``."""
-    return round_and_saturate(to_int32(accumulator).astype(F32) * factor, zero_point)
-
-
-def fused_multiply_add(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> np.ndarray:
-    """``a * b + c`` of float32 arrays with a single rounding to float32, on any machine.
-
-    The product of two float32 numbers is exact in float64. The sum is not, and rounding it to float64 and then to
-    float32 could round twice. So Knuth's error-free addition gives the lost part, and where something was lost the
-    float64 sum takes the neighbour with an odd last bit ("round to odd"). Rounding that to float32 equals rounding the
-    exact sum, because float64 has more than two bits beyond float32 (Boldo and Melquiond, 2008).
-    """
-    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
-    addend = np.asarray(c, np.float64)
-    total = np.asarray(product + addend)
-    part = total - product
-    lost = (product - (total - part)) + (addend - part)
-    even = (total.view(np.int64) & 1) == 0
-    odd = np.nextafter(total, np.where(lost > 0, np.inf, -np.inf))
-    return np.where((lost != 0) & even, odd, total).astype(F32)
+from qkd_deploy.verification.reference import rounding
+from qkd_deploy.verification.reference.operator import Operands, Operator, both
+from qkd_deploy.verification.reference.rounding import F32, Parameters
 
 
 def add_table(a: Parameters, b: Parameters, out: Parameters) -> np.ndarray:
@@ -82,11 +16,11 @@ def add_table(a: Parameters, b: Parameters, out: Parameters) -> np.ndarray:
     ``saturate(rint(fma(a, rA, fma(b, rB, F))))``, ``rA = f32(sA/sC)``, ``F = f32(zC - fma(rA, zA, f32(rB*zB)))``.
     """
     ratio_a, ratio_b = F32(a.scale) / F32(out.scale), F32(b.scale) / F32(out.scale)
-    offsets = fused_multiply_add(ratio_a, F32(a.zero), F32(ratio_b * F32(b.zero)))
+    offsets = rounding.fused_multiply_add(ratio_a, F32(a.zero), F32(ratio_b * F32(b.zero)))
     codes = np.arange(256, dtype=F32)
-    second = fused_multiply_add(codes, ratio_b, F32(out.zero) - offsets)
-    steps = fused_multiply_add(codes[:, None], ratio_a, second[None, :])
-    return round_and_saturate(steps, np.zeros((), out.zero.dtype))
+    second = rounding.fused_multiply_add(codes, ratio_b, F32(out.zero) - offsets)
+    steps = rounding.fused_multiply_add(codes[:, None], ratio_a, second[None, :])
+    return rounding.round_and_saturate(steps, np.zeros((), out.zero.dtype))
 
 
 def multiply_table(a: Parameters, b: Parameters, out: Parameters) -> np.ndarray:
@@ -94,9 +28,37 @@ def multiply_table(a: Parameters, b: Parameters, out: Parameters) -> np.ndarray:
     codes = np.arange(256, dtype=F32)
     product = (codes - F32(a.zero))[:, None] * (codes - F32(b.zero))[None, :]
     steps = product * (F32(a.scale) * F32(b.scale) / F32(out.scale)) + F32(out.zero)
-    return round_and_saturate(steps, np.zeros((), out.zero.dtype))
+    return rounding.round_and_saturate(steps, np.zeros((), out.zero.dtype))
 
 
-def rescale_table(source: Parameters, out: Parameters) -> np.ndarray:
-    """All 256 codes dequantized with one pair of parameters and quantized with another (QLinearConcat)."""
-    return quantize(dequantize(np.arange(256), *source), *out)
+def _add(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    a, b = both(operands)
+    if _first_is_broadcast(a.codes.shape, b.codes.shape):
+        a, b = b, a
+    return np.asarray(add_table(a.parameters, b.parameters, out)[a.codes, b.codes])
+
+
+def _first_is_broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Whether the kernel sees one code of the first operand at a time; it then takes the second one first."""
+    rank = max(len(first), len(second))
+    pairs = zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True)
+    innermost = next(((a, b) for a, b in reversed([*pairs]) if (a, b) != (1, 1)), (1, 1))
+    return innermost[0] == 1
+
+
+def _multiply(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    a, b = both(operands)
+    return np.asarray(multiply_table(a.parameters, b.parameters, out)[a.codes, b.codes])
+
+
+def _scale_up(_: onnx.NodeProto, codes: np.ndarray, factors: list[np.ndarray | None]) -> np.ndarray:
+    """Integers times a constant, by which INT4 and INT2 weights are unpacked."""
+    assert factors[0] is not None
+    return np.asarray(codes * factors[0])
+
+
+OPERATORS = {
+    "Add": Operator(fused=_add, rounds_once=True),
+    "Mul": Operator(fused=_multiply, on_integers=_scale_up, rounds_once=True),
+    **dict.fromkeys(("Sub", "Div", "Neg"), Operator(rounds_once=True)),
+}

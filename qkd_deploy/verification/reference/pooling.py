@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx
 
-from qkd_deploy.verification.reference import arithmetic
+from qkd_deploy.verification.onnx_graph import attributes_of
+from qkd_deploy.verification.reference import rounding
 from qkd_deploy.verification.reference.accumulate import Window
-from qkd_deploy.verification.reference.arithmetic import Parameters
-
-F32 = np.float32
+from qkd_deploy.verification.reference.operator import Operands, Operator, first
+from qkd_deploy.verification.reference.rounding import F32, Parameters
 
 
 def max_pool(codes: np.ndarray, attributes: dict[str, Any]) -> np.ndarray:
@@ -37,12 +38,12 @@ def average_pool(codes: np.ndarray, source: Parameters, out: Parameters, attribu
         return global_average_pool(codes, source, out)
     ceil = bool(attributes.get("ceil_mode", 0))
     windows = window.output_shape(codes.shape[2:], ceil)
-    x = arithmetic.dequantize(codes, *source)
+    x = rounding.dequantize(codes, *source)
     total = np.zeros((*x.shape[:2], *windows), F32)
     for view in window.taps(window.padded(x, 0.0, ceil), windows):
         total += view
     mean = total / _window_sizes(window, codes.shape[2:], ceil, attributes)
-    return arithmetic.round_and_saturate(mean / F32(out.scale) + F32(out.zero), np.zeros((), out.zero.dtype))
+    return rounding.round_and_saturate(mean / F32(out.scale) + F32(out.zero), np.zeros((), out.zero.dtype))
 
 
 def global_average_pool(codes: np.ndarray, source: Parameters, out: Parameters) -> np.ndarray:
@@ -50,7 +51,7 @@ def global_average_pool(codes: np.ndarray, source: Parameters, out: Parameters) 
     axes = tuple(range(2, codes.ndim))
     count = math.prod(codes.shape[2:])
     total = codes.sum(axis=axes, keepdims=True, dtype=np.int64) - int(source.zero) * count
-    return arithmetic.round_and_saturate(
+    return rounding.round_and_saturate(
         total.astype(F32) * (F32(source.scale) / (F32(out.scale) * F32(count))), out.zero
     )
 
@@ -65,3 +66,24 @@ def _window_sizes(window: Window, image: tuple[int, ...], ceil: bool, attributes
         return np.asarray(math.prod(window.kernel), F32)
     inside = window.padded(np.ones((1, 1, *image), F32), 0.0, ceil)
     return np.asarray(sum(window.taps(inside, window.output_shape(image, ceil))), dtype=F32)
+
+
+def _max_pool(node: onnx.NodeProto, codes: np.ndarray) -> np.ndarray:
+    return max_pool(codes, attributes_of(node))
+
+
+def _average_pool(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    x = first(operands)
+    return average_pool(x.codes, x.parameters, out, attributes_of(node))
+
+
+def _global_average_pool(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarray:
+    x = first(operands)
+    return global_average_pool(x.codes, x.parameters, out)
+
+
+OPERATORS = {
+    "MaxPool": Operator(on_codes=_max_pool),
+    "AveragePool": Operator(fused=_average_pool),
+    "GlobalAveragePool": Operator(fused=_global_average_pool),
+}

@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.runtimes.ort import OnnxRuntime
+from qkd_deploy.runtimes.runtime import RuntimeFault, Session
 
-MOVES = frozenset(
-    {
-        "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Pad", "Reshape", "Slice",
-        "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-    }
-)  # fmt: skip
+_RUNTIME = OnnxRuntime()
 
 
 class SingleNodes:
@@ -28,7 +24,7 @@ class SingleNodes:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._opsets = list(model.opset_import)
-        self._sessions: dict[tuple[bytes, tuple[Any, ...]], onnxruntime.InferenceSession] = {}
+        self._sessions: dict[tuple[bytes, tuple[Any, ...]], Session] = {}
 
     def run(self, node: onnx.NodeProto, operands: list[np.ndarray | None]) -> list[np.ndarray]:
         """Outputs of ``node``; ``operands`` in the order of its inputs, None where one is left out.
@@ -37,35 +33,35 @@ class SingleNodes:
             UserError: ONNX Runtime does not know the operator or refuses the operands.
         """
         feeds = {f"operand_{i}": value for i, value in enumerate(operands) if value is not None}
-        key = node.SerializeToString(deterministic=True), tuple((k, v.dtype.str, *_shape(v)) for k, v in feeds.items())
         try:
-            if key not in self._sessions:
-                self._sessions[key] = self._session(node, feeds)
-            return [np.asarray(output) for output in self._sessions[key].run(None, feeds)]
-        except Exception as error:  # onnxruntime raises a family of classes without a common public base
-            reason = str(error).strip().splitlines()[-1]
+            results = self._session(node, feeds).run(feeds)
+        except RuntimeFault as error:
             raise UserError(
-                f"the reference cannot evaluate {node.op_type} {node.name!r} ({reason}); "
+                f"the reference cannot evaluate {node.op_type} {node.name!r} ({error.last_line}); "
                 "it knows the operators of exported models and the float operators of ONNX Runtime"
             ) from error
+        return [np.asarray(output) for output in results.values()]
 
-    def _session(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> onnxruntime.InferenceSession:
+    def _session(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> Session:
+        kinds = tuple((name, value.dtype.str, *_shape(value)) for name, value in feeds.items())
+        key = node.SerializeToString(deterministic=True), kinds
+        if key not in self._sessions:
+            self._sessions[key] = _RUNTIME.session(self._alone(node, feeds), optimized=False)
+        return self._sessions[key]
+
+    def _alone(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> onnx.ModelProto:
+        """A model of one node, whose inputs are its operands."""
         alone = onnx.NodeProto()
         alone.CopyFrom(node)
-        del alone.input[:]
-        alone.input.extend(f"operand_{i}" if name else "" for i, name in enumerate(node.input))
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), _shape(value))
-            for name, value in feeds.items()
-        ]
-        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        alone.input[:] = [f"operand_{i}" if name else "" for i, name in enumerate(node.input)]
+        inputs = [_described(name, value) for name, value in feeds.items()]
+        outputs = [onnx.ValueInfoProto(name=name) for name in filter(None, node.output)]
         graph = helper.make_graph([alone], "single", inputs, outputs)
-        model = helper.make_model(graph, opset_imports=self._opsets, ir_version=10)
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return helper.make_model(graph, opset_imports=self._opsets, ir_version=10)
+
+
+def _described(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), _shape(value))
 
 
 def _shape(value: np.ndarray) -> list[int | None]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
 
-from qkd_deploy.verification.reference import arithmetic
-from qkd_deploy.verification.reference.arithmetic import Parameters
+from qkd_deploy.verification.reference import rounding
+from qkd_deploy.verification.reference.rounding import Parameters
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Quantized:
 
     def to_float(self) -> np.ndarray:
         """What DequantizeLinear would return."""
-        return arithmetic.dequantize(self.codes, self._along_axis(self.scale), self._along_axis(self.zero_point))
+        return rounding.dequantize(self.codes, self._along_axis(self.scale), self._along_axis(self.zero_point))
 
     def with_codes(self, codes: np.ndarray) -> Quantized:
         """Other codes under the same parameters (operators that only move codes)."""
@@ -70,6 +70,14 @@ class Pending:
 Value = np.ndarray | Quantized | Pending
 
 
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes of a node as Python values (strings are bytes)."""
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+def as_array(value: Value | None) -> np.ndarray:
+    """The floats (or integers) of a value."""
+    if isinstance(value, Quantized):
+        return value.to_float()
+    assert isinstance(value, np.ndarray)  # a Pending value is read by its QuantizeLinear only
+    return value
+
+
+def as_arrays(values: Sequence[Value | None]) -> list[np.ndarray | None]:
+    """The floats (or integers) of several values; None where one is left out."""
+    return [None if value is None else as_array(value) for value in values]

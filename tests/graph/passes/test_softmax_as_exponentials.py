@@ -10,18 +10,19 @@ import onnxruntime
 import pytest
 import torch
 from deployment import Deployed, assert_same_codes, deploy, feeds_of, finish, noise
+from frozen_sums import frozen_headroom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement import unquantized
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, freeze, initialize, prepare
-from qkd_deploy.bench.float_twin import float_twin
+from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import exponential_scale
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams, meets_signed
-from qkd_deploy.verification.overflow.bounds import file_headroom, frozen_headroom
+from qkd_deploy.verification.overflow.bounds import file_headroom
 from qkd_deploy.verification.runtime import CodesModel, quantized_values
 
 TOKENS = noise(4, 6, 12, seed=3, scale=2.0)
@@ -245,7 +246,7 @@ def weights(net: Any, q: Tensor, k: Tensor) -> Tensor:
     return (q @ k.mT).softmax(-1)
 
 
-TWINS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
+FORMS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
     "plain": plain,
     "scaled scores": lambda n, q, k, v: ATTEND(q, k, v),
     "scaled values": lambda n, q, k, v: weights(n, q, k) @ (v * 0.2),
@@ -260,12 +261,12 @@ TWINS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("case", TWINS)
-def test_the_float_twin_computes_the_network_and_every_sum_is_bounded(case: str) -> None:
-    net = Net(TWINS[case])
+@pytest.mark.parametrize("case", FORMS)
+def test_the_float_form_computes_the_network_and_every_sum_is_bounded(case: str) -> None:
+    net = Net(FORMS[case])
     net.table = nn.Parameter(noise(1, 6, 12, seed=6))
     deployed = deploy(net.eval(), (TOKENS,), "w8a8")
-    session = onnxruntime.InferenceSession(float_twin(deployed.model).SerializeToString())
+    session = onnxruntime.InferenceSession(build_float_model(deployed.prepared).SerializeToString())
     (got,) = session.run(None, {session.get_inputs()[0].name: TOKENS.numpy()})
     expected = net(TOKENS).detach().numpy()
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.03

@@ -1,0 +1,61 @@
+"""The network of a prepared model in float, as ONNX: what its integer model is compared with in speed and size."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from qkd_deploy.export.emit import emit
+from qkd_deploy.graph.integer.layer import IntegerLayer
+from qkd_deploy.graph.integer.model import FrozenModel
+from qkd_deploy.graph.ir import Graph
+from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.prepared import PreparedModel
+
+
+def build_float_model(prepared: PreparedModel) -> onnx.ModelProto:
+    """Write a network without its quantizers: batch norms folded, activation functions as operators of their own.
+
+    Weights keep the values that they are rounded to in the integer model, as float32.
+
+    Raises:
+        UserError: an operation that ONNX cannot express.
+    """
+    graph = copy.deepcopy(prepared.graph)
+    _take_quantizers_out(graph)
+    layers = {
+        module_key(node.name): IntegerLayer(prepared.folded(node), prepared.layer_bits[node.name].weight)
+        for node in graph.nodes
+        if node.is_layer
+    }
+    frozen = FrozenModel(copy.deepcopy(prepared.network), graph, {}, layers).cpu()
+    model = emit(frozen).model
+    _dequantize_weights(model)
+    return model
+
+
+def _take_quantizers_out(graph: Graph) -> None:
+    """Leave floats as they are; means weighted by exponentials become the softmax and the product that they were."""
+    for node in graph.nodes:
+        node.quantizer = node.source = None
+        if node.kind == "exponential":
+            node.kind, node.clip = "softmax", None
+        elif node.kind == "weighted_mean":
+            node.kind, node.args = "matmul", node.args[:2]
+
+
+def _dequantize_weights(model: onnx.ModelProto) -> None:
+    """Put float constants in the place of codes behind a DequantizeLinear, which the runtime would run every time."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
+        codes, scale, _ = (numpy_helper.to_array(constants.pop(name)) for name in node.input)
+        by_channel = scale.reshape(-1, *[1] * (codes.ndim - 1))
+        floats = np.asarray(codes * by_channel, np.float32)
+        constants[node.output[0]] = numpy_helper.from_array(floats, node.output[0])
+        graph.node.remove(node)
+    del graph.initializer[:]
+    graph.initializer.extend(constants.values())

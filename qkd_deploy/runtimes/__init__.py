@@ -1,0 +1,1 @@
+"""The programs that run exported files, one file each, and the CPU that they run on."""

@@ -1,0 +1,48 @@
+"""Do all sides predict the same? Predictions on all images; outputs only where there are no labels."""
+
+from __future__ import annotations
+
+from qkd_deploy.verification.checks.outputs import FLIP_TOLERANCE, FLOAT_TOLERANCE, OutputsComparison
+from qkd_deploy.verification.checks.tally import Outputs, Tally
+from qkd_deploy.verification.checks.torch_side import outputs_of
+from qkd_deploy.verification.findings import Level
+from qkd_deploy.verification.runtime import RuntimeModel
+from qkd_deploy.verification.source import Batch
+from qkd_deploy.verification.task import Task
+
+
+def check_accuracy(task: Task) -> Level:
+    """Run every side on all images; frozen model and runtime must agree, and the preview be near them.
+
+    Raises:
+        UserError: the sides give outputs of other shapes, or not one for each label.
+    """
+    subject, source, report = task.subject, task.source, task.report
+    if not source.labelled and subject.frozen is None:
+        return Level("accuracy", "skipped", ("there are no labels and no checkpoint to compare with",))
+    runtime = RuntimeModel(subject.model, max(task.threads), runtime=subject.runtime)
+    tally = Tally(_outputs_comparison(task), source.metric, source.metric_name)
+    for batch in source.batches(task.batch_size):
+        tally.add(_sides(task, runtime, batch), batch.labels)
+    report.images = tally.images
+    if not source.labelled:
+        return tally.outputs_result()
+    report.accuracy.update(tally.percent)
+    return tally.accuracy_result(task.tolerance)
+
+
+def _sides(task: Task, runtime: RuntimeModel, batch: Batch) -> dict[str, Outputs]:
+    """The outputs of all sides for one batch, in graph order."""
+    sides = {"runtime": list(runtime.run(batch.feeds).values())}
+    for name, module in (("frozen", task.subject.frozen), ("preview", task.subject.prepared)):
+        if module is not None:
+            sides[name] = outputs_of(module, batch.floats)
+    return sides
+
+
+def _outputs_comparison(task: Task) -> OutputsComparison:
+    """Outputs must be equal in every bit, unless an operator in float has a part in them."""
+    subject = task.subject
+    after_float = subject.reference.run(next(iter(task.source.batches(1))).feeds).after_float
+    exact = {output.name: output.name not in after_float for output in subject.model.graph.output}
+    return OutputsComparison(exact, FLIP_TOLERANCE if after_float & subject.values.keys() else FLOAT_TOLERANCE)

@@ -1,0 +1,36 @@
+"""What a check is given: the model, the data, what is allowed, and the report that findings go into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from qkd_deploy.verification.findings import Level
+from qkd_deploy.verification.model_under_test import ModelUnderTest
+from qkd_deploy.verification.report import VerificationReport
+from qkd_deploy.verification.source import Source
+
+
+@dataclass(frozen=True)
+class Task:
+    """One verification; the fields after ``report`` are arguments of ``verify_onnx``."""
+
+    subject: ModelUnderTest
+    source: Source
+    report: VerificationReport
+    expected: onnx.ModelProto | None = None
+    tolerance: float | None = 0.1
+    require_integer: bool = False
+    threads: tuple[int, ...] = (1, 2)
+    batch_size: int = 64
+
+    @property
+    def code_images(self) -> int:
+        """On how many of the images all codes are compared."""
+        return min(self.source.images, self.subject.code_images(self.source.sample_shape))
+
+
+Check = Callable[[Task], Level]
+"""Looks at one side of the model, notes numbers in the report, and judges."""
