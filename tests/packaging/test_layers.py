@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,21 @@ def test_the_root_is_no_room_for_modules() -> None:
 def test_folders_can_be_looked_over() -> None:
     sizes = Counter(path.parent for path in MODULES.values())
     assert {str(folder): size for folder, size in sizes.items() if size > LARGEST_ROOM} == {}
+
+
+def test_the_documented_rooms_are_the_ones_that_are_checked() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = page.split("## The rooms")[1].split("## The way of a tensor")[0]
+    documented = [line.split()[0] for line in block.splitlines() if line.startswith("    ")]
+    assert documented == list(house.LAYERS)
+
+
+def test_the_files_and_tests_that_the_page_names_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {word for word in re.findall(r"`([\w/.-]+)`", page) if "/" in word and "NAME" not in word}
+    assert len(named) > 30
+    homes = (ROOT, ROOT / "qkd_deploy")
+    assert [word for word in sorted(named) if not any((home / word).exists() for home in homes)] == []
 
 
 def test_circles_and_arrows_are_found() -> None:
