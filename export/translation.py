@@ -15,6 +15,7 @@ import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
@@ -30,6 +31,8 @@ from qkd_deploy.graph.ir import Node, Ref, substitute
 from qkd_deploy.graph.ops import apply
 
 _EXAMPLE_BATCH = 2
+_ANYWHERE = "module"
+"""The path of modules without parameters, which leaves no trace in what they are translated to."""
 _KEPT_BYTES = 64 * 2**20
 _KNOWN_CODE = ("torch", "qkd_deploy", "builtins", "collections", "copyreg", "functools", "_operator")
 """Packages whose functions and classes stay what they are while a process runs; a user's own may change."""
@@ -41,14 +44,17 @@ class _Operation(nn.Module):
     def __init__(self, network: nn.Module, node: Node) -> None:
         super().__init__()
         self.network = nn.Module()  # so that parameters are called "network.PATH" in the file
-        self.node, self.operands = node, list(dict.fromkeys(node.inputs))
+        self.node, self.operands, self.called = node, list(dict.fromkeys(node.inputs)), node.target
         if isinstance(node.target, str) and not node.method:
-            *parents, name = node.target.split(".")
+            module = network.get_submodule(node.target)
+            if not module.state_dict():  # an activation function, say: it is the same wherever it is called
+                self.node = replace(node, target=_ANYWHERE)
+            *parents, name = str(self.node.target).split(".")
             holder = self.network
             for parent in parents:
                 holder.add_module(parent, nn.Module())
                 holder = holder.get_submodule(parent)
-            holder.add_module(name, network.get_submodule(node.target))
+            holder.add_module(name, module)
 
     def forward(self, *tensors: Tensor) -> Any:
         known = dict(zip(self.operands, tensors, strict=True))
@@ -161,7 +167,7 @@ def _translated(operation: _Operation, operands: list[Node]) -> ir.Model:
             )
     except Exception as error:  # the exporter raises many kinds
         raise UserError(
-            f"{node.name} ({node.target}) stays in float and PyTorch cannot export it to ONNX; "
+            f"{node.name} ({operation.called}) stays in float and PyTorch cannot export it to ONNX; "
             f"replace the operation ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
     assert program is not None
