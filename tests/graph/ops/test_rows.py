@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract.operator import Operands, Operator, Sign, signed
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.ops import OPERATORS, REWRITES, TORCH_OPS
+from qkd_deploy.graph.ops.activations import LOOKUPS, Lookup
 from qkd_deploy.graph.quantized import LookupParams, QuantizedTensor, QuantParams
 
 FACTS = """
@@ -317,6 +318,18 @@ def test_a_tensor_times_its_own_gate_is_never_far_below_zero(gate: str) -> None:
 def test_functions_that_stay_in_float_have_their_own_signs(function: Any, sign: Sign) -> None:
     node = Node("node", "float_op", (REF, -1), target=function)
     assert OPERATORS["float_op"].sign(node, [Sign.SIGNED], NETWORK, Graph([], [], ())) is sign
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS, ids=lambda lookup: lookup.name)
+def test_functions_of_single_elements_have_the_signs_that_they_claim(lookup: Lookup) -> None:
+    x = torch.linspace(-6.0, 6.0, 201)
+    for function in (key for key in lookup.torch if callable(key)):
+        compute = function() if isinstance(function, type) else function
+        made = compute(x, 2) if "pow" in str(function) else compute(x)
+        finite = made[made.isfinite()]
+        assert made.shape == x.shape
+        least = {Sign.NONNEGATIVE: 0.0, Sign.MOSTLY_POSITIVE: -0.35, Sign.SIGNED: -100.0}[lookup.sign]
+        assert float(finite.min()) >= least
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------
