@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-DROPOUT_FUNCTIONS = frozenset(
-    (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
+DROPOUT_FUNCTIONS = (
+    *(F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout),
+    torch.dropout,
 )
 """Functions whose ``training`` argument differs between the modes, and may."""
 
