@@ -181,6 +181,7 @@ LOOKUPS = (
     Lookup("Celu", (nn.CELU, F.celu)),
     Lookup("Softplus", (nn.Softplus, F.softplus), Sign.NONNEGATIVE),
     Lookup("Softsign", (nn.Softsign, F.softsign)),
+    Lookup("LogSigmoid", (nn.LogSigmoid, F.logsigmoid)),
     Lookup("Shrink", (nn.Hardshrink, F.hardshrink, nn.Softshrink, F.softshrink)),
     Lookup("Exp", (torch.exp, "exp"), Sign.NONNEGATIVE),
     Lookup("Erf", (torch.erf, "erf")),
