@@ -16,9 +16,6 @@ from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import meets_signed
 
-RIGHT = ".right"
-"""End of the names of nodes that make signed bytes of codes."""
-
 
 def emit_matmul(ctx: EmitContext, node: Node) -> ir.Value:
     """Multiply two tensors as matrices; with signed bytes on the right where both have codes that allow it."""
@@ -28,14 +25,14 @@ def emit_matmul(ctx: EmitContext, node: Node) -> ir.Value:
         return ctx.apply(node, "MatMul")
     scale, _ = ctx.scale_and_zero_point(*ctx.grids[right])
     codes, zero_point = _signed(ctx, node, right)
-    name = f"{node.name}{RIGHT}"
+    name = f"{node.name}.right"
     factor = ctx.builder.add("DequantizeLinear", [codes, scale, zero_point], name, node=name)
     return ctx.builder.add("MatMul", [ctx.values[left], factor], f"{node.name}.float", node=node.name)
 
 
 def _signed(ctx: EmitContext, node: Node, operand: str) -> tuple[ir.Value, ir.Value]:
     """An operand's codes as signed bytes around the middle of their range, and their zero point."""
-    b, params, name = ctx.builder, ctx.grids[operand].params, f"{node.name}{RIGHT}"
+    b, params, name = ctx.builder, ctx.grids[operand].params, f"{node.name}.right"
     middle = params.zero_point + params.middle
     zero_point = b.scalar(f"{name}.zero_point", -params.middle, np.int8)
     codes = ctx.known_codes(operand)

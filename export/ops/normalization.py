@@ -36,7 +36,7 @@ def emit_layer_norm(ctx: EmitContext, node: Node) -> ir.Value:
 
 
 def _normalised(ctx: EmitContext, node: Node, params: QuantParams, codes: ir.Value) -> ir.Value:
-    """``(c - mean) / deviation`` of the rows of codes, in units of their scale."""
+    """``(c - mean) / deviation`` of every row, from codes: the scale cancels, but for eps, which is divided by it."""
     name, b, length = node.name, ctx.builder, (node.shape or ())[-1]
 
     def number(suffix: str, value: float, kind: type[np.floating[Any]]) -> ir.Value:

@@ -21,9 +21,7 @@ POINTWISE: dict[str, Any] = {
     "dilations": [1, 1],
     "group": 1,
 }
-IMAGE = ".tokens"
-CHANNELS_FIRST, CHANNELS_LAST = ".channels_first", ".channels_last"
-"""Ends of the names of a layer's input and of the transpositions around it."""
+"""Attributes of a convolution that mixes the features of every token."""
 
 
 def image_of_tokens(ctx: EmitContext, node: Node) -> ir.Value:
@@ -32,14 +30,14 @@ def image_of_tokens(ctx: EmitContext, node: Node) -> ir.Value:
     sizes = b.integers(f"{name}.row_shape", [1, 1, -1, ctx.shape(operand)[-1]])
     row = b.add("Reshape", [ctx.codes(operand), sizes], f"{name}.row", node=f"{name}.rows")
     order = {"perm": [0, 3, 1, 2]}
-    image = b.add("Transpose", [row], f"{name}.image", node=f"{name}{CHANNELS_FIRST}", attributes=order)
+    image = b.add("Transpose", [row], f"{name}.image", node=f"{name}.channels_first", attributes=order)
     constants = ctx.scale_and_zero_point(*ctx.grids[operand])
-    return b.add("DequantizeLinear", [image, *constants], f"{name}{IMAGE}", node=f"{name}{IMAGE}")
+    return b.add("DequantizeLinear", [image, *constants], f"{name}.tokens", node=f"{name}.tokens")
 
 
 def tokens_of_image(ctx: EmitContext, node: Node, codes: ir.Value) -> ir.Value:
     """Codes of such a layer, ``[1, features, 1, tokens]``, in the shape of its tensor."""
     name, b, order = node.name, ctx.builder, {"perm": [0, 2, 3, 1]}
-    row = b.add("Transpose", [codes], f"{name}.made", node=f"{name}{CHANNELS_LAST}", attributes=order)
+    row = b.add("Transpose", [codes], f"{name}.made", node=f"{name}.channels_last", attributes=order)
     shape = b.integers(f"{name}.shape", node.open_shape)
     return b.add("Reshape", [row, shape], f"{name}.stored", node=f"{name}.columns")
