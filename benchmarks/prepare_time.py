@@ -1,9 +1,9 @@
 """CPU seconds of ``prepare`` for chains of 150 to 1,200 nodes, and how they grow.
 
-    python benchmarks/prepare_time.py [--json FILE]
+    python benchmarks/prepare_time.py [--sizes 150 300 600 1200] [--json FILE]
 
-A block is a convolution, a batch norm, an addition and a ReLU, so that every pass has work in each of them. Twice the
-nodes should take about twice the time: the last column is the ratio of times over the ratio of sizes, 1 where linear.
+A block is a convolution, a batch norm, an addition and a ReLU: four nodes, and work for several passes. The last column
+is the ratio of times over the ratio of sizes, both to the line above: 1 where time is in proportion to nodes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import prepare
 
-SIZES = (150, 300, 600, 1200)
+_SIZES = (150, 300, 600, 1200)
 _NODES_PER_BLOCK = 4
 _REPEATS = 3
 
@@ -49,15 +50,16 @@ def seconds(nodes: int) -> float:
 def main() -> None:
     """Print one line a size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=_SIZES, help="numbers of nodes")
     parser.add_argument("--json", type=Path, help="write the numbers, too")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    seconds(SIZES[0])  # imports and caches
-    times = {size: seconds(size) for size in SIZES}
+    seconds(options.sizes[0])  # imports and caches
+    times = {size: seconds(size) for size in options.sizes}
+    growth = [times[more] / times[less] / (more / less) for less, more in pairwise(options.sizes)]
     print("nodes  CPU s  growth")
-    for size, taken in times.items():
-        growth = taken / times[SIZES[0]] / (size / SIZES[0])
-        print(f"{size:5}  {taken:5.2f}  {growth:6.2f}")
+    for (size, taken), grown in zip(times.items(), [1.0, *growth], strict=True):
+        print(f"{size:5}  {taken:5.2f}  {grown:6.2f}")
     if options.json:
         options.json.write_text(json.dumps(times, indent=1) + "\n", encoding="utf-8")
 

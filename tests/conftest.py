@@ -13,6 +13,9 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # No test reaches for the network: nothing listens at the discard port.
 os.environ["QKD_DEPLOY_MIRROR"] = "http://127.0.0.1:9"
 
+# Every graph is checked after each stage of its preparation.
+os.environ["QKD_DEPLOY_CHECK_GRAPHS"] = "1"
+
 from hypothesis import settings  # noqa: E402
 
 # Examples are the same in every run, and a busy machine is no reason to fail.

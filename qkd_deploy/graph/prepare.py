@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.lower import lower
 from qkd_deploy.graph.modes import evaluating
-from qkd_deploy.graph.passes import PassContext, run_pipeline
+from qkd_deploy.graph.passes import PassContext, StageLog, run_pipeline
 from qkd_deploy.graph.placement.layer_bits import last_layers, layer_bits
 from qkd_deploy.graph.placement.place import place
 from qkd_deploy.graph.placement.settings import QuantizationSettings
@@ -86,8 +86,12 @@ def prepare_as(
     with evaluating(network):
         traced = trace(network, inputs, leaf_modules)
         graph = traced.graph
+        log = StageLog(graph)
+        log.done("trace")
         lower(network, graph, traced.mode_leaves)
+        log.done("lower")
         context = PassContext(network, graph, partial(layer_bits, settings=settings), last_layers)
-        run_pipeline(context, integer=settings.integer)
+        run_pipeline(context, log, integer=settings.integer)
         placed = place(network, graph, settings)
+        log.done("place")
         return PreparedModel(network, placed, settings).train(training)

@@ -43,15 +43,15 @@ class PreparedModel(nn.Module):
         self.layer_bits = placed.layer_bits
         self.rescaled = placed.rescaled
         kind = quantizer_kind(settings.quantizer)
+        owners = {node.quantizer: node for node in self.graph.nodes}
         self.activations = nn.ModuleDict(
-            {k: self._fixed(k, spec) or kind.activation(spec) for k, spec in placed.activations.items()}
+            {k: self._fixed(owners[k], spec) or kind.activation(spec) for k, spec in placed.activations.items()}
         )
         self.weights = nn.ModuleDict({weight_key(node): self._weight_quantizer(node) for node in self.layers()})
         self.account: Account = account_of(placed)
 
-    def _fixed(self, key: str, spec: TensorSpec) -> Quantizer | None:
+    def _fixed(self, node: Node, spec: TensorSpec) -> Quantizer | None:
         """A quantizer whose step is known: of raw pixels, and of functions with a known range."""
-        node = next(node for node in self.graph.nodes if node.quantizer == key)
         step = operator_of(node).step
         if step is not None:
             return StepQuantizer(spec, step=step, learnable=False)

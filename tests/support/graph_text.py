@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from qkd_deploy.graph.ir import Graph, Node, Ref
@@ -19,11 +18,11 @@ _PART = re.compile(rf"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|%(?P<name>{_NAME})|(
 _DTYPES = {text: dtype for dtype, text in DTYPES.items()}
 
 
-@dataclass(frozen=True)
 class Opaque:
     """Stands for a value of which the text only holds a description."""
 
-    description: str
+    def __init__(self, description: str) -> None:
+        self.description = description
 
     def __str__(self) -> str:
         return self.description

@@ -110,6 +110,13 @@ def test_moved_steps_and_weights_compile_nothing_anew(graphs: list[dict[str, Any
     assert len(graphs) == 1
 
 
+def test_a_network_that_never_ran_compiles_in_one_graph() -> None:
+    batch = torch.randn(4, 3, 6, 6)
+    prepared = prepare(Network(), "w4a4", (batch,)).train()
+    torch.compile(prepared, backend="eager", fullgraph=True)(batch).sum().backward()
+    assert not counters["graph_break"]
+
+
 def test_evaluation_of_a_prepared_network_is_left_uncompiled(graphs: list[dict[str, Any]]) -> None:
     """Its constants are checked as they are made: compiled, every layer would be several graphs."""
     batch = torch.randn(4, 3, 6, 6)

@@ -25,8 +25,8 @@ class Graph:
         self.inputs = inputs
         self._nodes: list[Node] = []
         self._named: dict[str, Node] = {}
-        self._reads: dict[Node, tuple[str, ...]] = {}
-        self._readers: dict[str, dict[Node, None]] = {}
+        self._reads: dict[str, tuple[str, ...]] = {}
+        self._readers: dict[str, dict[str, None]] = {}  # the names of nodes, as a set that keeps its order
         self._last_uses: dict[str, list[str]] | None = None
         self.output = output
         for node in nodes:
@@ -62,12 +62,12 @@ class Graph:
 
     def users(self, name: str) -> list[Node]:
         """The nodes that read a tensor, in execution order, each once."""
-        return sorted(self._readers.get(name, ()), key=_position)
+        return sorted((self._named[reader] for reader in self._readers.get(name, ())), key=_position)
 
     def only_user(self, name: str) -> Node | None:
         """The node that alone reads a tensor; None where the network returns it or others read it, too."""
         readers = self._readers.get(name, {})
-        return next(iter(readers)) if len(readers) == 1 and name not in self._outputs else None
+        return self._named[next(iter(readers))] if len(readers) == 1 and name not in self._outputs else None
 
     def outputs(self) -> list[str]:
         """Names of the nodes that the network returns."""
@@ -77,18 +77,20 @@ class Graph:
         """Names of the nodes that no input has a part in."""
         found: set[str] = set()
         for node in self._nodes:
-            if node.kind not in ("input", "scalar") and found.issuperset(self._reads[node]):
+            if node.kind not in ("input", "scalar") and found.issuperset(self._reads[node.name]):
                 found.add(node.name)
         return found
 
     def last_uses(self) -> dict[str, list[str]]:
         """For every node's name, the tensors that nobody reads after it."""
         if self._last_uses is None:
-            self._last_uses = {node.name: [] for node in self._nodes}
+            last: dict[str, str] = {}
             for node in self._nodes:
-                if node.name not in self._outputs:
-                    last = max(self._readers.get(node.name, ()), key=_position, default=node)
-                    self._last_uses[last.name].append(node.name)
+                last |= dict.fromkeys((node.name, *self._reads[node.name]), node.name)
+            self._last_uses = {node.name: [] for node in self._nodes}
+            for name, reader in last.items():
+                if name not in self._outputs:
+                    self._last_uses[reader].append(name)
         return self._last_uses
 
     # -- nodes come and go -------------------------------------------------------------------------------------------
@@ -118,8 +120,8 @@ class Graph:
         if stand_in is not None:
             self.replace_all_uses(node.name, stand_in)
         del self._nodes[self._index(node)], self._named[node.name]
-        for name in self._reads.pop(node):
-            del self._readers[name][node]
+        for name in self._reads.pop(node.name):
+            del self._readers[name][node.name]
         node.on_new_arguments, self._last_uses = None, None
 
     def remove_unread(self, kind: str) -> None:
@@ -183,17 +185,17 @@ class Graph:
             for place, each in enumerate(self._nodes):
                 each.position = float(place)
         self._named[node.name] = node
-        self._reads[node] = ()
+        self._reads[node.name] = ()
         node.on_new_arguments = self._reindex
         self._reindex(node)
 
     def _reindex(self, node: Node) -> None:
         """Note anew which tensors a node reads."""
-        for name in self._reads[node]:
-            del self._readers[name][node]
-        self._reads[node] = tuple(dict.fromkeys(node.inputs))
-        for name in self._reads[node]:
-            self._readers.setdefault(name, {})[node] = None
+        for name in self._reads[node.name]:
+            del self._readers[name][node.name]
+        self._reads[node.name] = tuple(dict.fromkeys(node.inputs))
+        for name in self._reads[node.name]:
+            self._readers.setdefault(name, {})[node.name] = None
         self._last_uses = None
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import singledispatch
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -83,6 +84,11 @@ def value_text(value: Any) -> str:
 @value_text.register(str)
 def _(value: Any) -> str:
     return repr(value)
+
+
+@value_text.register
+def _(value: EllipsisType) -> str:
+    return "..."
 
 
 @value_text.register

@@ -11,10 +11,11 @@ from qkd_deploy.graph.passes.fold_batch_norms import fold_batch_norms
 from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
 from qkd_deploy.graph.passes.fuse_clips import fuse_clips
 from qkd_deploy.graph.passes.hoist_slices import hoist_slices
+from qkd_deploy.graph.passes.invariants import StageLog
 from qkd_deploy.graph.passes.name_tensors import name_tensors
 from qkd_deploy.graph.passes.softmax_as_exponentials import softmax_as_exponentials
 
-__all__ = ["PIPELINE", "PassContext", "Step", "run_pipeline"]
+__all__ = ["PIPELINE", "PassContext", "StageLog", "Step", "run_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ PIPELINE = (
 """All passes between lowering and placement, in order; each rewrites the graph in place and keeps what it computes."""
 
 
-def run_pipeline(context: PassContext, *, integer: bool) -> None:
-    """Run the passes that hold for integer placement, or for floats with quantizers in between."""
+def run_pipeline(context: PassContext, log: StageLog, *, integer: bool) -> None:
+    """Run the passes for integer placement, or for one in which kernels compute with floats."""
     for step in PIPELINE:
         if integer or not step.integer_only:
             step.rewrite(context)
+            log.done(step.rewrite.__name__)

@@ -11,40 +11,57 @@ each. The parameters stay where the user put them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.passes.context import PassContext
 
 
 def fold_layer_norms(context: PassContext) -> None:
-    """Fold every layer norm that nothing but linear layers reads, each with weights of its own.
-
-    The last layers are left out: what they read is a feature, with which other networks' features are compared.
-    """
+    """Fold every layer norm that nothing but linear layers reads, each with weights of its own."""
     graph = context.graph
-    bits, last = context.layer_bits(context.model, graph), context.last_layers(graph)
-    calls = Counter(str(node.target) for node in graph.nodes if node.is_layer)
-    for norm in [node for node in graph.nodes if node.kind == "layer_norm" and _has_own_parameters(graph, node)]:
-        readers = _readers(graph, norm)
-        if readers and all(_is_own_linear(context.model, calls, r) and r.name not in last for r in readers):
-            _fold(graph, norm, readers, keep_gain=any(bits[r.name].weight < bits[r.name].activation for r in readers))
+    bits = context.layer_bits(context.model, graph)
+    takers = _takers(context)
+    for norm in graph.nodes:
+        if norm.kind == "layer_norm" and _has_own_parameters(graph, norm):
+            readers = _readers(graph, norm)
+            if readers and takers.issuperset(readers):
+                _fold(graph, norm, readers, bits)
     graph.remove_unread("constant")
+
+
+def _takers(context: PassContext) -> set[Node]:
+    """The linear layers with a parameter for their weight that are called once, but for the last ones.
+
+    What the last layers read is a feature, with which other networks' features are compared.
+    """
+    graph, last = context.graph, context.last_layers(context.graph)
+    calls = Counter(node.target for node in graph.nodes if node.is_layer)
+    linears = [node for node in graph.nodes if node.kind == "linear" and calls[node.target] == 1]
+    return {node for node in linears if node.name not in last and _has_own_weight(context.model, node)}
+
+
+def _has_own_weight(model: nn.Module, node: Node) -> bool:
+    layer = model.get_submodule(str(node.target))
+    return isinstance(layer._parameters.get("weight"), nn.Parameter)
 
 
 def _has_own_parameters(graph: Graph, norm: Node) -> bool:
     """Whether a layer norm has a gain or an offset, and what it has are parameters, not computed from several."""
-    kinds = [graph.node(ref.name).kind for ref in norm.args[1:] if ref is not None]
-    return bool(kinds) and set(kinds) == {"constant"}
+    kinds = {graph.node(ref.name).kind for ref in norm.args[1:] if ref is not None}
+    return kinds == {"constant"}
 
 
-def _fold(graph: Graph, norm: Node, readers: list[Node], *, keep_gain: bool) -> None:
+def _fold(graph: Graph, norm: Node, readers: list[Node], bits: Mapping[str, BitWidths]) -> None:
     operand, gain, offset = norm.args
+    keeps_gain = any(bits[reader.name].weight < bits[reader.name].activation for reader in readers)
     for reader in readers:
-        reader.gain, reader.offset = None if keep_gain else _path(graph, gain), _path(graph, offset)
-    norm.args = (operand, gain if keep_gain else None, None)
+        reader.gain = None if keeps_gain else _path(graph, gain)
+        reader.offset = _path(graph, offset)
+    norm.args = (operand, gain if keeps_gain else None, None)
 
 
 def _path(graph: Graph, parameter: Ref | None) -> str | None:
@@ -88,11 +105,3 @@ _KEEP_ROWS: dict[str, Callable[[Node, Node], bool]] = {
     "reshape": _reshapes_whole_rows,
 }
 """Kinds that may move the rows of a tensor without touching what is in them, and whether a node does."""
-
-
-def _is_own_linear(model: nn.Module, calls: Counter[str], node: Node) -> bool:
-    """Whether a node is a linear layer with a parameter for its weight, which is called once."""
-    if node.kind != "linear" or calls[str(node.target)] != 1:
-        return False
-    layer = model.get_submodule(str(node.target))
-    return isinstance(layer._parameters.get("weight"), nn.Parameter)

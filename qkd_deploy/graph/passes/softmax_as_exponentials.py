@@ -23,20 +23,21 @@ def softmax_as_exponentials(context: PassContext) -> None:
 
 def _rewrite(graph: Graph, softmax: Node) -> None:
     weights = undropped = softmax
-    while (reader := graph.only_user(weights.name)) is not None:
-        if reader.kind == "matmul" and reader.inputs[0] == weights.name != reader.inputs[1]:
-            softmax.kind, softmax.clip = "exponential", (0.0, 1.0)
-            reader.become("weighted_mean", (*reader.args, Ref(undropped.name)))
-            return
-        dropped = weights is not undropped
-        if reader.kind == "reshape" and _keeps_rows(weights, reader, dropped=dropped):
-            undropped = undropped if dropped else reader
-        elif reader.kind != "dropout":
-            return
+    while (reader := graph.only_user(weights.name)) is not None and _passes_weights_on(weights, reader, undropped):
+        if weights is undropped and reader.kind != "dropout":
+            undropped = reader
         weights = reader
+    if reader is not None and reader.kind == "matmul" and reader.inputs[0] == weights.name != reader.inputs[1]:
+        softmax.kind, softmax.clip = "exponential", (0.0, 1.0)
+        reader.become("weighted_mean", (*reader.args, Ref(undropped.name)))
 
 
-def _keeps_rows(before: Node, after: Node, *, dropped: bool) -> bool:
-    """Whether a reshape leaves the rows whole; behind a dropout also their places, as the sums are from before it."""
-    old, new = before.shape or (), after.shape or ()
-    return old == new if dropped else old[-1:] == new[-1:]
+def _passes_weights_on(weights: Node, reader: Node, undropped: Node) -> bool:
+    """Whether weights only drop out, or change their shape by whole rows.
+
+    Behind a dropout also the places of the rows must stay, because the sums that divide are from before it.
+    """
+    if reader.kind != "reshape":
+        return reader.kind == "dropout"
+    old, new = weights.shape or (), reader.shape or ()
+    return old[-1:] == new[-1:] if weights is undropped else old == new

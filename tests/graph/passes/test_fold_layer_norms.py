@@ -9,11 +9,14 @@ import pytest
 import torch
 from deployment import assert_same_codes, deploy, finish, noise
 from placement import unquantized
+from rewriting import assert_becomes, assert_stays
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, create_model, freeze, initialize, prepare
+from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import layer_parameters
+from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.costs import weight_layers
 from qkd_deploy.training.methods.features import FeatureStudent
@@ -164,3 +167,69 @@ def test_features_of_which_only_a_part_is_computed_are_refused() -> None:
     student = FeatureStudent(prepared, "blocks.0", 17, images)
     assert prepared.graph.node(student._node).name == "blocks.0.add_2"
     FeatureStudent(prepared, "", 24, images)
+
+
+LAYERS = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Linear(4, 4)})
+NORM = """
+        %x: f32[2?, 6, 4] = input()
+        %gain: f32[4] = constant() {target='norm.weight'}
+        %offset: f32[4] = constant() {target='norm.bias'}
+        %norm: f32[2?, 6, 4] = layer_norm(%x, %gain, %offset, eps=1e-05)
+        %one: f32[2?, 6, 4] = linear(%norm) {target='one'}
+        %rows: f32[2?, 1, 4] = slice(%norm, ranges=((1, 0, 1, 1),))
+        %two: f32[2?, 1, 4] = linear(%rows) {target='two'}
+        return (%one, %two)
+        """
+
+
+def test_gain_and_offset_become_the_layers_own() -> None:
+    assert_becomes(
+        fold_layer_norms,
+        NORM,
+        """
+        %x: f32[2?, 6, 4] = input()
+        %norm: f32[2?, 6, 4] = layer_norm(%x, None, None, eps=1e-05)
+        %one: f32[2?, 6, 4] = linear(%norm) {target='one', gain='norm.weight', offset='norm.bias'}
+        %rows: f32[2?, 1, 4] = slice(%norm, ranges=((1, 0, 1, 1),))
+        %two: f32[2?, 1, 4] = linear(%rows) {target='two', gain='norm.weight', offset='norm.bias'}
+        return (%one, %two)
+        """,
+        LAYERS,
+        bits={"one": BitWidths(4, 4), "two": BitWidths(8, 8)},
+    )
+
+
+def test_weights_of_fewer_bits_than_their_input_take_the_offset_alone() -> None:
+    assert_becomes(
+        fold_layer_norms,
+        NORM,
+        """
+        %x: f32[2?, 6, 4] = input()
+        %gain: f32[4] = constant() {target='norm.weight'}
+        %norm: f32[2?, 6, 4] = layer_norm(%x, %gain, None, eps=1e-05)
+        %one: f32[2?, 6, 4] = linear(%norm) {target='one', offset='norm.bias'}
+        %rows: f32[2?, 1, 4] = slice(%norm, ranges=((1, 0, 1, 1),))
+        %two: f32[2?, 1, 4] = linear(%rows) {target='two', offset='norm.bias'}
+        return (%one, %two)
+        """,
+        LAYERS,
+        bits={"one": BitWidths(2, 4), "two": BitWidths(4, 4)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(%one, %two)", "(%one, %two, %norm)"),
+        ("linear(%norm)", "sigmoid(%norm)"),
+        ("target='two'", "target='one'"),
+        ("f32[4] = constant()", "f32[4] = reshape(%x)"),
+        ("((1, 0, 1, 1),)", "((2, 0, 1, 1),)"),
+    ],
+)
+def test_a_norm_that_anything_else_reads_keeps_its_parameters(old: str, new: str) -> None:
+    assert_stays(fold_layer_norms, NORM.replace(old, new), LAYERS)
+
+
+def test_what_the_last_layer_reads_is_a_feature_and_stays() -> None:
+    assert_stays(fold_layer_norms, NORM, LAYERS, last={"two"})

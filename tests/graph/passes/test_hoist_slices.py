@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from deployment import assert_same_codes, deploy, noise
 from placement import unquantized
+from rewriting import assert_becomes, assert_stays
 from torch import Tensor, nn
 
 from qkd_deploy import create_model, prepare
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.passes.hoist_slices import hoist_slices
 
 TOKENS = noise(3, 6, 12, seed=1)
 Middle = Callable[[Any, Tensor], Tensor]
@@ -121,3 +123,39 @@ def test_gradients_are_those_of_the_network() -> None:
             got = prepared.network.get_parameter(name).grad
             assert got is not None
             torch.testing.assert_close(got, parameter.grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_a_slice_moves_in_front_of_rows_and_meets_its_equal() -> None:
+    assert_becomes(
+        hoist_slices,
+        """
+        %x: f32[2?, 6, 4] = input()
+        %size = scalar(%x)
+        %one: f32[2?, 6, 4] = linear(%x) {target='one'}
+        %two: f32[2?, 6, 4] = sigmoid(%one)
+        %sum: f32[2?, 6, 4] = add(%x, %two)
+        %heads: f32[2?, 6, 2, 2] = reshape(%sum, (%size, 6, 2, 2)) {target='view', method=True}
+        %token: f32[2?, 1, 2, 2] = slice(%heads, ranges=((1, 0, 1, 1),)) {label='token'}
+        return %token
+        """,
+        """
+        %x: f32[2?, 6, 4] = input()
+        %x_for_one: f32[2?, 1, 4] = slice(%x, ranges=((1, 0, 1, 1),)) {label='x.part'}
+        %one: f32[2?, 1, 4] = linear(%x_for_one) {target='one', partial=True}
+        %two: f32[2?, 1, 4] = sigmoid(%one) {partial=True}
+        %sum: f32[2?, 1, 4] = add(%x_for_one, %two) {partial=True}
+        %heads: f32[2?, 1, 2, 2] = reshape(%sum, (-1, 1, 2, 2)) {target=torch.reshape, partial=True}
+        return %heads
+        """,
+    )
+
+
+def test_a_slice_of_what_others_read_or_of_the_batch_stays() -> None:
+    graph = """
+        %x: f32[2?, 6, 4] = input()
+        %f: f32[2?, 6, 4] = sigmoid(%x)
+        %part: f32[2?, 1, 4] = slice(%f, ranges=((DIM, 0, 1, 1),))
+        return OUTPUT
+        """
+    assert_stays(hoist_slices, graph.replace("DIM", "1").replace("OUTPUT", "(%part, %f)"))
+    assert_stays(hoist_slices, graph.replace("DIM", "0").replace("OUTPUT", "%part"))

@@ -14,12 +14,14 @@ from frozen_sums import frozen_headroom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement import unquantized
+from rewriting import assert_becomes, assert_stays
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, freeze, initialize, prepare
 from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import exponential_scale
+from qkd_deploy.graph.passes.softmax_as_exponentials import softmax_as_exponentials
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams, meets_signed
 from qkd_deploy.verification.overflow.bounds import file_headroom
@@ -294,3 +296,41 @@ def test_training_keeps_it_exact() -> None:
         prepared(noise(8, 6, 12, seed=step)).square().mean().backward()
         optimizer.step()
     assert not assert_same_codes(finish(prepared.eval()), (TOKENS,))
+
+
+def test_weights_and_their_product_change_together() -> None:
+    assert_becomes(
+        softmax_as_exponentials,
+        """
+        %x: f32[2?, 6, 6] = input()
+        %v: f32[2?, 6, 4] = input()
+        %softmax: f32[2?, 6, 6] = softmax(%x)
+        %heads: f32[2?, 1, 6, 6] = reshape(%softmax, (-1, 1, 6, 6))
+        %dropout: f32[2?, 1, 6, 6] = dropout(%heads)
+        %matmul: f32[2?, 1, 6, 4] = matmul(%dropout, %v)
+        return %matmul
+        """,
+        """
+        %x: f32[2?, 6, 6] = input()
+        %v: f32[2?, 6, 4] = input()
+        %softmax: f32[2?, 6, 6] = exponential(%x) {clip=(0.0, 1.0)}
+        %heads: f32[2?, 1, 6, 6] = reshape(%softmax, (-1, 1, 6, 6))
+        %dropout: f32[2?, 1, 6, 6] = dropout(%heads)
+        %matmul: f32[2?, 1, 6, 4] = weighted_mean(%dropout, %v, %heads)
+        return %matmul
+        """,
+    )
+
+
+@pytest.mark.parametrize("product", ["matmul(%v, %softmax)", "matmul(%softmax, %softmax)", "add(%softmax, %v)"])
+def test_weights_that_are_no_left_operand_stay_a_softmax(product: str) -> None:
+    assert_stays(
+        softmax_as_exponentials,
+        f"""
+        %x: f32[2?, 6, 6] = input()
+        %v: f32[2?, 6, 6] = input()
+        %softmax: f32[2?, 6, 6] = softmax(%x)
+        %product: f32[2?, 6, 6] = {product}
+        return %product
+        """,
+    )
