@@ -62,7 +62,7 @@ class EmitContext:
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """The shape of a tensor for the example inputs."""
-        return self.frozen.graph.node(tensor).shape or ()
+        return self.frozen.graph.node(tensor).sizes
 
     def apply(self, node: Node, operator: str, **attributes: Any) -> ir.Value:
         """Append an operator that reads all operands of a node; returns its float value."""

@@ -158,7 +158,7 @@ def _golden(frozen: FrozenModel, input_type: str) -> Golden:
     tensors: list[torch.Tensor] = []
     for name in frozen.graph.inputs:
         node = frozen.graph.node(name)
-        shape = tuple(_GOLDEN_IMAGES if i in (node.batch_dims or (0,)) else n for i, n in enumerate(node.shape or ()))
+        shape = tuple(_GOLDEN_IMAGES if i in (node.batch_dims or (0,)) else n for i, n in enumerate(node.sizes))
         recipe = GoldenInput(shape, 0, 255, 128, 1 / 64)  # a float input: roughly normalised pixels
         if node.quantizer is not None:
             grid = frozen.grid(node.quantizer)

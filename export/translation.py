@@ -155,7 +155,7 @@ def _translated(operation: _Operation, operands: list[Node]) -> ir.Model:
     """Export an operation by PyTorch, on examples of its operands, and inline the functions that it is made of."""
     node = operation.node
     examples = tuple(
-        torch.zeros([_EXAMPLE_BATCH if i in o.batch_dims else n for i, n in enumerate(o.shape or ())], dtype=o.dtype)
+        torch.zeros([_EXAMPLE_BATCH if i in o.batch_dims else n for i, n in enumerate(o.sizes)], dtype=o.dtype)
         for o in operands
     )
     batch = torch.export.Dim("batch", min=1)

@@ -22,7 +22,7 @@ def emit_mul(ctx: EmitContext, node: Node) -> ir.Value:
     """
     operands = []
     for name in node.inputs:
-        repeat = name in ctx.grids and _is_small_gate(ctx.shape(name), node.shape or ())
+        repeat = name in ctx.grids and _is_small_gate(ctx.shape(name), node.sizes)
         operands.append(_repeated_along_rows(ctx, node, name) if repeat else ctx.values[name])
     return ctx.builder.add("Mul", operands, f"{node.name}.float", node=node.name)
 
@@ -36,7 +36,7 @@ def _is_small_gate(gate: tuple[int, ...], product: tuple[int, ...]) -> bool:
 def _repeated_along_rows(ctx: EmitContext, node: Node, gate: str) -> ir.Value:
     """A gate ``[N, C, 1, 1]`` as ``[N, C, 1, W]``: Tile on its codes."""
     name, b = node.name, ctx.builder
-    repeats = b.integers(f"{name}.repeats", [1, 1, 1, (node.shape or ())[3]])
+    repeats = b.integers(f"{name}.repeats", [1, 1, 1, node.sizes[3]])
     wide = b.add("Tile", [ctx.codes(gate), repeats], f"{name}.repeated", node=name)
     constants = ctx.scale_and_zero_point(*ctx.grids[gate])
     return b.add("DequantizeLinear", [wide, *constants], f"{name}.repeated.dequantized", node=name)

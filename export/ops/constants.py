@@ -20,7 +20,7 @@ def emit_input(ctx: EmitContext, node: Node) -> ir.Value:
     raw = ctx.input_type == "uint8" and node.quantizer is not None
     dtype = ir.DataType.UINT8 if raw else ir.DataType.FLOAT
     batch_dims = node.batch_dims or (0,)
-    shape = [BATCH if dim in batch_dims else size for dim, size in enumerate(node.shape or ())]
+    shape = [BATCH if dim in batch_dims else size for dim, size in enumerate(node.sizes)]
     value = ir.Value(name=node.name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
     ctx.inputs.append(value)
     if node.quantizer is None:

@@ -15,8 +15,8 @@ def emit_expand(ctx: EmitContext, node: Node) -> ir.Value:
     Where a constant is repeated for every image (a class token), their number is read off the network's input.
     """
     source = ctx.frozen.graph.node(node.inputs[0])
-    more = len(node.shape or ()) - len(source.shape or ())
-    own = [1 if dim in node.batch_dims else size for dim, size in enumerate(node.shape or ())]
+    more = len(node.sizes) - len(source.sizes)
+    own = [1 if dim in node.batch_dims else size for dim, size in enumerate(node.sizes)]
     sizes = ctx.builder.integers(f"{node.name}.own_sizes", own)
     copied = [dim for dim in node.batch_dims if dim - more not in source.batch_dims]
     if copied:

@@ -85,7 +85,7 @@ def _is_group_norm(network: nn.Module, node: Node) -> bool:
 
 def _emit_group_norm(ctx: EmitContext, node: Node) -> ir.Value:
     """Normalise ``[N, groups, length]`` and reshape back; then gain and offset of every channel."""
-    arguments, b, name, shape = _bound(ctx, node), ctx.builder, node.name, node.shape or ()
+    arguments, b, name, shape = _bound(ctx, node), ctx.builder, node.name, node.sizes
     groups = int(arguments["num_groups"])
     rows_shape = b.integers(f"{name}.rows_shape", [-1, groups, prod(shape[1:]) // groups])
     y = b.add("Reshape", [ctx.values[arguments["input"].name], rows_shape], f"{name}.rows", node=name)
@@ -113,7 +113,7 @@ def _bound(ctx: EmitContext, node: Node) -> dict[str, Any]:
 
 def _per_channel(ctx: EmitContext, node: Node, suffix: str, given: Ref | Tensor) -> ir.Value:
     """One number for each channel, in a shape that broadcasts over images."""
-    b, name, shape = ctx.builder, f"{node.name}.{suffix}", node.shape or ()
+    b, name, shape = ctx.builder, f"{node.name}.{suffix}", node.sizes
     value = ctx.values[given.name] if isinstance(given, Ref) else b.constant(name, given.detach().cpu().numpy())
     column = b.integers(f"{name}_shape", [shape[1], *(1 for _ in shape[2:])])
     return b.add("Reshape", [value, column], f"{name}_column", node=node.name)

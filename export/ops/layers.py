@@ -103,7 +103,7 @@ def _bias(ctx: EmitContext, node: Node, layer: IntegerLayer) -> ir.Value:
 def _gemm(builder: GraphBuilder, node: Node, features: int, operands: list[ir.Value]) -> ir.Value:
     """Gemm takes matrices: tensors of other ranks are reshaped around it."""
     name, attributes = node.name, {"transB": 1}
-    if len(node.shape or ()) == 2:
+    if len(node.sizes) == 2:
         return builder.add("Gemm", operands, f"{name}.float", node=name, attributes=attributes)
     rows = builder.integers(f"{name}.rows", [-1, features])
     matrix = builder.add("Reshape", [operands[0], rows], f"{name}.matrix", node=f"{name}.rows")

@@ -40,8 +40,8 @@ def emit_reshape(ctx: EmitContext, node: Node) -> ir.Value:
 
 def _dropped(source: Node, node: Node) -> list[int]:
     """The dimensions of size 1 that a reshape leaves out, where it does nothing else; none otherwise."""
-    target, axes, j = node.shape or (), [], 0
-    for i, size in enumerate(source.shape or ()):
+    target, axes, j = node.sizes, [], 0
+    for i, size in enumerate(source.sizes):
         if j < len(target) and size == target[j] and (i in source.batch_dims) == (j in node.batch_dims):
             j += 1
         elif size == 1 and i not in source.batch_dims:
@@ -88,7 +88,7 @@ def emit_roll(ctx: EmitContext, node: Node) -> ir.Value:
 
 def _rolled(ctx: EmitContext, node: Node, value: ir.Value, number: int, shift: int, dim: int) -> ir.Value:
     """``value`` rolled along one dimension, the one that comes ``number``-th."""
-    b, size = ctx.builder, (node.shape or ())[dim]
+    b, size = ctx.builder, node.sizes[dim]
     at, parts = (-shift) % size, []
     for part, start, stop in (("end", at, size), ("beginning", 0, at)):
         name = f"{node.name}.{part}_{number}"

@@ -37,7 +37,7 @@ def emit_layer_norm(ctx: EmitContext, node: Node) -> ir.Value:
 
 def _normalised(ctx: EmitContext, node: Node, params: QuantParams, codes: ir.Value) -> ir.Value:
     """``(c - mean) / deviation`` of every row, from codes: the scale cancels, but for eps, which is divided by it."""
-    name, b, length = node.name, ctx.builder, (node.shape or ())[-1]
+    name, b, length = node.name, ctx.builder, node.sizes[-1]
 
     def number(suffix: str, value: float, kind: type[np.floating[Any]]) -> ir.Value:
         return b.scalar(f"{name}.{suffix}", value, kind)
@@ -61,7 +61,7 @@ def _deviation(ctx: EmitContext, node: Node, total: ir.Value, squares: ir.Value,
     On the few numbers of the rows, float64 costs nothing, and its square root is rounded correctly; the runtime's
     square root of float32 is an approximation.
     """
-    length, do = (node.shape or ())[-1], partial(ctx.builder.step, node.name)
+    length, do = node.sizes[-1], partial(ctx.builder.step, node.name)
 
     def number(suffix: str, value: float) -> ir.Value:
         return ctx.builder.scalar(f"{node.name}.{suffix}", value, np.float64)
@@ -77,7 +77,7 @@ def _deviation(ctx: EmitContext, node: Node, total: ir.Value, squares: ir.Value,
 
 def _float_norm(ctx: EmitContext, node: Node, gain: ir.Value | None, offset: ir.Value | None) -> ir.Value:
     """``LayerNormalization``, for tensors that are not quantized; ONNX requires a gain."""
-    gain = gain or ctx.builder.constant(f"{node.name}.gain", np.ones((node.shape or ())[-1], np.float32))
+    gain = gain or ctx.builder.constant(f"{node.name}.gain", np.ones(node.sizes[-1], np.float32))
     operands = [ctx.values[node.inputs[0]], gain, *([] if offset is None else [offset])]
     attributes = {"axis": -1, "epsilon": node.kwargs["eps"]}
     return ctx.builder.add("LayerNormalization", operands, f"{node.name}.float", node=node.name, attributes=attributes)

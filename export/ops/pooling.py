@@ -30,7 +30,7 @@ def emit_avg_pool(ctx: EmitContext, node: Node) -> ir.Value:
     if node.quantizer is None:
         return _emit_pool(ctx, node, "AveragePool", count_include_pad=1)
     kernel, b, name = node.kwargs["kernel_size"], ctx.builder, node.name
-    channels = (node.shape or ())[1]
+    channels = node.sizes[1]
     codes = b.constant(f"{name}.weight", np.full((channels, 1, *kernel), POOL_CODE, np.int8))
     scale = np.full(channels, pool_weight_scale(kernel), np.float32)
     weight = dequantize_weight(b, name, codes, scale)

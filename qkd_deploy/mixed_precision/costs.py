@@ -77,5 +77,5 @@ def bit_operations(prepared: PreparedModel) -> int:
 
 def elements(node: Node) -> int:
     """Count the elements of a layer's output for one sample."""
-    shape = node.shape or ()
+    shape = node.sizes
     return math.prod(size for place, size in enumerate(shape) if place not in (node.batch_dims or (0,)))

@@ -34,7 +34,7 @@ def frozen_headroom(frozen: FrozenModel) -> dict[str, Headroom]:
             and all(name in grids for name in node.inputs)
         ):
             left, right = (grids[name] for name in node.inputs[:2])
-            products = (frozen.graph.node(first).shape or ())[-1]
+            products = frozen.graph.node(first).sizes[-1]
             factor = _signed(right) if meets_signed(left, right) else _stored(right)
             found[node.name] = product_headroom(node.name, products, _stored(left), factor)
     return found

@@ -37,12 +37,12 @@ class Lowering:
     def rank(self, value: Any) -> int:
         """Number of dimensions of a tensor operand; -1 for everything else."""
         node = self.tensor(value)
-        return -1 if node is None else len(node.shape or ())
+        return -1 if node is None else len(node.sizes)
 
     def shape(self, value: Any) -> tuple[int, ...]:
         """Shape of a tensor operand for the example inputs; () for everything else."""
         node = self.tensor(value)
-        return () if node is None else node.shape or ()
+        return () if node is None else node.sizes
 
     def dtype(self, value: Any) -> torch.dtype | None:
         """Type of a tensor operand's elements; None for everything else."""

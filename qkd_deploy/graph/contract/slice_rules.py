@@ -17,9 +17,9 @@ def elements(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) -
 
 def broadcast(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) -> dict[str, int]:
     """Slice all operands that have the dimension; those with one element of it are the same for every slice."""
-    rank, found = len(node.shape or ()), {}
+    rank, found = len(node.sizes), {}
     for operand in operands:
-        shape = operand.shape or ()
+        shape = operand.sizes
         own = dim - (rank - len(shape))
         if own >= 0 and shape[own] != 1:
             found[operand.name] = own
@@ -28,14 +28,14 @@ def broadcast(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) 
 
 def rows(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) -> dict[str, int]:
     """Slice the operand of a function of rows, along any dimension but that of the rows themselves."""
-    return {} if dim == len(node.shape or ()) - 1 else {operands[0].name: dim}
+    return {} if dim == len(node.sizes) - 1 else {operands[0].name: dim}
 
 
 def product(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) -> dict[str, int]:
     """Slice the left operand for rows of a matrix product, the right one for columns, both for what is before."""
     if len(operands) != 2 or operands[0] is operands[1]:
         return {}
-    rank, ranks = len(node.shape or ()), [len(operand.shape or ()) for operand in operands]
+    rank, ranks = len(node.sizes), [len(operand.sizes) for operand in operands]
     if dim == rank - 2:
         return {operands[0].name: ranks[0] - 2}
     if dim == rank - 1:
@@ -51,7 +51,7 @@ def transposed(model: nn.Module, node: Node, operands: Sequence[Node], dim: int)
 def reshaped(model: nn.Module, node: Node, operands: Sequence[Node], dim: int) -> dict[str, int]:
     """Slice the operand's dimension that is this one, if the reshape leaves it alone."""
     operand = operands[0]
-    before, after = operand.shape or (), node.shape or ()
+    before, after = operand.sizes, node.sizes
     if after[dim] < 2 or len(node.batch_dims) > 1:
         return {}
     in_front = math.prod(after[:dim])

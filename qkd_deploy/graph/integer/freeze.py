@@ -95,7 +95,7 @@ class _Freezing:
         keys = [held for name in node.inputs if (held := self.holder.get(name)) is not None]
         operands = [self.grids[held] for held in keys]
         if operator_of(node).sums_products and len(operands) > 1:
-            terms = (self.prepared.graph.node(node.inputs[0]).shape or ())[-1]
+            terms = self.prepared.graph.node(node.inputs[0]).sizes[-1]
             _require_short_sums(node, terms, operands[0], operands[1])
         ranges = [replace(_code_range(self.grids[held]), lo=self.least[held]) for held in keys]
         self.grids[key], self.least[key] = _params(self.prepared, node, operands, ranges)

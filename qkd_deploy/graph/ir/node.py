@@ -104,12 +104,17 @@ class Node:
         They run as convolutions over their tokens, other linear layers as products of matrices.
         """
         quantized = self.source is not None and self.quantizer is not None
-        return self.kind == "linear" and quantized and len(self.shape or ()) > 2
+        return self.kind == "linear" and quantized and len(self.sizes) > 2
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Its shape for the example inputs; () for values that are no tensors."""
+        return self.shape or ()
 
     @property
     def open_shape(self) -> tuple[int, ...]:
         """Its shape with -1 for what follows the batch, as a reshape takes it."""
-        return tuple(-1 if dim in self.batch_dims else size for dim, size in enumerate(self.shape or ()))
+        return tuple(-1 if dim in self.batch_dims else size for dim, size in enumerate(self.sizes))
 
     @property
     def inputs(self) -> list[str]:

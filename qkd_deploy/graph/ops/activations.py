@@ -80,14 +80,14 @@ def _lower_hard_swish(low: Lowering, node: Node, target: Any) -> None:
 def _gated(low: Lowering, node: Node, gate: Operator) -> None:
     """``x * gate(x)``."""
     operand = node.args[0]
-    opened = low.insert_before(node, gate, (operand,), "gate", node.shape or ())
+    opened = low.insert_before(node, gate, (operand,), "gate", node.sizes)
     low.become(node, MUL, (operand, opened))
 
 
 def _lower_glu(low: Lowering, node: Node, target: Any) -> None:
     """The first half times the sigmoid of the second."""
     operand, dim = node.args[0], low.bind(node, target, ("input", "dim"), dim=-1)["dim"]
-    shape, batch = node.shape or (), {"batch_dims": node.batch_dims}
+    shape, batch = node.sizes, {"batch_dims": node.batch_dims}
     half, dim = shape[dim], dim % len(shape)
     refuse_if(dim in node.batch_dims, "a gate along the batch stays in float")
     first, second = ({"ranges": ((dim, start, start + half, 1),)} for start in (0, half))
@@ -123,7 +123,7 @@ def _slope(low: Lowering, node: Node, target: Any) -> Any:
 
 def _per_channel_slopes(low: Lowering, node: Node, operand: Ref, slope: Ref, channels: int) -> None:
     """``max(x, 0) + slope * min(x, 0)``."""
-    shape = node.shape or ()
+    shape = node.sizes
     column = (channels, *(1 for _ in shape[2:]))
     slopes = low.insert_before(node, RESHAPE, (slope, column), "slopes", column, target=torch.reshape)
     below = low.insert_before(node, CLIP, (operand,), "below", shape, clip=(-_INFINITY, 0.0))

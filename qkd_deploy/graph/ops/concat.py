@@ -23,7 +23,7 @@ from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 def _lower_concat(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("tensors", "dim"), dim=0)
-    tensors, dim = bound["tensors"], bound["dim"] % len(node.shape or ())
+    tensors, dim = bound["tensors"], bound["dim"] % len(node.sizes)
     if isinstance(tensors, Ref):
         raise UserError(f"{node.label} concatenates a computed list; name its parts, as in a, b = x.chunk(2, 1)")
     refuse_if(not all(low.is_float(part) for part in tensors), "a concatenation with integer tensors stays in float")
@@ -39,7 +39,7 @@ def _lower_concat(low: Lowering, node: Node, target: Any) -> None:
 
 def _of_rank(low: Lowering, node: Node, part: Ref, i: int) -> Ref:
     """A constant that its copies gave more dimensions, with as many of them."""
-    missing = len(node.shape or ()) - low.rank(part)
+    missing = len(node.sizes) - low.rank(part)
     if not missing:
         return part
     shape = (1,) * missing + low.shape(part)
@@ -84,7 +84,7 @@ def _add_padded(low: Lowering, node: Node, groups: list[tuple[Ref, bool]], dim: 
     ]
     total = padded.pop([moves for _, moves in groups].index(True))
     for i, part in enumerate(padded[:-1]):
-        shape = node.shape or ()
+        shape = node.sizes
         total = low.insert_before(node, ADD, (total, part), f"sum_{i}", shape, batch_dims=node.batch_dims)
     low.become(node, ADD, (total, padded[-1]))
 
@@ -104,7 +104,7 @@ def _padded(low: Lowering, node: Node, part: Ref, dim: int, amount: tuple[int, i
 def _lower_stack(low: Lowering, node: Node, target: Any) -> None:
     """Tensors with a new dimension of one, concatenated along it."""
     bound = low.bind(node, target, ("tensors", "dim"), dim=0)
-    shape, tensors = node.shape or (), bound["tensors"]
+    shape, tensors = node.sizes, bound["tensors"]
     dim = bound["dim"] % len(shape)
     refuse_if(
         dim == 0 or isinstance(tensors, Ref) or not all(low.is_activation(part) for part in tensors),

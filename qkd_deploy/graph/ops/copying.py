@@ -36,7 +36,7 @@ def _lower_expand(low: Lowering, node: Node, source: Ref) -> None:
     given = _given_sizes(low, node)
     if node.target == "repeat":
         _require_one_batch(low, node, source, given)
-    sizes = [_expanded_size(low, node, source, given, dim) for dim in range(len(node.shape or ()))]
+    sizes = [_expanded_size(low, node, source, given, dim) for dim in range(len(node.sizes))]
     if None in sizes:
         _repeat(low, node, source, given)
     else:
@@ -53,14 +53,14 @@ def _given_sizes(low: Lowering, node: Node) -> Any:
 
 
 def _require_one_batch(low: Lowering, node: Node, source: Ref, times: Any) -> None:
-    more = len(node.shape or ()) - low.rank(source)
+    more = len(node.sizes) - low.rank(source)
     for dim in low.batch_dims(source):
         refuse_if(list(times[more + dim : more + dim + 1]) != [1], _ALONG_THE_BATCH)
 
 
 def _expanded_size(low: Lowering, node: Node, source: Ref, given: Any, dim: int) -> Any:
     """The size that a dimension is expanded to; -1 where it is the source's own, None where it is no expansion."""
-    shape, more = node.shape or (), len(node.shape or ()) - low.rank(source)
+    shape, more = node.sizes, len(node.sizes) - low.rank(source)
     old = ((1,) * more + low.shape(source))[dim]
     if dim in node.batch_dims:
         if dim - more in low.batch_dims(source):

@@ -92,7 +92,7 @@ def pad(x: Tensor, amounts: tuple[tuple[int, int], ...], mode: str) -> Tensor:
 
 def _lower_resize(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _RESIZE, mode="nearest")
-    before, after = low.shape(node.args[0])[2:], (node.shape or ())[2:]
+    before, after = low.shape(node.args[0])[2:], node.sizes[2:]
     whole = all(new % old == 0 for old, new in zip(before, after, strict=True))
     refuse_if(
         bound["mode"] not in ("nearest", "nearest-exact") or not whole or len(after) not in (1, 2),
@@ -162,7 +162,7 @@ def _shuffle(low: Lowering, node: Node, split: tuple[int, ...], order: tuple[int
     refuse_if(low.batch_dims(operand) != (0,), "a shuffle of an unbatched tensor stays in float")
     parts = low.insert_before(node, RESHAPE, (operand, (-1, *split[1:])), "split", split, target=torch.reshape, **batch)
     turned = low.insert_before(node, TRANSPOSE, (parts,), "permuted", moved, kwargs={"dims": order}, **batch)
-    low.become(node, RESHAPE, (turned, (-1, *(node.shape or ())[1:])), target=torch.reshape)
+    low.become(node, RESHAPE, (turned, (-1, *node.sizes[1:])), target=torch.reshape)
 
 
 def _lower_roll(low: Lowering, node: Node, target: Any) -> None:

@@ -45,7 +45,7 @@ def _lower_batch_norm(low: Lowering, node: Node, target: nn.Module) -> None:
 
 def _lower_softmax(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _FUNCTIONAL_SOFTMAX if target is F.softmax else _SOFTMAX, dim=None, dtype=None)
-    operand, shape, dim = node.args[0], node.shape or (), bound["dim"]
+    operand, shape, dim = node.args[0], node.sizes, bound["dim"]
     refuse_if(
         dim is None or not shape or bound["dtype"] not in (None, torch.float32, torch.float64),
         "a softmax of a single number, without a dimension, or in half precision stays in float",
@@ -62,7 +62,7 @@ def _lower_softmax(low: Lowering, node: Node, target: Any) -> None:
 
 def _turn_and_back(low: Lowering, node: Node, operand: Ref, dim: int) -> None:
     """Exchange a dimension and the last one, around a softmax of rows."""
-    shape, last = node.shape or (), len(node.shape or ()) - 1
+    shape, last = node.sizes, len(node.sizes) - 1
     order = [*range(len(shape))]
     order[dim], order[last] = last, dim
     moved, turn = tuple(shape[d] for d in order), {"dims": tuple(order)}
@@ -105,7 +105,7 @@ def _lower_layer_norm(low: Lowering, node: Node, target: Any) -> None:
     module = target if isinstance(target, nn.LayerNorm) else None
     if module is not None:
         bound |= {"normalized_shape": module.normalized_shape, "eps": module.eps}
-    row = (node.shape or ())[-1:]
+    row = node.sizes[-1:]
     if tuple(bound["normalized_shape"]) != row or row[0] > LONGEST_ROW:
         raise StaysInFloat(
             f"a LayerNorm over more than the last dimension, or over more than {LONGEST_ROW} values, stays in float"

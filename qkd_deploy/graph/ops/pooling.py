@@ -35,7 +35,7 @@ _POOL_RATIOS = (2.0**-31, 255.0)
 def _lower_max_pool(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _MAX_POOL, stride=None, padding=0, dilation=1, ceil_mode=False)
     refuse_if(bound.get("return_indices"), _INDICES)
-    spatial = len(node.shape or ()) - 2
+    spatial = len(node.sizes) - 2
     kernel_size = _sizes(bound["kernel_size"], spatial)
     low.become(
         node,
@@ -69,7 +69,7 @@ def _lower_avg_pool(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _AVG_POOL, stride=None, padding=0, count_include_pad=True)
     if bound.get("divisor_override"):
         raise UserError(f"{node.label} pools with a divisor of its own, which ONNX cannot express; multiply instead")
-    before, after = low.shape(node.args[0])[2:], (node.shape or ())[2:]
+    before, after = low.shape(node.args[0])[2:], node.sizes[2:]
     kernel_size, padding = _sizes(bound["kernel_size"], len(after)), _sizes(bound["padding"], len(after))
     stride = _sizes(bound["stride"] or kernel_size, len(after))
     whole = tuple((n + 2 * p - k) // s + 1 for n, p, k, s in zip(before, padding, kernel_size, stride, strict=True))
@@ -138,7 +138,7 @@ def _uneven_avg_pool_codes(grid: QuantParams, x: QuantizedTensor, **options: Any
 
 
 def _lower_adaptive_avg_pool(low: Lowering, node: Node, target: Any) -> None:
-    if all(size == 1 for size in (node.shape or ())[2:]):
+    if all(size == 1 for size in node.sizes[2:]):
         low.become(node, GLOBAL_AVG_POOL, (node.args[0],))
     else:
         _fixed_pool(low, node, AVG_POOL, "average")
@@ -151,7 +151,7 @@ def _lower_adaptive_max_pool(low: Lowering, node: Node, target: Any) -> None:
 
 def _fixed_pool(low: Lowering, node: Node, kind: Operator, word: str, **options: Any) -> None:
     """An adaptive pool as an ordinary one, where the output size divides the input size."""
-    before, after = low.shape(node.args[0])[2:], (node.shape or ())[2:]
+    before, after = low.shape(node.args[0])[2:], node.sizes[2:]
     if not after or any(a % b for a, b in zip(before, after, strict=True)):
         raise StaysInFloat(
             f"an adaptive {word} pool whose output size does not divide its input size has windows of several sizes"
@@ -181,7 +181,7 @@ def _lower_mean(low: Lowering, node: Node, target: Any) -> None:
     pooled = _pooled_image(low, node, operand, dims) if spatial else _pooled_rows(low, node, operand, dims)
     low.graph.node(pooled.name).label = node.label
     node.label += ".flatten"
-    low.become(node, RESHAPE, (pooled, (-1, *(node.shape or ())[1:])), target=torch.reshape)
+    low.become(node, RESHAPE, (pooled, (-1, *node.sizes[1:])), target=torch.reshape)
 
 
 def _pooled_image(low: Lowering, node: Node, operand: Ref, dims: list[int]) -> Ref:
@@ -210,7 +210,7 @@ def _lower_sum(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, _MEAN)
     operand = bound.pop("input", None)
     refuse_if(not low.is_float(operand), "a sum of integers stays in float")
-    before, after = low.shape(operand), node.shape or ()
+    before, after = low.shape(operand), node.sizes
     mean = low.insert_before(node, GLOBAL_AVG_POOL, (operand,), "mean", after, kwargs=bound, batch_dims=node.batch_dims)
     inner = low.graph.node(mean.name)
     try:
@@ -237,7 +237,7 @@ def _pool_scale(network: nn.Module, graph: Graph, node: Node, operands: Sequence
 
     Beyond these ratios every sum but zero saturates, or every average is zero, so that a good scale is never moved.
     """
-    shape = graph.node(node.inputs[0]).shape or ()
+    shape = graph.node(node.inputs[0]).sizes
     source = operands[0].scale / math.prod(shape[2:])
     return min(max(out.scale, source / _POOL_RATIOS[1]), source / _POOL_RATIOS[0])
 

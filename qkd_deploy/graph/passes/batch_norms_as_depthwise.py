@@ -57,13 +57,13 @@ def is_channel_identity(module: nn.Module) -> bool:
 def batch_norms_as_depthwise(context: PassContext) -> None:
     """Turn every batch norm of images, sequences or features into a layer: ``batch_norm`` becomes ``layer``."""
     for node in context.graph.nodes:
-        if node.kind == "batch_norm" and len(node.shape or ()) in _CHANNEL_LAYERS:
+        if node.kind == "batch_norm" and len(node.sizes) in _CHANNEL_LAYERS:
             _become_layer(context, node)
 
 
 def _become_layer(context: PassContext, node: Node) -> None:
-    layer = _CHANNEL_LAYERS[len(node.shape or ())]
-    if len(node.shape or ()) == 2:
+    layer = _CHANNEL_LAYERS[len(node.sizes)]
+    if len(node.sizes) == 2:
         _as_sequence(context.graph, node)
     path = str(node.target)
     norm = context.model.get_submodule(path)
@@ -75,7 +75,7 @@ def _become_layer(context: PassContext, node: Node) -> None:
 
 def _as_sequence(graph: Graph, node: Node) -> None:
     """Make features [N, C] a sequence [N, C, 1] for a batch norm, and features again behind it."""
-    features, sequence = node.shape or (), (*(node.shape or ()), 1)
+    features, sequence = node.sizes, (*node.sizes, 1)
     column = _reshape(node, "column", sequence, torch.unsqueeze, node.args[0])
     row = _reshape(node, "row", features, torch.squeeze, Ref(node.name))
     graph.insert_before(node, column)

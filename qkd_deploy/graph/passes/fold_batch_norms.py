@@ -33,5 +33,5 @@ def _normalizes_outputs(model: nn.Module, layer: Node, norm: Node) -> bool:
     """
     features = model.get_submodule(str(norm.target)).num_features
     module: Any = model.get_submodule(str(layer.target))
-    on_tokens = layer.kind == "linear" and len(layer.shape or ()) != 2
+    on_tokens = layer.kind == "linear" and len(layer.sizes) != 2
     return bool(features == module.weight.shape[0]) and not on_tokens

@@ -87,16 +87,16 @@ def _never(node: Node, reader: Node) -> bool:
 
 
 def _slices_no_columns(node: Node, reader: Node) -> bool:
-    last = len(node.shape or ()) - 1
+    last = len(node.sizes) - 1
     return all(dim != last for dim, *_ in reader.kwargs["ranges"])
 
 
 def _leaves_the_last_dimension(node: Node, reader: Node) -> bool:
-    return bool(reader.kwargs["dims"][-1] == len(node.shape or ()) - 1)
+    return bool(reader.kwargs["dims"][-1] == len(node.sizes) - 1)
 
 
 def _reshapes_whole_rows(node: Node, reader: Node) -> bool:
-    return (reader.shape or ())[-1:] == (node.shape or ())[-1:]
+    return reader.sizes[-1:] == node.sizes[-1:]
 
 
 _KEEP_ROWS: dict[str, Callable[[Node, Node], bool]] = {

@@ -58,7 +58,7 @@ def _advanced(model: nn.Module, graph: Graph, node: Node) -> list[Node]:
 
 def _sliced(graph: Graph, reader: Node, operand: Node, dim: int, bounds: Sequence[int]) -> Node:
     """Put a slice of an operand in front of the node that reads it."""
-    shape = list(operand.shape or ())
+    shape = list(operand.sizes)
     shape[dim] = len(range(shape[dim])[slice(*bounds)])
     made = Node(
         graph.unused_name(f"{operand.name}_for_{reader.name}"),

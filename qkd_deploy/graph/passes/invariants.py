@@ -112,7 +112,7 @@ def _clip_without_zero(node: Node) -> bool:
 
 
 def _lone_batch_norm(node: Node) -> bool:
-    return node.kind == "batch_norm" and len(node.shape or ()) in (2, 3, 4)
+    return node.kind == "batch_norm" and len(node.sizes) in (2, 3, 4)
 
 
 def _open_to_a_clip(graph: Graph) -> Iterator[str]:

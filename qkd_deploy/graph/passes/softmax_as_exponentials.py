@@ -39,5 +39,5 @@ def _passes_weights_on(weights: Node, reader: Node, undropped: Node) -> bool:
     """
     if reader.kind != "reshape":
         return reader.kind == "dropout"
-    old, new = weights.shape or (), reader.shape or ()
+    old, new = weights.sizes, reader.sizes
     return old[-1:] == new[-1:] if weights is undropped else old == new
