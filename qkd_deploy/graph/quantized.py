@@ -64,7 +64,7 @@ class QuantParams(nn.Module):
 
 
 def meets_signed(left: QuantParams, right: QuantParams) -> bool:
-    """Whether stored codes of ``left`` times signed bytes of ``right`` stay within 16 bits, two products at a time.
+    """True where stored codes of ``left`` times signed bytes of ``right`` stay within 16 bits, two products at a time.
 
     So x86 CPUs without VNNI add them, while those with VNNI multiply by signed bytes half again as fast.
     """

@@ -1,4 +1,4 @@
-"""What a runtime is asked for: sessions, the graph that it really builds, and its name and version."""
+"""The seam to a runtime: sessions, the graph that it really builds, and its name and version."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name that people use."""
 
     @property
     def version(self) -> str:

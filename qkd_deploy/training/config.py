@@ -63,7 +63,7 @@ class TrainConfig(
 
     @property
     def uses_teacher(self) -> bool:
-        """Whether any phase needs the teacher."""
+        """True where any phase needs the teacher."""
         return any("teacher" in phase.networks for phase in self.training_phases())
 
 

@@ -1,4 +1,4 @@
-"""What is being verified: the file, and the torch models of its checkpoint if there is one."""
+"""The model under test: the file, and the torch models of its checkpoint if there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verification runs on: arrays, or a split of a data set that need not fit into memory."""
+"""The samples of a verification: arrays, or a split of a data set that need not fit into memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Samples(Protocol):
 
     @property
     def labelled(self) -> bool:
-        """Whether labels are known."""
+        """True where labels are known."""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -72,7 +72,7 @@ class SplitSamples:
 
     @property
     def labelled(self) -> bool:
-        """Whether the split is labelled."""
+        """True where the split is labelled."""
         return self.split.labelled
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from qkd_deploy.settings import Settings, Wanted
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(Settings):
-    """What a file must satisfy beside equal codes."""
+    """Demands on a file beside equal codes."""
 
     group = "checks"
 

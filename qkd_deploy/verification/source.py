@@ -67,7 +67,7 @@ class Source:
 
     @property
     def labelled(self) -> bool:
-        """Whether labels are known."""
+        """True where labels are known."""
         return self._samples.labelled
 
     @property

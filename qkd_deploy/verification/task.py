@@ -1,4 +1,4 @@
-"""What a check is given: the model, the data, what is allowed, and the report that findings go into."""
+"""The task of a check: the model, the data, what is allowed, and the report that findings go into."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _failed(report: VerificationReport, name: str) -> bool:
 
 
 def _agrees_without_saturation(task: Task) -> bool:
-    """Whether all codes are equal where no sum of 8-bit products saturates."""
+    """True where all codes are equal where no sum of 8-bit products saturates."""
     scratch = VerificationReport(task.report.path)
     again = replace(task, subject=replace(task.subject, precise=True), threads=(1,), report=scratch)
     return check_codes(again).status != "failed"

@@ -36,7 +36,7 @@ METHOD = "ptq"
 
 @dataclass(frozen=True)
 class CalibratedExport:
-    """What was written, and what it reaches.
+    """The written file, and the accuracy that it reaches.
 
     Attributes:
         report: on the ONNX file.

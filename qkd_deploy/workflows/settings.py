@@ -1,4 +1,4 @@
-"""What post-training quantization and the measurement of sensitivity need; readable without importing torch."""
+"""Settings of post-training quantization and of the measurement of sensitivity; readable without importing torch."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def named(target: Any) -> str:
 
 
 def torch_key(target: Any) -> Any:
-    """What rows list for a module instance, function or method name: its class, itself, or itself."""
+    """Find the key that rows list for a module instance, function or method name: its class, itself, or itself."""
     return type(target) if isinstance(target, nn.Module) else target
 
 

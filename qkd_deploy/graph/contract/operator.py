@@ -20,7 +20,7 @@ from qkd_deploy.graph.quantized import QuantParams
 
 
 class Operands(Enum):
-    """What an operation needs of the tensors that it reads; the values are for the page of operators."""
+    """The needs of an operation: which codes it reads; the values are for the page of operators."""
 
     LAYER_BITS = "the layer's activation bits"
     WIDE = "8 (or the network's with `--residual shared`)"

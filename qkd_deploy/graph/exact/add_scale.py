@@ -101,7 +101,7 @@ def _definition(
 def _runtime_forms(
     codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
 ) -> list[npt.NDArray[np.int64]]:
-    """What ONNX Runtime computes: with and without fused multiply-adds, and either operand first.
+    """Compute the sums as ONNX Runtime does: with and without fused multiply-adds, and either operand first.
 
     The operands change places where the first one is the broadcast one.
     """
@@ -112,7 +112,7 @@ def _runtime_forms(
 def _fixed_point(
     codes_a: npt.NDArray[np.int64], codes_b: npt.NDArray[np.int64], a: CodeRange, b: CodeRange, out: CodeRange
 ) -> list[npt.NDArray[np.int64]]:
-    """What ONNX Runtime computes on ARM: multipliers of 22 bits, and ties away from zero.
+    """Compute the sums as ONNX Runtime does on ARM: multipliers of 22 bits, and ties away from zero.
 
     Ratios outside ``_FIXED_POINT`` are computed in float there too.
     """

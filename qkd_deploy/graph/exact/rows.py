@@ -21,7 +21,7 @@ _RESERVE = 5.0
 
 
 def row_center(largest: int, length: int) -> int:
-    """What to subtract from stored codes up to ``largest``: 0 or 128, so that float32 holds the sum of their squares.
+    """Choose what to subtract from stored codes up to ``largest``: 0 or 128, so that float32 holds the sum of squares.
 
     A shift changes no LayerNorm.
     """

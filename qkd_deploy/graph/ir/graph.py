@@ -45,7 +45,7 @@ class Graph:
 
     @property
     def output(self) -> Any:
-        """What the network returns: ``Ref``s nested as the user wrote them."""
+        """The structure that the network returns: ``Ref``s nested as the user wrote them."""
         return self._output
 
     @output.setter

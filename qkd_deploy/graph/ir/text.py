@@ -52,7 +52,7 @@ def node_text(node: Node) -> str:
 
 
 def _default(node_name: str, field: str) -> Any:
-    """What a field is when it is not written: the label is then the name."""
+    """The value of a field that is not written: the label is then the name."""
     return node_name if field == "label" else _IN_BRACES[field]
 
 

@@ -68,7 +68,7 @@ INDEX = Operator(
 
 @dataclass
 class _Parts:
-    """What the items of an index ask for: slices, dimensions that a single index drops, and lists of positions."""
+    """The parts that an index asks for: slices, dimensions that a single index drops, and lists of positions."""
 
     ranges: list[Range] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)

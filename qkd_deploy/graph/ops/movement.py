@@ -152,7 +152,7 @@ def _lower_channel_shuffle(low: Lowering, node: Node, target: Any) -> None:
 
 
 def _only_argument(node: Node, target: Any, attribute: str) -> Any:
-    """What a function takes besides its tensor, or a module keeps as an attribute."""
+    """Read the argument that a function takes besides its tensor, or a module keeps as an attribute."""
     return getattr(target, attribute) if isinstance(target, nn.Module) else (*node.args[1:], *node.kwargs.values())[0]
 
 

@@ -50,7 +50,7 @@ _CHANNEL_LAYERS: dict[int, Callable[[int], nn.Module]] = {2: SequenceIdentity, 3
 
 
 def is_channel_identity(module: nn.Module) -> bool:
-    """Whether a layer only carries a batch norm."""
+    """True where a layer only carries a batch norm."""
     return isinstance(module, _Ones)
 
 

@@ -1,4 +1,4 @@
-"""What every pass is given."""
+"""The argument of every pass."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def fold_batch_norms(context: PassContext) -> None:
 
 
 def _normalizes_outputs(model: nn.Module, layer: Node, norm: Node) -> bool:
-    """Whether the channels of a batch norm are the outputs of a layer.
+    """True where the channels of a batch norm are the outputs of a layer.
 
     A BatchNorm1d behind a Linear on tokens [N, T, C] normalizes T.
     """

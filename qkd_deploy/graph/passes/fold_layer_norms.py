@@ -50,7 +50,7 @@ def _has_own_weight(model: nn.Module, node: Node) -> bool:
 
 
 def _has_own_parameters(graph: Graph, norm: Node) -> bool:
-    """Whether a layer norm has a gain or an offset, and what it has are parameters, not computed from several."""
+    """True where a layer norm has a gain or an offset, and what it has are parameters, not computed from several."""
     kinds = {graph.node(ref.name).kind for ref in norm.args[1:] if ref is not None}
     return kinds == {"constant"}
 

@@ -1,4 +1,4 @@
-"""What holds of a graph after each stage of ``prepare``, as data.
+"""Invariants of a graph after each stage of ``prepare``, as data.
 
 Tests check it after every stage; with the environment variable ``QKD_DEPLOY_CHECK_GRAPHS=1`` every ``prepare`` does.
 What fails is a mistake of the stage that ran last, never of the user's network.

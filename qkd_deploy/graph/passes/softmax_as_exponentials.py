@@ -33,7 +33,7 @@ def _rewrite(graph: Graph, softmax: Node) -> None:
 
 
 def _passes_weights_on(weights: Node, reader: Node, undropped: Node) -> bool:
-    """Whether weights only drop out, or change their shape by whole rows.
+    """True where weights only drop out, or change their shape by whole rows.
 
     Behind a dropout also the places of the rows must stay, because the sums that divide are from before it.
     """

@@ -1,4 +1,4 @@
-"""What of a prepared network runs in integers, and what stays in float and why."""
+"""The account of a prepared network: the kernel of every tensor, and why some stay in float."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Account:
 
     @property
     def floats(self) -> tuple[Entry, ...]:
-        """What stays in float."""
+        """The entries that stay in float."""
         return tuple(entry for entry in self.entries if entry.reason)
 
     def __str__(self) -> str:

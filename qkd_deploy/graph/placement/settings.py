@@ -66,7 +66,7 @@ class QuantizationSettings(Placement):
 
     @property
     def integer(self) -> bool:
-        """Whether tensors are quantized for integer kernels."""
+        """True where tensors are quantized for integer kernels."""
         return self.placement == "integer" and not self.bits.weights_only
 
     def __post_init__(self) -> None:

@@ -105,6 +105,6 @@ class ExportedGraph:
         return node.op_type in _PRODUCTS and len(node.input) > 2 and not self._is_dequantized(optional_input(node, 2))
 
     def _is_dequantized(self, name: str) -> bool:
-        """Whether a value comes from a DequantizeLinear, and was only moved since."""
+        """True where a value comes from a DequantizeLinear, and was only moved since."""
         producer = self._graph.producer_behind(name, _PASSES_CODES)
         return producer is not None and producer.op_type == "DequantizeLinear"

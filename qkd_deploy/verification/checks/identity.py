@@ -161,7 +161,7 @@ def _entries(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _array_change(found: onnx.TensorProto, wanted: onnx.TensorProto) -> str:
-    """What differs between two constants; empty where only the way of storing differs."""
+    """Describe the difference of two constants; empty where only the way of storing differs."""
     try:
         now, then = numpy_helper.to_array(found), numpy_helper.to_array(wanted)
     except (ValueError, TypeError, KeyError):

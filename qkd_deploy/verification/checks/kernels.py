@@ -99,7 +99,7 @@ def _float_values(model: onnx.ModelProto) -> set[str]:
 
 
 def _makes_floats(node: onnx.NodeProto, floats: set[str]) -> bool:
-    """Whether a node whose float operands are among ``floats`` has a float result."""
+    """True where a node whose float operands are among ``floats`` has a float result."""
     if node.op_type in _RESULTS:
         return _RESULTS[node.op_type](node)
     return _INTEGER.match(node.op_type) is None and not floats.isdisjoint(node.input)

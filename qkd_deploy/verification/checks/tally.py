@@ -60,7 +60,7 @@ class Tally:
         return _classes(outputs[0]) if self._metric is None else self._scores(outputs, labels)
 
     def _scores(self, outputs: Outputs, labels: np.ndarray) -> np.ndarray:
-        """What the metric of a data set says of the outputs: a tensor, a tuple, or, by name, what was a dict."""
+        """Score outputs by the metric of a data set: a tensor, a tuple, or, by name, what was a dict."""
         tensors = dict(zip(self._outputs.exact, map(torch.from_numpy, outputs), strict=True))
         given: Any = tensors
         if not all(map(_IS_KEY.fullmatch, tensors)):

@@ -51,7 +51,7 @@ class Headroom:
 
     @property
     def fits(self) -> bool:
-        """Whether no input whatsoever can overflow int32."""
+        """True where no input whatsoever can overflow int32."""
         return self.free >= 0
 
 

@@ -42,7 +42,7 @@ class StoredCodes:
 
 
 class CodeRanges:
-    """What is known about the values of a graph; :meth:`follow` has to be told its nodes in order.
+    """Facts about the values of a graph; :meth:`follow` has to be told its nodes in order.
 
     Attributes:
         graph: the graph.
@@ -127,7 +127,7 @@ class CodeRanges:
             self._shares.add(node.output[0])
 
     def _is_below_largest(self, name: str) -> bool:
-        """Whether a value is codes less the largest of their row."""
+        """True where a value is codes less the largest of their row."""
         node = self.graph.producers.get(name)
         if node is None or node.op_type != "DequantizeLinear":
             return False
@@ -173,7 +173,7 @@ class CodeRanges:
         return None if value is None else (int(value.min()), int(value.max()))
 
     def _pass_codes_on(self, node: onnx.NodeProto) -> None:
-        """What all operands agree on: their codes, and the step that these stand for."""
+        """Find what all operands agree on: their codes, and the step that these stand for."""
         if node.op_type == "Pad":
             return
         codes = _only(map(self.codes.get, _operands(node)))

@@ -63,17 +63,17 @@ class _Products:
         return self._of_codes(node) if weight is None else self._of_weights(node, weight)
 
     def _runs_on_codes(self, node: onnx.NodeProto) -> bool:
-        """Whether the runtime makes an integer kernel of a node; of a convolution only with a quantizer behind it."""
+        """True where the runtime makes an integer kernel of a node; a convolution needs a quantizer behind it."""
         if node.op_type not in _LAYERS or node.input[0] not in self._ranges.codes:
             return False
         return node.op_type != "Conv" or self._is_quantized_only(node.output[0])
 
     def _is_quantized_only(self, name: str) -> bool:
-        """Whether a quantizer alone reads a value, without which a convolution stays in float."""
+        """True where a quantizer alone reads a value, without which a convolution stays in float."""
         return [reader.op_type for reader in self._graph.readers.get(name, [])] == ["QuantizeLinear"]
 
     def _adds_up(self, name: str) -> bool:
-        """Whether a right operand is ones: such sums are no larger than those beside which they stand."""
+        """True where a right operand is ones: such sums are no larger than those beside which they stand."""
         ones = self._ranges.array(name)
         return ones is not None and bool((ones == 1).all())
 

@@ -71,7 +71,7 @@ class Saturation:
 
     @property
     def cause(self) -> str:
-        """Whether saturation is why codes differ on this CPU; empty where none differ."""
+        """Say whether saturation is why codes differ on this CPU; "" where none differ."""
         if self.explains is None:
             return ""
         if self.explains:

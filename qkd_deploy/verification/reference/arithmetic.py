@@ -39,7 +39,7 @@ def _add(node: onnx.NodeProto, operands: Operands, out: Parameters) -> np.ndarra
 
 
 def _first_is_broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
-    """Whether the kernel sees one code of the first operand at a time; it then takes the second one first."""
+    """True where the kernel sees one code of the first operand at a time; it then takes the second one first."""
     rank = max(len(first), len(second))
     pairs = zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True)
     innermost = next(((a, b) for a, b in reversed([*pairs]) if (a, b) != (1, 1)), (1, 1))

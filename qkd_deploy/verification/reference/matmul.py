@@ -15,7 +15,7 @@ _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 
 
 def product_fits(node: onnx.NodeProto, operands: Values) -> bool:
-    """Whether a product runs in integers: codes, 8-bit weights with scales by output, and no bias or an int32 one."""
+    """True where a product runs in integers: codes, 8-bit weights with scales by output, no bias or an int32 one."""
     x, weight, *rest = operands
     if not isinstance(x, Quantized) or not x.byte or not isinstance(weight, Quantized):
         return False
@@ -25,13 +25,13 @@ def product_fits(node: onnx.NodeProto, operands: Values) -> bool:
 
 
 def _is_unscaled(node: onnx.NodeProto) -> bool:
-    """Whether alpha and beta of a Gemm are 1."""
+    """True where alpha and beta of a Gemm are 1."""
     attributes = attributes_of(node)
     return bool(attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0)
 
 
 def _scaled_by_output(node: onnx.NodeProto, weight: Quantized) -> bool:
-    """Whether weights have one scale, or one for each output channel."""
+    """True where weights have one scale, or one for each output channel."""
     outputs_first = node.op_type == "Conv" or attributes_of(node).get("transB", 0)
     outputs = 0 if outputs_first else weight.codes.ndim - 1
     return weight.scalar or weight.axis % weight.codes.ndim == outputs

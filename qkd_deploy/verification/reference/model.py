@@ -152,7 +152,7 @@ class ReferenceModel:
         return None if row.exact_float is None else [row.exact_float(node, quantized)]
 
     def _is_quantized_only(self, name: str) -> bool:
-        """Whether the only reader of a value is a QuantizeLinear."""
+        """True where the only reader of a value is a QuantizeLinear."""
         readers = self._graph.readers.get(name, [])
         return len(readers) == 1 and readers[0].op_type == "QuantizeLinear" and name not in self._graph.outputs
 
@@ -166,7 +166,7 @@ class ReferenceModel:
         return _on_the_same_grid(operands[0], self._single.run(node, [codes, *as_arrays(operands[1:])]))
 
     def _in_float(self, node: onnx.NodeProto, row: Operator, operands: Values, result: ReferenceResult) -> list[Value]:
-        """What the runtime computes of floats; values behind it are marked unless all implementations agree."""
+        """Compute a node on floats as the runtime does; mark values behind it unless all implementations agree."""
         outputs = self._single.run(node, as_arrays(operands))
         makes_floats = any(output.dtype.kind == "f" for output in outputs)
         rounds_once = row.rounds_once(operands) if callable(row.rounds_once) else row.rounds_once
@@ -176,7 +176,7 @@ class ReferenceModel:
 
 
 def _moved_array(operands: Values) -> np.ndarray | None:
-    """What an operator that moves values or picks some is given: codes of one grid, or an array as it is."""
+    """Prepare the operand of an operator that moves values or picks some: codes of one grid, or an array as it is."""
     first = operands[0] if operands else None
     if isinstance(first, Quantized):
         return first.codes if first.scalar else None
@@ -225,7 +225,7 @@ def _zero_point(operands: Values, kind: np.dtype[np.generic]) -> np.ndarray:
 
 
 def _is_codes(node: onnx.NodeProto, output: Value) -> bool:
-    """Whether the first output of a node holds codes."""
+    """True where the first output of a node holds codes."""
     return node.op_type == "QuantizeLinear" or (isinstance(output, np.ndarray) and output.dtype == np.uint8)
 
 

@@ -50,7 +50,7 @@ def exponentials(x: Quantized, out: Parameters) -> np.ndarray:
 
 
 def _has_a_zero_point_a_row(node: onnx.NodeProto, operands: Values) -> bool:
-    """Whether the operand is codes less the largest of their row: a zero point for each row and one scale for all."""
+    """True where the operand is codes less the largest of their row: a zero point a row and one scale for all."""
     x = operands[0]
     if not isinstance(x, Quantized) or x.codes.dtype != np.uint8 or x.axis != 0 or not x.scale.size:
         return False
@@ -67,13 +67,13 @@ def _exponential(node: onnx.NodeProto, operands: Operands, out: Parameters) -> n
 
 
 def _sums_integers(operands: Values) -> bool:
-    """Whether float32 holds every sum of elements exactly, in whatever order they are added."""
+    """True where float32 holds every sum of elements exactly, in whatever order they are added."""
     x = as_array(operands[0])
     return bool(np.array_equal(x, np.rint(x))) and float(np.abs(x, dtype=np.float64).sum(-1).max(initial=0)) <= 2**24
 
 
 def _is_float64(operands: Values) -> bool:
-    """Whether a root is rounded once: of float32 it is an approximation."""
+    """True where a root is rounded once: of float32 it is an approximation."""
     return as_array(operands[0]).dtype == np.float64
 
 

@@ -18,7 +18,7 @@ Values = tuple[Value | None, ...]
 
 
 def all_are_bytes(node: onnx.NodeProto, operands: Values) -> bool:
-    """Whether all operands are uint8 codes with one scale and zero point each."""
+    """True where all operands are uint8 codes with one scale and zero point each."""
     return all(isinstance(operand, Quantized) and operand.byte for operand in operands)
 
 

@@ -65,5 +65,5 @@ def _described(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
 
 
 def _shape(value: np.ndarray) -> list[int | None]:
-    """What a session is told: the rank, and of lists of sizes their length, which shape inference asks for."""
+    """Describe an input to a session: the rank, and of lists of sizes their length, which shape inference asks for."""
     return list(value.shape) if value.dtype == np.int64 and value.ndim == 1 else [None] * value.ndim

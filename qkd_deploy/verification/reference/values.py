@@ -1,4 +1,4 @@
-"""What flows along the edges of the reference: arrays, quantized values, operators that wait for their quantizer."""
+"""Values on the edges of the reference: arrays, quantized values, operators that wait for their quantizer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Quantized:
         return np.asarray(self.codes.astype(kind) - self._along_axis(self.zero_point).astype(kind))
 
     def to_float(self) -> np.ndarray:
-        """What DequantizeLinear would return."""
+        """Compute what DequantizeLinear would return."""
         return rounding.dequantize(self.codes, self._along_axis(self.scale), self._along_axis(self.zero_point))
 
     def with_codes(self, codes: np.ndarray) -> Quantized:
