@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from qkd_deploy.graph.ir.node import Node, Ref, references, substitute
 from qkd_deploy.graph.ir.text import node_text, value_text
+
+_position = attrgetter("position")
 
 
 class Graph:
@@ -197,7 +200,3 @@ class Graph:
         for name in self._reads[node.name]:
             self._readers.setdefault(name, {})[node.name] = None
         self._last_uses = None
-
-
-def _position(node: Node) -> float:
-    return node.position

@@ -45,13 +45,17 @@ def _hoist(graph: Graph, clip: Node) -> None:
 def _crossable(graph: Graph, clip: Node) -> Node | None:
     """The data movement that a clip reads, if the clip may stand in front of it."""
     moved = graph.node(clip.inputs[0])
-    if not operator_of(moved).moves_with_clip or graph.only_user(moved.name) is not clip:
+    if not _commutes(clip, moved) or graph.only_user(moved.name) is not clip:
         return None
-    if moved.kind == DROPOUT.name and clip.clip != _RELU:
-        return None  # dropout rescales in training: only a clip at zero and infinity commutes
     source = graph.node(moved.inputs[0])
     leads_on = operator_of(source).moves_with_clip or operator_of(source).absorbs_clip
     return moved if leads_on and graph.only_user(source.name) is moved else None
+
+
+def _commutes(clip: Node, moved: Node) -> bool:
+    if moved.kind == DROPOUT.name:
+        return clip.clip == _RELU  # dropout rescales in training: only a clip at zero and infinity commutes
+    return operator_of(moved).moves_with_clip
 
 
 def _absorb(graph: Graph, node: Node) -> None:
