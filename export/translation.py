@@ -32,7 +32,7 @@ from qkd_deploy.graph.ops import apply
 
 _EXAMPLE_BATCH = 2
 _ANYWHERE = "module"
-"""The path of modules without parameters, which leaves no trace in what they are translated to."""
+"""The path of modules without tensors, which leaves no trace in what they are translated to."""
 _KEPT_BYTES = 64 * 2**20
 _KNOWN_CODE = ("torch", "qkd_deploy", "builtins", "collections", "copyreg", "functools", "_operator")
 """Packages whose functions and classes stay what they are while a process runs; a user's own may change."""
@@ -47,7 +47,7 @@ class _Operation(nn.Module):
         self.node, self.operands, self.called = node, list(dict.fromkeys(node.inputs)), node.target
         if isinstance(node.target, str) and not node.method:
             module = network.get_submodule(node.target)
-            if not module.state_dict():  # an activation function, say: it is the same wherever it is called
+            if _leaves_no_path(module):  # an activation function, say: it is the same wherever it is called
                 self.node = replace(node, target=_ANYWHERE)
             *parents, name = str(self.node.target).split(".")
             holder = self.network
@@ -64,6 +64,15 @@ class _Operation(nn.Module):
 
         args, kwargs = substitute((self.node.args, self.node.kwargs), value)
         return apply(self.network, self.node, args, kwargs, training=False)
+
+
+def _leaves_no_path(module: nn.Module) -> bool:
+    """True for modules of PyTorch's that hold no tensors: the path of a tensor is part of its name in the file.
+
+    Those of a user's own may hold tensors that are neither parameters nor buffers.
+    """
+    known = all(type(part).__module__.partition(".")[0] == "torch" for part in module.modules())
+    return known and next(module.parameters(), None) is None and next(module.buffers(), None) is None
 
 
 class _Fingerprint(pickle.Pickler):

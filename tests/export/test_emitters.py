@@ -85,6 +85,30 @@ def test_other_operations_have_other_fingerprints() -> None:
     assert len({fingerprint(rise()), *others}) == 6
 
 
+def test_modules_without_tensors_are_the_same_anywhere() -> None:
+    assert fingerprint(nn.Softmin(1), path="here") == fingerprint(nn.Softmin(1), path="there")
+
+
+class Weighed(nn.Module):
+    """Holds tensors that no state dictionary lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.full((8, 1, 1), 0.5), persistent=False)
+        self.offset = torch.full((8, 1, 1), 0.25)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain + self.offset  # type: ignore[operator]
+
+
+def test_tensors_are_called_after_their_module() -> None:
+    network = Small(lambda n, x: n.weigh(x), weigh=Weighed())
+    prepared = prepare(network.eval(), "w4a4", (IMAGES,), leaf_modules=(Weighed,))
+    initialize(prepared, IMAGES)
+    names = {tensor.name for tensor in build_model(freeze(prepared))[0].graph.initializer}
+    assert {"weigh.network.weigh.gain", "weigh.network.weigh.offset"} <= names
+
+
 class Own(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x / (x.abs() + 1.0)
