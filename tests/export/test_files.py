@@ -11,13 +11,12 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import assert_same_codes, deploy, emitted, feeds_of, float_operations, noise, settle
+from deployment import SATURATES, assert_same_codes, deploy, emitted, feeds_of, float_operations, noise, settle
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, create_model, export_onnx, freeze, initialize, prepare
 from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.verification.runtime import RuntimeModel
 
 PIXELS = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -37,10 +36,6 @@ class Net(nn.Module):
         x = F.relu(self.norm(self.stem(x)))
         x = F.relu(x + self.norm2(self.conv(x)))
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
-
-
-SATURATES = cpu_capabilities().get("avx2", False) and not cpu_capabilities()["vnni"]
-"""8-bit weights beyond +-64 are wrong on this CPU, whatever computes the file."""
 
 
 def prepared_net(bits: str = "w4a4", *, pixels: bool = True, **options: Any) -> PreparedModel:

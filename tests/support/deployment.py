@@ -14,8 +14,12 @@ from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
+
+SATURATES = cpu_capabilities().get("avx2", False) and not cpu_capabilities()["vnni"]
+"""8-bit weights beyond +-64 are wrong on this CPU, whatever computes the file."""
 
 INTEGER_KERNELS = {
     "QLinearConv",

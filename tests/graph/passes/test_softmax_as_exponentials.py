@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from deployment import Deployed, assert_same_codes, deploy, feeds_of, finish, noise
+from deployment import SATURATES, Deployed, assert_same_codes, deploy, feeds_of, finish, noise
 from frozen_sums import frozen_headroom
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +172,8 @@ def test_right_operands_are_signed_bytes_within_64(
     while right.op_type != "DequantizeLinear":
         (right,) = [node for node in deployed.model.graph.node if node.output[0] == right.input[0]]
     assert {np.dtype(np.int8 if zero_points[right.input[2]] == 3 else np.uint8)} == kernels
-    assert not assert_same_codes(deployed, (TOKENS,))
+    if "weight_range" not in options or not SATURATES:  # weights beyond +-64 are not for CPUs without VNNI
+        assert not assert_same_codes(deployed, (TOKENS,))
 
 
 def test_a_tensor_on_both_sides_is_requantized_for_the_right() -> None:
