@@ -155,7 +155,8 @@ def test_compiled_gradients_are_those_of_the_eager_step(device: str) -> None:
 @pytest.mark.parametrize("quantizer", list(QUANTIZERS))
 def test_gradients_of_every_quantizer_survive_tracing(quantizer: str) -> None:
     """Without code generation, for speed: PyTorch 2.11 lost gradients before it came to that."""
-    batch = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    # of most other batches no gradient of EWGS comes through: their values lie outside of its first intervals
+    batch = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(3))
     prepared = settled_network(batch, quantizer)
     traced = torch.compile(copy.deepcopy(prepared), backend="aot_eager", dynamic=False)
     assert_equal_gradients(prepared, traced, batch)
