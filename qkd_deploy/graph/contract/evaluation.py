@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qkd_deploy.graph.contract.operator import Floats, Frozen, Integers, Operator
+from qkd_deploy.graph.contract.operator import Floats, Frozen, Integers, Operands, Operator
+from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
@@ -77,3 +78,18 @@ def in_float(operator: Operator, frozen: Frozen, node: Node, args: tuple[Any, ..
 def requantized(grid: QuantParams, x: QuantizedTensor | Tensor) -> Tensor:
     """Round a tensor, or the real values of its codes, to another scale."""
     return grid.quantize(x.real() if isinstance(x, QuantizedTensor) else x)
+
+
+def mover(name: str, docs: str, kernel: str, floats: Floats, **facets: Any) -> Operator:
+    """Make the row of an operation that moves values or picks some: their codes keep their scale and their signs."""
+    return Operator(
+        name=name,
+        docs=docs,
+        kernel=kernel,
+        operands=Operands.CODES,
+        own_scale=False,
+        floats=floats,
+        integers=move_codes,
+        sign=as_operands,
+        **facets,
+    )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
-from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, move_codes, own_call, plain, requantized
+from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, mover, own_call, plain, requantized
 from qkd_deploy.graph.contract.lowering import Lowering, by_key, is_computed, named, torch_key
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
@@ -314,17 +314,13 @@ LEAKY_RELU = Operator(
     slices=slice_rules.elements,
     portable_scale=_leaky_scale,
 )
-DROPOUT = Operator(
+DROPOUT = mover(
     name="dropout",
     docs="nothing",
     kernel="",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=_drop,
-    integers=move_codes,
     torch=_DROPOUTS,
     lower=_lower_dropout,
-    sign=as_operands,
     moves_with_clip=True,
     slices=_slice_dropout,
     internal=True,

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.graph.contract.evaluation import move_codes, plain
+from qkd_deploy.graph.contract.evaluation import mover, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
-from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.ops.indexing import lower_index
 from qkd_deploy.graph.ops.movement import RESHAPE
@@ -102,15 +101,11 @@ def _expand(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return x.expand(sizes)
 
 
-EXPAND = Operator(
+EXPAND = mover(
     name="expand",
     docs="dimensions of one element repeated",
     kernel="Expand",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(_expand),
-    integers=move_codes,
-    sign=as_operands,
 )
 COPY = Rewrite(
     name="copy",

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkd_deploy.graph.contract.evaluation import move_codes, plain
+from qkd_deploy.graph.contract.evaluation import mover, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
-from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.ops.movement import RESHAPE
 from qkd_deploy.graph.ops.pooling import lower_extreme_part
@@ -41,25 +40,17 @@ def _index(x: Tensor, dim: int, positions: tuple[int, ...] | Tensor) -> Tensor:
     return x.index_select(dim, torch.as_tensor(positions, device=x.device) % x.shape[dim])
 
 
-SLICE = Operator(
+SLICE = mover(
     name="slice",
     docs="evenly spaced parts of some dimensions",
     kernel="Slice",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(take),
-    integers=move_codes,
-    sign=as_operands,
 )
-INDEX = Operator(
+INDEX = mover(
     name="index",
     docs="listed parts of a dimension",
     kernel="Gather",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(_index),
-    integers=move_codes,
-    sign=as_operands,
 )
 
 

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
-from qkd_deploy.graph.contract.evaluation import move_codes, own_call, plain
+from qkd_deploy.graph.contract.evaluation import mover, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
-from qkd_deploy.graph.contract.signs import as_operands
+from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.ir import Node
 
 _PADDING_MODES: dict[type[nn.Module], str] = {
@@ -181,80 +180,60 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 
-RESHAPE = Operator(
+RESHAPE = mover(
     name="reshape",
     docs="the same elements in another shape",
     kernel="Reshape",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=own_call,
-    integers=move_codes,
     torch=(
         *(nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten),
         *("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"),
     ),
     lower=_lower_reshape,
-    sign=as_operands,
     moves_with_clip=True,
     slices=slice_rules.reshaped,
 )
-TRANSPOSE = Operator(
+TRANSPOSE = mover(
     name="transpose",
     docs="the dimensions in another order",
     kernel="Transpose",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(torch.permute),
-    integers=move_codes,
     torch=(
         *(torch.permute, torch.transpose, "permute", "transpose"),
         *(torch.swapaxes, torch.swapdims, torch.movedim, torch.moveaxis),
         *("swapaxes", "swapdims", "movedim", "moveaxis"),
     ),
     lower=_lower_transpose,
-    sign=as_operands,
     moves_with_clip=True,
     slices=slice_rules.transposed,
 )
-PAD = Operator(
+PAD = mover(
     name="pad",
     docs="zeros or the image's own values around it",
     kernel="Pad",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(pad),
-    integers=move_codes,
     torch=(
         *(F.pad, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d),
         *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d),
     ),
     lower=_lower_pad,
-    sign=as_operands,
     pads=True,
 )
-RESIZE = Operator(
+RESIZE = mover(
     name="resize",
     docs="nearest upsampling by whole factors",
     kernel="Resize",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(_resize),
-    integers=move_codes,
     torch=(F.interpolate, nn.Upsample, nn.UpsamplingNearest2d),
     lower=_lower_resize,
-    sign=as_operands,
 )
-ROLL = Operator(
+ROLL = mover(
     name="roll",
     docs="elements that leave one end and enter at the other",
     kernel="Concat",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(torch.roll),
-    integers=move_codes,
     torch=(torch.roll, "roll"),
     lower=_lower_roll,
-    sign=as_operands,
 )
 ROWS = (
     RESHAPE,

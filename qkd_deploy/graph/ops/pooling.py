@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.contract.evaluation import kernel, move_codes, plain
+from qkd_deploy.graph.contract.evaluation import kernel, mover, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
@@ -278,17 +278,13 @@ def _positive_dims(low: Lowering, operand: Any, dims: Any) -> list[int]:
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 
-MAX_POOL = Operator(
+MAX_POOL = mover(
     name="max_pool",
     docs="the largest element of every window",
     kernel="MaxPool",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(max_pool),
-    integers=move_codes,
     torch=(nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d),
     lower=_lower_max_pool,
-    sign=as_operands,
     moves_with_clip=True,
 )
 AVG_POOL = Operator(
@@ -329,29 +325,21 @@ GLOBAL_AVG_POOL = Operator(
     portable_scale=_pool_scale,
     lower_bound=least_of_operand,
 )
-AMAX = Operator(
+AMAX = mover(
     name="amax",
     docs="the largest elements along dimensions",
     kernel="ReduceMax",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(torch.amax),
-    integers=move_codes,
     torch=(torch.amax, "amax"),
     lower=_lower_amax,
-    sign=as_operands,
 )
-AMIN = Operator(
+AMIN = mover(
     name="amin",
     docs="the smallest elements along dimensions",
     kernel="ReduceMin",
-    operands=Operands.CODES,
-    own_scale=False,
     floats=plain(torch.amin),
-    integers=move_codes,
     torch=(torch.amin, "amin"),
     lower=_lower_amin,
-    sign=as_operands,
 )
 ROWS = (
     MAX_POOL,
