@@ -85,8 +85,10 @@ def test_a_prepared_network_trains_alike_with_synchronised_batch_norms(network: 
     (expected, gradients), (outputs, others) = trained(plain), trained(other)
     torch.testing.assert_close(outputs, expected)
     assert gradients.keys() == others.keys()
+    # gradients of scales are sums in which large terms cancel, so that the rounding of these is what is allowed
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
-        torch.testing.assert_close(others[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+        torch.testing.assert_close(others[name], gradient, atol=1e-5 * largest, rtol=1e-4, msg=name)
     # Plain and fused batch norms may sum in another order, so that codes are compared from equal statistics.
     other.load_state_dict(plain.state_dict())
     assert_equal_codes(plain, other)

