@@ -11,10 +11,12 @@ from qkd_deploy.export.ops import (
     gates,
     indexing,
     layers,
+    lookups,
     matmul,
     movement,
     normalization,
     pooling,
+    reductions,
 )
 
 FAMILIES = (
@@ -24,7 +26,9 @@ FAMILIES = (
     matmul,
     concat,
     pooling,
+    reductions,
     activations,
+    lookups,
     gates,
     normalization,
     movement,

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 from torch import nn
 
+from qkd_deploy.export.align_input_channels import align_input_channels
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import LayerRecord
-from qkd_deploy.export.ops.align_input_channels import align_input_channels
-from qkd_deploy.export.ops.tokens import POINTWISE, image_of_tokens, tokens_of_image
 from qkd_deploy.export.packing import emit_weight_codes
+from qkd_deploy.export.tokens import POINTWISE, image_of_tokens, tokens_of_image
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
 

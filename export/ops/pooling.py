@@ -1,15 +1,14 @@
-"""Pools and reductions in ONNX."""
+"""Pools over windows in ONNX."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from qkd_deploy.export.context import EmitContext
-from qkd_deploy.export.emitter import Emitter, plain
+from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.export.ops.float_ops import block_fusion
 from qkd_deploy.export.ops.layers import dequantize_weight
 from qkd_deploy.graph.ir import Node
@@ -66,17 +65,8 @@ def _windows(node: Node) -> dict[str, list[int]]:
     }
 
 
-def _emit_extreme(ctx: EmitContext, node: Node, *, operator: str) -> ir.Value:
-    """Reduce to the largest or smallest element; the order of codes is that of values."""
-    axes = ctx.builder.integers(f"{node.name}.axes", node.kwargs["dim"])
-    return ctx.move(node, operator, [axes], keepdims=int(node.kwargs["keepdim"]))
-
-
 EMITTERS = {
     "max_pool": Emitter(emit_max_pool),
     "avg_pool": Emitter(emit_avg_pool),
     "uneven_avg_pool": Emitter(emit_uneven_avg_pool),
-    "global_avg_pool": plain("GlobalAveragePool"),
-    "amax": Emitter(partial(_emit_extreme, operator="ReduceMax")),
-    "amin": Emitter(partial(_emit_extreme, operator="ReduceMin")),
 }

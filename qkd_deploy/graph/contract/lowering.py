@@ -177,3 +177,10 @@ def torch_key(target: Any) -> Any:
 def by_key(table: Mapping[Any, Any], target: Any, default: Any = None) -> Any:
     """Look up a call in a table of PyTorch operations."""
     return table.get(torch_key(target), default)
+
+
+def called(network: nn.Module, node: Node) -> Any:
+    """The class, function or method's name that a node calls."""
+    if isinstance(node.target, str) and not node.method:
+        return type(network.get_submodule(node.target))
+    return torch_key(node.target)

@@ -16,8 +16,8 @@ from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.module_keys import before_key, module_key
 from qkd_deploy.graph.ops import operator_of
-from qkd_deploy.graph.ops.activations import LOOKUP
 from qkd_deploy.graph.ops.layers import layer_parameters
+from qkd_deploy.graph.ops.lookups import LOOKUP
 from qkd_deploy.graph.placement.place import WIDE_BITS
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import LookupParams, QuantParams, meets_signed

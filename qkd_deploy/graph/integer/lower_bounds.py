@@ -13,7 +13,7 @@ import numpy as np
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.ops import operator_of
-from qkd_deploy.graph.ops.arithmetic import MARGIN
+from qkd_deploy.graph.ops.gates import MARGIN
 
 
 def lower_bound(graph: Graph, node: Node, operands: Sequence[CodeRange], scale: float) -> int | None:

@@ -23,10 +23,12 @@ from qkd_deploy.graph.ops import (
     gates,
     indexing,
     layers,
+    lookups,
     matmul,
     movement,
     normalization,
     pooling,
+    reductions,
 )
 
 FAMILIES = (
@@ -36,7 +38,9 @@ FAMILIES = (
     matmul,
     concat,
     pooling,
+    reductions,
     activations,
+    lookups,
     gates,
     normalization,
     movement,

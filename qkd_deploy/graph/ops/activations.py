@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, mover, own_call, plain, requantized
-from qkd_deploy.graph.contract.lowering import Lowering, by_key, is_computed, named, torch_key
+from qkd_deploy.graph.contract.lowering import Lowering, by_key, called, named
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
@@ -26,7 +24,7 @@ from qkd_deploy.graph.ops.constants import own_constant, parameter
 from qkd_deploy.graph.ops.gates import HARD_SIGMOID, SIGMOID
 from qkd_deploy.graph.ops.indexing import SLICE
 from qkd_deploy.graph.ops.movement import RESHAPE
-from qkd_deploy.graph.quantized import LookupParams, QuantizedTensor, QuantParams
+from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 from qkd_deploy.graph.trace.modes import DROPOUT_FUNCTIONS
 
 _INFINITY = float("inf")
@@ -161,72 +159,6 @@ def _sign_of_leaky(node: Node, operands: Sequence[Sign], network: nn.Module, gra
     return Sign.MOSTLY_POSITIVE if small else Sign.SIGNED
 
 
-# -- any function of single elements -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """A function that becomes a table of 256 codes: its name in ONNX, how it is written, and the sign of its values."""
-
-    name: str
-    torch: tuple[Any, ...]
-    sign: Sign = Sign.SIGNED
-
-
-LOOKUPS = (
-    Lookup("Gelu", (nn.GELU, F.gelu), Sign.MOSTLY_POSITIVE),
-    Lookup("Mish", (nn.Mish, F.mish), Sign.MOSTLY_POSITIVE),
-    Lookup("Elu", (nn.ELU, F.elu)),
-    Lookup("Selu", (nn.SELU, F.selu)),
-    Lookup("Celu", (nn.CELU, F.celu)),
-    Lookup("Softplus", (nn.Softplus, F.softplus), Sign.NONNEGATIVE),
-    Lookup("Softsign", (nn.Softsign, F.softsign)),
-    Lookup("LogSigmoid", (nn.LogSigmoid, F.logsigmoid)),
-    Lookup("Shrink", (nn.Hardshrink, F.hardshrink, nn.Softshrink, F.softshrink)),
-    Lookup("Exp", (torch.exp, "exp"), Sign.NONNEGATIVE),
-    Lookup("Erf", (torch.erf, "erf")),
-    Lookup("Sqrt", (torch.sqrt, "sqrt"), Sign.NONNEGATIVE),
-    Lookup("Abs", (torch.abs, "abs"), Sign.NONNEGATIVE),
-    Lookup("Pow", (torch.square, "square"), Sign.NONNEGATIVE),
-    Lookup("Pow", (torch.pow, operator.pow, "pow")),
-    Lookup("Sin", (torch.sin, "sin")),
-    Lookup("Cos", (torch.cos, "cos")),
-)
-_LOOKUP_OF = {target: lookup for lookup in LOOKUPS for target in lookup.torch}
-
-
-def lookup_of(network: nn.Module, node: Node) -> Lookup | None:
-    """Find the table that a node's own call becomes; None for other calls."""
-    return _LOOKUP_OF.get(called(network, node))
-
-
-def called(network: nn.Module, node: Node) -> Any:
-    """The class, function or method's name that a node calls."""
-    if isinstance(node.target, str) and not node.method:
-        return type(network.get_submodule(node.target))
-    return torch_key(node.target)
-
-
-def sign_of_call(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:
-    """The sign of a function of single elements, whether it becomes a table or stays in float."""
-    lookup = lookup_of(network, node)
-    return Sign.SIGNED if lookup is None else lookup.sign
-
-
-def _lower_lookup(low: Lowering, node: Node, target: Any) -> None:
-    refuse_if(
-        is_computed(node.args[1:], node.kwargs) or not low.is_activation(node.args[0]),
-        "a function of several tensors has no integer kernel here",
-    )
-    low.keep_call(node, LOOKUP)
-
-
-def _looked_up(grid: QuantParams, x: QuantizedTensor, *_: Any, **__: Any) -> Tensor:
-    assert isinstance(grid, LookupParams)
-    centered = grid.table.float() - grid.zero_point
-    return centered[(x.codes + x.grid.zero_point).long()]
-
-
 # -- dropout -----------------------------------------------------------------------------------------------------------
 
 _DROPOUTS = (
@@ -285,19 +217,6 @@ CLIP = Operator(
     portable_scale=requantized_scale,
     lower_bound=least_of_operand,
 )
-LOOKUP = Operator(
-    name="lookup",
-    docs="any function of single elements, as a table of 256 codes",
-    kernel="GatherElements",
-    operands=Operands.WIDE,
-    own_scale=True,
-    floats=own_call,
-    integers=kernel(_looked_up),
-    torch=tuple(_LOOKUP_OF),
-    lower=_lower_lookup,
-    sign=sign_of_call,
-    slices=slice_rules.elements,
-)
 LEAKY_RELU = Operator(
     name="leaky_relu",
     docs="x where it is positive, slope * x elsewhere",
@@ -327,7 +246,6 @@ DROPOUT = mover(
 )
 ROWS = (
     CLIP,
-    LOOKUP,
     LEAKY_RELU,
     DROPOUT,
     Rewrite(name="silu", becomes="a product with a sigmoid", torch=(nn.SiLU, F.silu), lower=_lower_silu),

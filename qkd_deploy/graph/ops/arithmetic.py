@@ -9,29 +9,25 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, plain, requantized
 from qkd_deploy.graph.contract.lowering import Lowering, is_number
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, Sign, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
 from qkd_deploy.graph.exact.mul_scale import portable_mul_scale
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops.constants import constant, fixed_number, fixed_tensor
-from qkd_deploy.graph.ops.gates import GATES, HARD_SIGMOID
+from qkd_deploy.graph.ops.gates import HARD_SIGMOID, least_product, sign_of_product
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 _TWO = ("input", "other", "alpha")
-MARGIN = 1e-3
-"""Of lower bounds, in steps of the result; far more than float32 kernels are off by."""
 
 
 # -- scales ------------------------------------------------------------------------------------------------------------
@@ -56,45 +52,9 @@ def _product_scale(
     return portable_mul_scale(operands[0], operands[-1], out, node.name)
 
 
-def _sign_of_product(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:
-    """A tensor times a gate that it opens itself (SiLU, hard swish) is never far below zero."""
-    sign = as_operands(node, operands, network, graph)
-    if sign is Sign.SIGNED and any(_opens(graph, node, name) for name in node.inputs):
-        return Sign.MOSTLY_POSITIVE
-    return sign
-
-
-def _opens(graph: Graph, node: Node, name: str) -> bool:
-    gate = graph.node(name)
-    return gate.kind in GATES and gate.inputs[0] in node.inputs
-
-
 def least_of_operand(graph: Graph, node: Node, operands: Sequence[CodeRange]) -> float:
     """Results are no smaller than the operand's smallest value, or than padding with zeros."""
     return operands[0].scale * min(operands[0].lo, 0)
-
-
-def _least_product(graph: Graph, node: Node, operands: Sequence[CodeRange]) -> float | None:
-    """The smallest product; of a tensor with a gate that it opens itself the smallest of those."""
-    if len(operands) != 2:
-        return None
-    names = node.inputs
-    for x, gate in ((0, 1), (1, 0)):
-        if len(names) == 2 and _is_own_gate(graph.node(names[gate]), names[x]):
-            return _least_gated(graph.node(names[gate]).kind, operands[x], operands[gate].scale)
-    ends = [(codes.lo * codes.scale, codes.hi * codes.scale) for codes in operands]
-    return min(a * b for a, b in product(*ends))
-
-
-def _is_own_gate(gate: Node, opener: str) -> bool:
-    return gate.kind in GATES and gate.inputs == [opener] and gate.clip is None
-
-
-def _least_gated(gate: str, x: CodeRange, step: float) -> float:
-    """The smallest of ``x * gate(x)`` over all codes of x, with gates rounded up to their own scale."""
-    values = np.arange(x.lo, x.hi + 1, dtype=np.float64) * x.scale
-    gates = np.floor(GATES[gate](values) / step + 0.5 + MARGIN) * step
-    return float((values * gates).min())
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------
@@ -259,11 +219,11 @@ MUL = Operator(
     integers=kernel(_multiplied),
     torch=(operator.mul, torch.mul, torch.multiply, "mul", "multiply"),
     lower=_lower_mul,
-    sign=_sign_of_product,
+    sign=sign_of_product,
     absorbs_clip=True,
     slices=slice_rules.broadcast,
     portable_scale=_product_scale,
-    lower_bound=_least_product,
+    lower_bound=least_product,
 )
 RESCALE = Operator(
     name="rescale",

@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from qkd_deploy.graph.contract.evaluation import in_float, own_call
+from qkd_deploy.graph.contract.lowering import called
 from qkd_deploy.graph.contract.operator import Operands, Operator, Sign
 from qkd_deploy.graph.ir import Graph, Node
-from qkd_deploy.graph.ops.activations import called, sign_of_call
+from qkd_deploy.graph.ops.lookups import sign_of_call
 from qkd_deploy.graph.ops.normalization import SOFTMAX
 from qkd_deploy.graph.trace.derived_modules import BATCH_NORMS
 

@@ -9,6 +9,7 @@ Two of them are not computed at all, but read off codes that another function ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, output_grid, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Relabelling
-from qkd_deploy.graph.contract.signs import nonnegative
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Relabelling, Sign
+from qkd_deploy.graph.contract.signs import as_operands, nonnegative
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
 from qkd_deploy.graph.exact.unary import sigmoid, sigmoid_scale
 from qkd_deploy.graph.ir import Graph, Node
@@ -135,3 +136,45 @@ GATES: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
     HARD_SIGMOID.name: _hard_sigmoid,
 }
 """Functions that a tensor is multiplied by, in float64."""
+
+
+# -- products with gates ----------------------------------------------------------------------------------------------
+
+MARGIN = 1e-3
+"""Of lower bounds, in steps of the result; far more than float32 kernels are off by."""
+
+
+def sign_of_product(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:
+    """A tensor times a gate that it opens itself (SiLU, hard swish) is never far below zero."""
+    sign = as_operands(node, operands, network, graph)
+    if sign is Sign.SIGNED and any(_opens(graph, node, name) for name in node.inputs):
+        return Sign.MOSTLY_POSITIVE
+    return sign
+
+
+def _opens(graph: Graph, node: Node, name: str) -> bool:
+    gate = graph.node(name)
+    return gate.kind in GATES and gate.inputs[0] in node.inputs
+
+
+def least_product(graph: Graph, node: Node, operands: Sequence[CodeRange]) -> float | None:
+    """The smallest product; of a tensor with a gate that it opens itself the smallest of those."""
+    if len(operands) != 2:
+        return None
+    names = node.inputs
+    for x, gate in ((0, 1), (1, 0)):
+        if len(names) == 2 and _is_own_gate(graph.node(names[gate]), names[x]):
+            return _least_gated(graph.node(names[gate]).kind, operands[x], operands[gate].scale)
+    ends = [(codes.lo * codes.scale, codes.hi * codes.scale) for codes in operands]
+    return min(a * b for a, b in product(*ends))
+
+
+def _is_own_gate(gate: Node, opener: str) -> bool:
+    return gate.kind in GATES and gate.inputs == [opener] and gate.clip is None
+
+
+def _least_gated(gate: str, x: CodeRange, step: float) -> float:
+    """The smallest of ``x * gate(x)`` over all codes of x, with gates rounded up to their own scale."""
+    values = np.arange(x.lo, x.hi + 1, dtype=np.float64) * x.scale
+    gates = np.floor(GATES[gate](values) / step + 0.5 + MARGIN) * step
+    return float((values * gates).min())

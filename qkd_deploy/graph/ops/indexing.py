@@ -15,7 +15,7 @@ from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
 from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.ops.movement import RESHAPE
-from qkd_deploy.graph.ops.pooling import lower_extreme_part
+from qkd_deploy.graph.ops.reductions import lower_extreme_part
 
 Range = tuple[int, int, int, int]
 """Dimension, start, stop and step of a slice."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract.operator import Operands, Operator, Sign, signed
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.ops import OPERATORS, REWRITES, TORCH_OPS
-from qkd_deploy.graph.ops.activations import LOOKUPS, Lookup
+from qkd_deploy.graph.ops.lookups import LOOKUPS, Lookup
 from qkd_deploy.graph.quantized import LookupParams, QuantizedTensor, QuantParams
 
 FACTS = """
