@@ -67,8 +67,7 @@ def modules() -> dict[str, Path]:
     """Every module by its name without ``qkd_deploy.``; the package's own ``__init__`` is left out."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-        found[name] = path
+        found[".".join(path.relative_to(PACKAGE).with_suffix("").parts)] = path
     for link in ("cli", "export"):  # links are not followed
         for path in sorted((ROOT / link).rglob("*.py")):
             found[f"{link}." + ".".join(path.relative_to(ROOT / link).with_suffix("").parts)] = path
@@ -107,14 +106,8 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
         f"{name} -> {other}"
         for name, others in graph.items()
         for other in sorted(others)
-        if not _is_package(name, graph) and not _is_package(other, graph)
         if LAYERS.index(room(other)) < LAYERS.index(room(name))
     ]
-
-
-def _is_package(name: str, graph: dict[str, set[str]]) -> bool:
-    """Whether a name is that of a package which only holds rooms."""
-    return name in ("graph",)
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:

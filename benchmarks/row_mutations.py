@@ -134,12 +134,13 @@ def main() -> int:
                 refused += 1  # rows that contradict themselves are errors at import
                 continue
             OPERATORS[kind] = changed
-            spelt = {key: TORCH_OPS.pop(key, None) for key in row.torch if key not in changed.torch}
+            for key in set(row.torch) - set(changed.torch):
+                TORCH_OPS.pop(key, None)
             TORCH_OPS.update(dict.fromkeys(changed.torch, changed))
             if not noticed(kind):
                 unnoticed.append(f"{kind}: {name}")
             OPERATORS[kind] = row
-            TORCH_OPS.update({**dict.fromkeys(row.torch, row), **dict.fromkeys(spelt, row)})
+            TORCH_OPS.update(dict.fromkeys(row.torch, row))
     for change in unnoticed:
         print(f"UNNOTICED {change}")
     seen = tried - refused - len(unnoticed)

@@ -38,6 +38,10 @@ class OnnxGraph:
         made = set(node.output)
         return [reader for reader in self.nodes if not made.isdisjoint(reader.input)]
 
+    def is_quantized_only(self, name: str) -> bool:
+        """True where a QuantizeLinear alone reads a value; whether it is an output of the graph is not asked."""
+        return [reader.op_type for reader in self.readers.get(name, [])] == ["QuantizeLinear"]
+
     def producer_behind(self, name: str, passed: frozenset[str]) -> onnx.NodeProto | None:
         """The node that made a value before operators of the types ``passed`` handed on their first input."""
         producer = self.producers.get(name)

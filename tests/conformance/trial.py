@@ -23,6 +23,7 @@ from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
 from qkd_deploy.graph.integer.model import FrozenModel
+from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import is_channel_identity
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.checks.kernels import list_kernels
@@ -30,7 +31,6 @@ from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
 
 _TEST_IMAGES, _SEED = 3, 1000
-_PRODUCTS = ("conv", "linear", "matmul", "weighted_mean")
 WIDTHS = ("w8a8", "w4a4", "w2a4")
 
 Codes = dict[str, npt.NDArray[np.uint8]]
@@ -167,7 +167,8 @@ def integer_macs(trial: Trial, shape: tuple[int, ...]) -> float:
     left_in_float = {e.name for e in trial.prepared.account.floats if e.operation != "weighted_mean"}
     integer = 0
     for node in trial.prepared.graph.nodes:
-        if node.kind not in _PRODUCTS or node.name in left_in_float or node.shape is None:
+        sums_products = node.is_layer or operator_of(node).sums_products
+        if not sums_products or node.name in left_in_float or node.shape is None:
             continue
         depth = (trial.prepared.graph.node(node.inputs[0]).shape or (0,))[-1]
         if node.is_layer:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
+
+import house
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST_ROOM = 16
 LOOSE = 6
 
-
-def _house() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("house", ROOT / "benchmarks" / "house.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-house = _house()
 MODULES: dict[str, Path] = house.modules()
 ARROWS: dict[str, set[str]] = house.arrows(MODULES)
 """Imports at run time and for types, those inside functions too."""

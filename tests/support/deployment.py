@@ -18,7 +18,8 @@ from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import CodesModel, optimized_graph, quantized_values
 
-SATURATES = cpu_capabilities().get("avx2", False) and not cpu_capabilities()["vnni"]
+_CPU = cpu_capabilities()
+SATURATES = bool(_CPU.get("avx2", False) and not _CPU["vnni"])
 """8-bit weights beyond +-64 are wrong on this CPU, whatever computes the file."""
 
 INTEGER_KERNELS = {

@@ -10,22 +10,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from deployment import settle
+from deployment import SATURATES, settle
 from graph_builder import GraphBuilder
 from rich.console import Console
 from torch import Tensor, nn
 
 from qkd_deploy import export_onnx, freeze, initialize, prepare, verify_onnx
 from qkd_deploy.export.metadata import read_metadata
-from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.runtime import CodesModel
 
 AVX2 = {"architecture": "x86_64", "avx2": True, "avx512": False, "vnni": False}
-HERE = cpu_capabilities()
-SATURATES = bool(HERE.get("avx2", False) and not HERE["vnni"])
 needs_saturation = pytest.mark.skipif(not SATURATES, reason="this CPU does not add 8-bit products in 16 bits")
 
 

@@ -66,11 +66,8 @@ class _Products:
         """True where the runtime makes an integer kernel of a node; a convolution needs a quantizer behind it."""
         if node.op_type not in _LAYERS or node.input[0] not in self._ranges.codes:
             return False
-        return node.op_type != "Conv" or self._is_quantized_only(node.output[0])
-
-    def _is_quantized_only(self, name: str) -> bool:
-        """True where a quantizer alone reads a value, without which a convolution stays in float."""
-        return [reader.op_type for reader in self._graph.readers.get(name, [])] == ["QuantizeLinear"]
+        # without a quantizer that alone reads its sums, a convolution stays in float
+        return node.op_type != "Conv" or self._graph.is_quantized_only(node.output[0])
 
     def _adds_up(self, name: str) -> bool:
         """True where a right operand is ones: such sums are no larger than those beside which they stand."""

@@ -152,9 +152,8 @@ class ReferenceModel:
         return None if row.exact_float is None else [row.exact_float(node, quantized)]
 
     def _is_quantized_only(self, name: str) -> bool:
-        """True where the only reader of a value is a QuantizeLinear."""
-        readers = self._graph.readers.get(name, [])
-        return len(readers) == 1 and readers[0].op_type == "QuantizeLinear" and name not in self._graph.outputs
+        """True where nothing but a QuantizeLinear gets a value."""
+        return self._graph.is_quantized_only(name) and name not in self._graph.outputs
 
     def _moved(self, node: onnx.NodeProto, row: Operator, operands: Values) -> list[Value] | None:
         """An operator that moves codes or floats."""
