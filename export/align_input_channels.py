@@ -62,7 +62,7 @@ def align_input_channels(
     if pads is None:
         extra = -weight.shape[1] % _ALIGNMENT
         weight = np.pad(weight, ((0, 0), (0, extra), (0, 0), (0, 0)))
-        amounts = builder.constant(f"{name}.channel_padding", np.array([0, 0, 0, 0, 0, extra, 0, 0], np.int64))
+        amounts = builder.integers(f"{name}.channel_padding", [0, 0, 0, 0, 0, extra, 0, 0])
         wide = builder.add("Pad", [codes, amounts, zero_point], f"{name}.wide", node=f"{name}.input")
     else:
         weight = _fold_weight(weight, attributes["pads"][:2])
@@ -123,7 +123,7 @@ def _fold_pixels(builder: GraphBuilder, name: str, codes: ir.Value, shape: tuple
     ]
     value = codes
     for number, (target, order) in enumerate(steps):
-        sizes = builder.constant(f"{name}.fold_shape_{number}", np.array(target, np.int64))
+        sizes = builder.integers(f"{name}.fold_shape_{number}", target)
         value = builder.add("Reshape", [value, sizes], f"{name}.fold_{number}", node=f"{name}.input")
         last = number == len(steps) - 1
         output = f"{name}.wide" if last else f"{name}.fold_{number}_transposed"

@@ -122,7 +122,7 @@ class EmitContext:
         own_scale, zero_point = self.scale_and_zero_point(name, made or params, "made_" if made else "")
         operands = [value, own_scale if scale is None else scale, zero_point]
         codes = b.add("QuantizeLinear", operands, f"{name}.quantized", node=name)
-        lo, hi = _stored_range(params)
+        lo, hi = stored_range(params)
         if hi == 255 and (lo == 0 or params.bounded_below):
             return codes  # saturation of uint8 does what a Clip would (decision 12)
         limits = [b.scalar(f"{name}.lo", lo, np.uint8), b.scalar(f"{name}.hi", hi, np.uint8)]
@@ -130,7 +130,7 @@ class EmitContext:
 
     def record(self, node: Node, params: QuantParams, codes: ir.Value) -> ir.Value:
         """Enter the codes of a node with a quantizer in the table of tensors; returns their dequantized value."""
-        scale, limits = float(params.scale), _stored_range(params)
+        scale, limits = float(params.scale), stored_range(params)
         row = TensorRecord(node.name, str(codes.name), node.module, params.bits, scale, params.zero_point, *limits)
         self.tensors.append(row)
         self.grids[node.name] = NamedParams(node.name, params)
@@ -179,6 +179,6 @@ class EmitContext:
         return codes
 
 
-def _stored_range(params: QuantParams) -> tuple[int, int]:
+def stored_range(params: QuantParams) -> tuple[int, int]:
     """The least and the largest code as stored in uint8."""
     return params.lo + params.zero_point, params.hi + params.zero_point

@@ -14,6 +14,7 @@ import torch
 import qkd_deploy
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.context import stored_range
 from qkd_deploy.export.emit import Emitted, emit
 from qkd_deploy.export.graph_builder import OPSET, PACKED_RUNTIME
 from qkd_deploy.export.metadata import (
@@ -162,8 +163,7 @@ def _golden(frozen: FrozenModel, input_type: str) -> Golden:
         recipe = GoldenInput(shape, 0, 255, 128, 1 / 64)  # a float input: roughly normalised pixels
         if node.quantizer is not None:
             grid = frozen.grid(node.quantizer)
-            stored = grid.lo + grid.zero_point, grid.hi + grid.zero_point
-            recipe = GoldenInput(shape, *stored, grid.zero_point, float(grid.scale))
+            recipe = GoldenInput(shape, *stored_range(grid), grid.zero_point, float(grid.scale))
         tensors.append(torch.from_numpy(recipe.array()))
         raw = input_type == "uint8" and node.quantizer is not None
         recipes.append(replace(recipe, scale=None) if raw else recipe)

@@ -57,5 +57,5 @@ def emit_weight_codes(
     )
     if layer.upscale == 1:
         return unpacked
-    factor = builder.constant(f"{name}.weight_upscale", np.array(layer.upscale, np.int8))
+    factor = builder.scalar(f"{name}.weight_upscale", layer.upscale, np.int8)
     return builder.add("Mul", [unpacked, factor], f"{name}.weight_int8", node=f"{name}.weight")

@@ -8,7 +8,6 @@ operations and their order are those of ``graph.exact.rows.layer_norm``.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -39,18 +38,18 @@ def _normalised(ctx: EmitContext, node: Node, params: QuantParams, codes: ir.Val
     """``(c - mean) / deviation`` of every row, from codes: the scale cancels, but for eps, which is divided by it."""
     name, b, length = node.name, ctx.builder, node.sizes[-1]
 
-    def number(suffix: str, value: float, kind: type[np.floating[Any]]) -> ir.Value:
-        return b.scalar(f"{name}.{suffix}", value, kind)
+    def number(suffix: str, value: float) -> ir.Value:
+        return b.scalar(f"{name}.{suffix}", value, np.float32)
 
     do, axes = partial(b.step, name), b.integers(f"{name}.axes", [-1])
     center = row_center(params.zero_point + params.hi, length)
     # Cast instead of DequantizeLinear, which the runtime would compute anew for each of its readers
     c = do("Cast", [codes], "integers", to=ir.DataType.FLOAT)
     if center:  # keeps both sums within 2^24, so that float32 holds them exactly in any order
-        c = do("Sub", [c, number("center", center, np.float32)], "centered")
+        c = do("Sub", [c, number("center", center)], "centered")
     total = do("ReduceSum", [c, axes], "total")
     squares = do("ReduceSum", [do("Mul", [c, c], "square"), axes], "squares")  # ReduceSumSquare takes longer than both
-    mean = do("Div", [total, number("length", length, np.float32)], "mean")  # times 1 / length would be made a Div
+    mean = do("Div", [total, number("length", length)], "mean")  # times 1 / length would be made a Div
     deviation = _deviation(ctx, node, total, squares, eps_in_steps(node.kwargs["eps"], float(params.scale)))
     return do("Div", [do("Sub", [c, mean], "moved"), deviation], "normalised")
 

@@ -67,18 +67,16 @@ def _lower_target(low: Lowering, node: Node, target: Any) -> None:
     key = torch_key(target)
     row = COPY if is_neutral(node, key) else TORCH_OPS.get(key)
     node.kind, node.reason = FLOAT_OP.name, FLOAT_REASONS.get(key, GENERAL_REASON)
-    if row is IDENTITY:
-        low.remove(node)
-    elif node.shape is None:
+    if node.shape is None and row is not IDENTITY:  # several values can only be handed on
         return
-    elif row is None:
+    if row is None:
         _make_once(low, node)
-    else:
-        try:
-            assert row.lower is not None
-            row.lower(low, node, target)
-        except StaysInFloat as refusal:
-            node.kind, node.reason = FLOAT_OP.name, str(refusal)
+        return
+    try:
+        assert row.lower is not None
+        row.lower(low, node, target)
+    except StaysInFloat as refusal:
+        node.kind, node.reason = FLOAT_OP.name, str(refusal)
 
 
 def _make_once(low: Lowering, node: Node) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract.operator import Floats, Frozen, Integers, Operands, Operator
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
+from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams, real
 
 
 def attribute_at(network: nn.Module, path: str) -> Any:
@@ -77,7 +77,7 @@ def in_float(operator: Operator, frozen: Frozen, node: Node, args: tuple[Any, ..
 
 def requantized(grid: QuantParams, x: QuantizedTensor | Tensor) -> Tensor:
     """Round a tensor, or the real values of its codes, to another scale."""
-    return grid.quantize(x.real() if isinstance(x, QuantizedTensor) else x)
+    return grid.quantize(real(x))
 
 
 def mover(name: str, docs: str, kernel: str, floats: Floats, **facets: Any) -> Operator:

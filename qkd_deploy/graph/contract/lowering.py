@@ -7,7 +7,6 @@ rewritten and inserted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -172,11 +171,6 @@ def named(target: Any) -> str:
 def torch_key(target: Any) -> Any:
     """Find the key that rows list for a module instance, function or method name: its class, itself, or itself."""
     return type(target) if isinstance(target, nn.Module) else target
-
-
-def by_key(table: Mapping[Any, Any], target: Any, default: Any = None) -> Any:
-    """Look up a call in a table of PyTorch operations."""
-    return table.get(torch_key(target), default)
 
 
 def called(network: nn.Module, node: Node) -> Any:

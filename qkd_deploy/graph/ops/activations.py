@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, mover, own_call, plain, requantized
-from qkd_deploy.graph.contract.lowering import Lowering, by_key, called, named
+from qkd_deploy.graph.contract.lowering import Lowering, called, named, torch_key
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
@@ -43,7 +43,7 @@ _RANGES: dict[Any, tuple[float, float]] = {
 
 def _lower_clip(low: Lowering, node: Node, target: Any) -> None:
     bound = low.bind(node, target, ("input", "min", "max"), **_default_bounds(target))
-    limits = by_key(_RANGES, target) or _bounds(bound, named(target))
+    limits = _RANGES.get(torch_key(target)) or _bounds(bound, named(target))
     if limits[0] > 0 or limits[1] < 0:
         finite = {key: limit for key, limit in zip(("min", "max"), limits, strict=True) if math.isfinite(limit)}
         node.args, node.kwargs, node.target, node.method = (node.args[0],), finite, torch.clamp, False
@@ -172,12 +172,11 @@ def _lower_dropout(low: Lowering, node: Node, target: Any) -> None:
         low.keep_call(node, DROPOUT)
         return
     # traced in eval mode: a dropout that is active here is random in the deployed model, too
-    active = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", target is not torch.dropout)
-    if active is not False:
+    bound = low.bind(node, target, ("input", "p", "training"), p=0.5, training=target is not torch.dropout)
+    if bound["training"] is not False:
         raise UserError(f"{node.label} drops values in eval mode, too; call it with training=self.training")
-    rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-    refuse_if(isinstance(rate, Ref), "a dropout whose rate is a tensor cannot be prepared")
-    node.args, node.kwargs = (node.args[0],), {"p": float(rate)}
+    refuse_if(isinstance(bound["p"], Ref), "a dropout whose rate is a tensor cannot be prepared")
+    node.args, node.kwargs = (node.args[0],), {"p": float(bound["p"])}
     low.keep_call(node, DROPOUT)
 
 

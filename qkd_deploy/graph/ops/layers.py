@@ -86,7 +86,7 @@ class _Conv2d(_Borrowing, nn.Conv2d):  # type: ignore[override]
 
 
 def _lower_functional(low: Lowering, node: Node, target: Any) -> None:
-    bound = {"bias": None, **dict(zip(_PARAMETERS, node.args, strict=False)), **node.kwargs}
+    bound = low.bind(node, target, _PARAMETERS, bias=None)
     weight, bias = _own(low, bound["weight"]), None if bound["bias"] is None else _own(low, bound["bias"])
     shape = weight.read().shape
     refuse_if(target is not F.linear and low.rank(bound["input"]) != len(shape), _UNBATCHED)

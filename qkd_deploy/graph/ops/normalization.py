@@ -95,16 +95,7 @@ def _exponential_scale(
 
 
 def _lower_layer_norm(low: Lowering, node: Node, target: Any) -> None:
-    bound = {
-        "weight": None,
-        "bias": None,
-        "eps": 1e-5,
-        **dict(zip(_LAYER_NORM, node.args, strict=False)),
-        **node.kwargs,
-    }
-    module = target if isinstance(target, nn.LayerNorm) else None
-    if module is not None:
-        bound |= {"normalized_shape": module.normalized_shape, "eps": module.eps}
+    bound = low.bind(node, target, _LAYER_NORM, weight=None, bias=None, eps=1e-5)
     row = node.sizes[-1:]
     if tuple(bound["normalized_shape"]) != row or row[0] > LONGEST_ROW:
         raise StaysInFloat(
@@ -114,8 +105,8 @@ def _lower_layer_norm(low: Lowering, node: Node, target: Any) -> None:
         low.is_activation(bound["weight"]) or low.is_activation(bound["bias"]),
         "a LayerNorm whose gain or offset is computed stays in float",
     )
-    if module is not None:
-        gain, offset = (parameter(low, node, module, name) for name in ("weight", "bias"))
+    if isinstance(target, nn.LayerNorm):
+        gain, offset = (parameter(low, node, target, name) for name in ("weight", "bias"))
     else:
         gain, offset = (
             own_constant(low, node, bound["weight"], "gain"),

@@ -142,7 +142,7 @@ def _lower_adaptive_avg_pool(low: Lowering, node: Node, target: Any) -> None:
 
 def _lower_adaptive_max_pool(low: Lowering, node: Node, target: Any) -> None:
     refuse_if(low.bind(node, target, ("input", "output_size", "return_indices")).get("return_indices"), _INDICES)
-    _fixed_pool(low, node, MAX_POOL, "max", dilation=1, ceil_mode=False)
+    _fixed_pool(low, node, MAX_POOL, "max", dilation=_sizes(1, len(node.sizes[2:])), ceil_mode=False)
 
 
 def _fixed_pool(low: Lowering, node: Node, kind: Operator, word: str, **options: Any) -> None:
@@ -153,8 +153,6 @@ def _fixed_pool(low: Lowering, node: Node, kind: Operator, word: str, **options:
             f"an adaptive {word} pool whose output size does not divide its input size has windows of several sizes"
         )
     size = tuple(a // b for a, b in zip(before, after, strict=True))
-    if "dilation" in options:
-        options["dilation"] = (1,) * len(size)
     low.become(node, kind, (node.args[0],), kernel_size=size, stride=size, padding=(0,) * len(size), **options)
 
 
