@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.options import GroupedCommand, option
+from qkd_deploy.cli.options import GroupedCommand, option, require_checkpoint_of
 from qkd_deploy.cli.values import Choice
 
 if TYPE_CHECKING:
@@ -30,13 +30,12 @@ class _Rival(Choice):
 @option("--against", type=_Rival(["fp32"]), help="Compare with `fp32`, the same network in float, or an ONNX file.")
 @option("--checkpoint", type=Path, help="With `--against fp32`: the `model.pt` that the file was exported from.")
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
-@option("--threads", type=click.IntRange(min=1), default=1, usual="1", help="Threads of each session.")
-@option("--batch", type=click.IntRange(min=1), default=1, usual="1", help="Images per run.")
+@option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each session.")
+@option("--batch", type=click.IntRange(min=1), default=1, help="Images per run.")
 @option(
     "--rounds",
     type=click.IntRange(min=1),
     default=100,
-    usual="100",
     help="Samples of about 10 ms for each model.",
 )
 @option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -56,8 +55,7 @@ def command(
     """
     if checkpoint is not None and against != "fp32":
         raise click.UsageError("--checkpoint holds the network that fp32 is; give --against fp32 too")
-    if model is not None and checkpoint is None:
-        raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")
+    require_checkpoint_of(model, checkpoint)
     from qkd_deploy.bench.benchmark import bench
     from qkd_deploy.cli.tables import print_tables
     from qkd_deploy.workflows.export import load_trained

@@ -45,12 +45,11 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     "--model",
     help="Your own network, `package.module:factory`; with `--calibrate`, the network of the weights.",
 )
-@option("--target", type=Choice(TARGETS), default="ort", usual="ort", help="The runtime: `ort` (ONNX Runtime).")
+@option("--target", type=Choice(TARGETS), default="ort", help="The runtime: `ort` (ONNX Runtime).")
 @option(
     "--weights",
     type=Choice(WEIGHTS),
     default="int8",
-    usual="int8",
     help="`int8`, or `packed` (INT4 and INT2: smaller file, newer ONNX Runtime, same codes and speed).",
 )
 @option(
@@ -58,7 +57,6 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     "input_type",
     type=Choice(INPUTS),
     default="float32",
-    usual="float32",
     help="`float32` (normalised images) or `uint8` (raw pixels).",
 )
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

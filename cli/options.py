@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -25,13 +26,14 @@ class Option(click.Option):
 
     Args:
         group: the heading.
-        usual: what holds where the option is not given; empty where the help tells.
+        usual: what holds where the option is not given, by default ``default`` in words; empty where the help tells.
     """
 
-    def __init__(self, *args: Any, group: str = "options", usual: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, group: str = "options", usual: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.group, self.usual, self.text = group, usual, str(kwargs["help"])
-        self.help = self.text.replace("`", "") + (f" [default: {usual}]" if usual else "")
+        self.group, self.text = group, str(kwargs["help"])
+        self.usual = in_words(kwargs.get("default")) if usual is None else usual
+        self.help = self.text.replace("`", "") + (f" [default: {self.usual}]" if self.usual else "")
 
 
 def option(*names: str, **form: Any) -> Callable[[Decorated], Decorated]:
@@ -204,3 +206,13 @@ def split_teacher(text: str, known: Iterable[str]) -> tuple[str, str | None]:
     if name not in known and factory.isidentifier():
         return f"{name}:{factory}", weights or None
     return name, rest or None
+
+
+def require_checkpoint_of(model: str | None, checkpoint: Path | None) -> None:
+    """Refuse the name of a network without the checkpoint that holds its weights.
+
+    Raises:
+        click.UsageError: ``model`` is given, ``checkpoint`` is not.
+    """
+    if model is not None and checkpoint is None:
+        raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of
+from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, require_checkpoint_of
 from qkd_deploy.cli.values import Choice, Points
 from qkd_deploy.settings import declarations
 from qkd_deploy.training.groups import DataSource
@@ -39,7 +39,6 @@ _DATA = ("dataset", "data_dir", "dataset_args", "image_size", "workers", "strict
     "--tolerance",
     type=Points(min=0),
     default=_TOLERANCE.default,
-    usual=in_words(_TOLERANCE.default),
     help=_TOLERANCE.help,
 )
 @option("--require-integer", is_flag=True, help=_REQUIRE_INTEGER.help)
@@ -65,8 +64,7 @@ def command(
     The last line begins with VERIFIED (exit code 0) or FAILED (1). With --json - stdout holds the JSON alone, and the
     table goes to stderr.
     """
-    if model is not None and checkpoint is None:
-        raise click.UsageError("--model says which network --checkpoint holds; give --checkpoint too")
+    require_checkpoint_of(model, checkpoint)
     given = named(options)
     if "dataset" not in given:
         if split is not None or given.keys() - {"workers"}:

@@ -28,3 +28,9 @@ def closest(word: object, known: Iterable[str], *, cutoff: float = 0.6, otherwis
     found = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=cutoff)
     hint = f"did you mean {folded[found[0]]!r}?" if found else otherwise
     return f"{hint} {then}".strip()
+
+
+def hint_at(word: object, known: Iterable[str]) -> str:
+    """Ask the same in brackets, led by a blank, inside a sentence; empty where no name resembles the word."""
+    hint = closest(word, known)
+    return f" ({hint})" if hint else ""

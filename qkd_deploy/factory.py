@@ -6,11 +6,11 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qkd_deploy.errors import UserError, closest
+from qkd_deploy.errors import UserError, hint_at
 
 Factory = Callable[..., object]
 
@@ -81,7 +81,7 @@ def import_factory(name: str) -> Factory:
         advice = "check the name and the folder you start from"
         raise UserError(f"cannot import {module_name} for '{name}' ({_reason(error)}); {advice}") from error
     if not hasattr(module, attribute):
-        hint = _closest(attribute, [key for key in vars(module) if not key.startswith("_")])
+        hint = hint_at(attribute, [key for key in vars(module) if not key.startswith("_")])
         raise UserError(f"the module {module_name} has no '{attribute}'{hint}; check the part after the colon")
     factory = getattr(module, attribute)
     if not callable(factory):
@@ -147,7 +147,7 @@ def _checked(name: str, factory: Factory, offered: Mapping[str, Any], given: dic
     for key in given:
         if key not in names and not open_ended:
             takes = f"it takes {', '.join(names)}" if names else "it takes none: leave the argument out"
-            raise UserError(f"{name} takes no argument '{key}'{_closest(key, names)}; {takes}")
+            raise UserError(f"{name} takes no argument '{key}'{hint_at(key, names)}; {takes}")
     arguments = {**_accepted(factory, offered), **given}
     try:
         signature = inspect.signature(factory)
@@ -172,10 +172,4 @@ def _listed(arguments: Mapping[str, Any]) -> str:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
-    return f"unknown {kind} '{name}'{_closest(name, known)}; known: {', '.join(known)}, or package.module:factory"
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    """Hint, in brackets led by a blank, at the known name that resembles ``name``; empty where none does."""
-    hint = closest(name, known)
-    return f" ({hint})" if hint else ""
+    return f"unknown {kind} '{name}'{hint_at(name, known)}; known: {', '.join(known)}, or package.module:factory"

@@ -157,9 +157,9 @@ def _homes(kind: type) -> dict[str, type[Settings]]:
     homes: dict[str, type[Settings]] = {}
     for base in kind.__bases__:
         homes |= _homes(base)
-    for name in kind.__dict__.get("__dataclass_fields__", {}):
-        homes.setdefault(name, kind)
-    return {name: home for name, home in homes.items() if name != "group"}
+    for item in fields(kind) if is_dataclass(kind) else ():
+        homes.setdefault(item.name, kind)
+    return homes
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -88,10 +89,7 @@ def bench(
         if number < 1:
             raise UserError(f"{name} is {number}; give 1 or more")
     read_metadata(load_model(path))
-    with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
-        files = {INTEGER: Path(path)}
-        if against is not None:
-            files[against] = _other_file(against, fp32, Path(folder))
+    with _files(path, against, fp32) as files:
         samples = _timed(files, threads, batch, rounds)
         models = {name: _measurement(file, samples[name], threads, batch) for name, file in files.items()}
     ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
@@ -106,11 +104,18 @@ def median_latencies(path: Path | str, fp32: onnx.ModelProto | None = None, roun
     Raises:
         UserError: the file cannot be run.
     """
+    with _files(path, None if fp32 is None else FP32, fp32) as files:
+        return {name: float(np.median(samples)) for name, samples in _timed(files, 1, 1, rounds).items()}
+
+
+@contextmanager
+def _files(path: Path | str, against: str | None, fp32: onnx.ModelProto | None) -> Iterator[dict[str, Path]]:
+    """The files to time, by name; that of the network in float exists for a while."""
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
         files = {INTEGER: Path(path)}
-        if fp32 is not None:
-            files[FP32] = _other_file(FP32, fp32, Path(folder))
-        return {name: float(np.median(samples)) for name, samples in _timed(files, 1, 1, rounds).items()}
+        if against is not None:
+            files[against] = _other_file(against, fp32, Path(folder))
+        yield files
 
 
 def _other_file(against: str, fp32: onnx.ModelProto | None, folder: Path) -> Path:

@@ -17,8 +17,8 @@ from qkd_deploy.distill.sqakd import sqakd_phases
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.settings import Settings
 
-OPEN = {"quantizer": "auto", "temperature": 0.0, "soft_loss": -1.0}
-"""The values of options that stand for what goes with the method."""
+OPEN = ("quantizer", "temperature", "soft_loss")
+"""Options whose default stands for what goes with the method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Method:
 
     def left_open(self, options: Settings) -> dict[str, Any]:
         """The method's values for what the options leave to it, by name."""
-        names = [name for name, open_value in OPEN.items() if getattr(options, name, None) == open_value]
+        names = [name for name in OPEN if getattr(options, name) == getattr(type(options), name)]
         return {name: getattr(self, name) for name in names}
 
     def phases(self, epochs: Sequence[int], options: MethodOptions, only: Sequence[str] = ()) -> list[Phase]:

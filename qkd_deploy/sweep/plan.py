@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from qkd_deploy.errors import UserError, closest
+from qkd_deploy.errors import UserError, hint_at
 from qkd_deploy.training.config import TrainConfig, make_config
 from qkd_deploy.verification.settings import VerifyOptions
 
@@ -80,7 +80,9 @@ def read_plan(path: Path | str) -> Plan:
     content = _read(file)
     for table in content:
         if table not in _TABLES or not isinstance(content[table], dict):
-            raise UserError(f"{file} has {table!r}{_hint(table, _TABLES)}; a sweep has the tables {', '.join(_TABLES)}")
+            raise UserError(
+                f"{file} has {table!r}{hint_at(table, _TABLES)}; a sweep has the tables {', '.join(_TABLES)}"
+            )
     common, grid = content.get("settings", {}), content.get("grid", {})
     axes = [_axis(file, name, values) for name, values in grid.items()]
     _require_settings_once(file, common, axes)
@@ -110,7 +112,7 @@ def _axis(file: Path, name: str, values: Any) -> list[_Choice]:
     if name in _SETTINGS:
         return [_Choice(value, {name: value}) for value in values]
     if not all(isinstance(value, dict) and value for value in values):
-        raise UserError(f"{file}: {name!r} is no setting{_hint(name, _SETTINGS)}; an axis of that name needs tables")
+        raise UserError(f"{file}: {name!r} is no setting{hint_at(name, _SETTINGS)}; an axis of that name needs tables")
     heads = [next(iter(table.values())) for table in values]
     distinct = len({shown(head) for head in heads}) == len(heads)
     return [_Choice(head if distinct else table, table) for head, table in zip(heads, values, strict=True)]
@@ -123,7 +125,7 @@ def _require_settings_once(file: Path, common: Mapping[str, Any], axes: list[lis
     for place in places:
         for key in sorted(place):
             if key not in _SETTINGS:
-                raise UserError(f"{file}: unknown setting {key!r}{_hint(key, _SETTINGS)}; correct it")
+                raise UserError(f"{file}: unknown setting {key!r}{hint_at(key, _SETTINGS)}; correct it")
             if key in seen:
                 raise UserError(f"{file} sets {key!r} in two places; leave it in one of them")
         seen |= place
@@ -153,13 +155,10 @@ def _verify_options(file: Path, given: dict[str, Any]) -> VerifyOptions:
     known = [item.name for item in fields(VerifyOptions)]
     for key in given:
         if key not in known:
-            raise UserError(f"{file}: unknown setting {key!r} of verify{_hint(key, known)}; it has {', '.join(known)}")
+            raise UserError(
+                f"{file}: unknown setting {key!r} of verify{hint_at(key, known)}; it has {', '.join(known)}"
+            )
     try:
         return VerifyOptions(**given)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-
-
-def _hint(word: str, known: list[str] | tuple[str, ...]) -> str:
-    hint = closest(word, known)
-    return f" ({hint})" if hint else ""

@@ -110,7 +110,7 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
     Raises:
         UserError: they cannot be loaded, or lack the labels that the run needs.
     """
-    dataset = dataset_of(config, _classes_of_teacher(config)).to(device)
+    dataset = dataset_of(config, config.classes or _classes_of_teacher(config)).to(device)
     if not dataset.train.labelled:
         _require_label_free(config)
     mixing = Mixing(config.mixup, config.cutmix)
