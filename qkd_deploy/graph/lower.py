@@ -18,6 +18,7 @@ from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR, constant
 from qkd_deploy.graph.ops.copying import COPY, EXPAND, IDENTITY
 from qkd_deploy.graph.ops.float_ops import FLOAT_OP, FLOAT_REASONS, GENERAL_REASON
 from qkd_deploy.graph.trace.derived_modules import LAYERS
+from qkd_deploy.graph.trace.errors import leaf_advice, module_name
 from qkd_deploy.graph.trace.in_place import out_of_place, switch_off
 
 _LOWERED = (INPUT.name, CONSTANT.name, SCALAR.name)
@@ -125,14 +126,12 @@ def _require_fixed_sizes(low: Lowering) -> None:
     sizes = {node.name for node in low.graph.nodes if node.kind == SCALAR.name}
     for node in low.graph.nodes:
         if node.kind == FLOAT_OP.name and sizes & set(node.inputs):
-            kind = type(low.network.get_submodule(node.module)).__name__
-            leaf = f"pass leaf_modules=({kind},) to keep that module as one step in float"
             own = "move it into a module of its own and pass that class in leaf_modules"
             name, line = node.label.rpartition(".")[2], node.line
             raise UserError(
-                f"{node.module or 'the network'} ({kind}) gives the batch size to {name} at {line}, which stays in "
+                f"{module_name(low.network, node.module)} gives the batch size to {name} at {line}, which stays in "
                 "float and could then not be exported; let it make one sample and broadcast, or "
-                + (leaf if node.module else own)
+                + (leaf_advice(low.network, node.module) if node.module else own)
             )
 
 

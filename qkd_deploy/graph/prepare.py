@@ -14,7 +14,7 @@ from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.passes import PassContext, StageLog, run_pipeline
 from qkd_deploy.graph.placement.layer_bits import last_layers, layer_bits
 from qkd_deploy.graph.placement.place import place
-from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.graph.placement.settings import QuantizationSettings, parse_overrides
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.trace.checks import own_copy
 from qkd_deploy.graph.trace.trace import trace
@@ -63,7 +63,7 @@ def prepare(
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     settings = QuantizationSettings(
         bits=BitWidths.parse(bits),
-        overrides={pattern: BitWidths.parse(text) for pattern, text in (overrides or {}).items()},
+        overrides=parse_overrides(overrides or {}),
         placement=placement,
         residual=residual,
         first_last_bits=first_last_bits,

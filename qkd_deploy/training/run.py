@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.checkpoints.checkpoint import prepare_student, save_checkpoint
 from qkd_deploy.checkpoints.records import TrainingRecord
 from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.distill.phases import Role
-from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.graph.placement.settings import QuantizationSettings, parse_overrides
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.ewgs_refresh import set_deltas
 from qkd_deploy.training.chosen_bits import BitsUnderBudget
@@ -174,8 +173,7 @@ class _Run:
         if self._processes.writes:
             found = budget.chosen(self._folder.bits, self._networks["student"], self._progress.message)
         decided = {**self._config.bits_for, **self._processes.agree(found)}
-        overrides = {pattern: BitWidths.parse(bits) for pattern, bits in decided.items()}
-        self._quantization = replace(self._quantization, overrides=overrides)
+        self._quantization = replace(self._quantization, overrides=parse_overrides(decided))
 
     def _prepare(self) -> PreparedModel:
         """A copy of the student with quantizers, on the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,10 +16,7 @@ from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams, real
 
 def attribute_at(network: nn.Module, path: str) -> Any:
     """Read the parameter, buffer or module at a dotted path."""
-    value: Any = network
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
+    return attrgetter(path)(network)
 
 
 # -- on floats ---------------------------------------------------------------------------------------------------------

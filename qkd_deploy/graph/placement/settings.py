@@ -39,7 +39,12 @@ class Placement(Settings):
     ] = "narrow"
 
 
-def _overrides(table: Mapping[str, str | BitWidths]) -> dict[str, BitWidths]:
+def parse_overrides(table: Mapping[str, str | BitWidths]) -> dict[str, BitWidths]:
+    """Read bits by pattern of module paths.
+
+    Raises:
+        UserError: bits that do not exist.
+    """
     return {pattern: BitWidths.parse(bits) for pattern, bits in table.items()}
 
 
@@ -54,7 +59,7 @@ class QuantizationSettings(Placement):
     bits: Annotated[BitWidths, PlainValidator(BitWidths.parse), "Bits of all layers but the first and the last."]
     overrides: Annotated[
         Mapping[str, BitWidths],
-        PlainValidator(_overrides),
+        PlainValidator(parse_overrides),
         "Bits of layers by pattern of their module path; the last match wins.",
     ] = field(default_factory=dict)
     quantizer: Annotated[str, OneOf(*QUANTIZER_NAMES), "The published method of all learned quantizers."] = "interval"
@@ -81,7 +86,7 @@ def _require_bits(text: str) -> str:
 
 
 def _require_table(table: dict[str, str]) -> dict[str, str]:
-    _overrides(table)
+    parse_overrides(table)
     return table
 
 
@@ -106,7 +111,7 @@ class NetworkBits(Placement):
         """
         return QuantizationSettings(
             bits=BitWidths.parse(self.bits),
-            overrides=_overrides(self.bits_for),
+            overrides=parse_overrides(self.bits_for),
             placement=self.placement,
             residual=self.residual,
             first_last_bits=self.first_last_bits,

@@ -60,7 +60,7 @@ def explain(error: Exception, model: nn.Module, path: str) -> UserError:
     problem, way_out = _first_line(error), "{leaf}, or rewrite it without control flow that depends on values"
     if isinstance(error, Untraceable):
         problem, way_out = error.problem, error.way_out
-    return UserError(f"cannot trace {where}: {problem}; {way_out.format(leaf=_leaf_advice(model, path))}")
+    return UserError(f"cannot trace {where}: {problem}; {way_out.format(leaf=leaf_advice(model, path))}")
 
 
 def _explain_failed(cause: BaseException, doubled: bool, where: str) -> UserError:
@@ -81,7 +81,8 @@ def module_name(model: nn.Module, path: str) -> str:
     return f"{path or 'the network'} ({type(module).__name__})"
 
 
-def _leaf_advice(model: nn.Module, path: str) -> str:
+def leaf_advice(model: nn.Module, path: str) -> str:
+    """Say how to keep the module at ``path`` as one step in float."""
     if not path:
         return "move it into a module of its own and pass that class in leaf_modules (it then stays in float)"
     return f"pass leaf_modules=({type(model.get_submodule(path)).__name__},) to keep that module as one step in float"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from qkd_deploy.graph.trace.batch_sizes import agree
 from qkd_deploy.graph.trace.errors import Untraceable
 
 
@@ -44,8 +45,7 @@ def facts_of(one: Any, two: Any, *, unchanged: bool = False, line: str = "") -> 
         return Facts(tuple(one.shape), batch_dims, one.dtype, unchanged=unchanged, line=line)
     if has_tensor(one):
         return Facts(line=line)
-    is_fixed = type(one) is type(two) and bool(one == two)
-    return Facts(is_python=True, value=one, is_fixed=is_fixed, line=line)
+    return Facts(is_python=True, value=one, is_fixed=agree((one, two)), line=line)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

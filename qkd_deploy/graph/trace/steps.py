@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -105,7 +106,7 @@ class StepRunner:
         """Compute a call whose arguments are values."""
         with self.running():
             if call.kind == "get_attr":
-                return attribute(self._network, call.target)
+                return operator.attrgetter(call.target)(self._network)
             if call.kind == "call_method":
                 return getattr(call.args[0], call.target)(*call.args[1:], **call.kwargs)
             if call.kind == "call_function":
@@ -138,11 +139,3 @@ class StepRunner:
 def _equal(one: Any, two: Any) -> bool:
     both_tensors = isinstance(one, Tensor) and isinstance(two, Tensor)
     return both_tensors and one.dtype == two.dtype and torch.equal(one, two)
-
-
-def attribute(root: Any, path: str) -> Any:
-    """Follow a path of attribute names."""
-    value = root
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value

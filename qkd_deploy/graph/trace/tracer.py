@@ -19,7 +19,7 @@ from qkd_deploy.graph.trace.expansions import steps_of
 from qkd_deploy.graph.trace.proxies import Concrete, tensors_by_isinstance
 from qkd_deploy.graph.trace.raw_graph import output_structure
 from qkd_deploy.graph.trace.shapes import facts_of, has_tensor
-from qkd_deploy.graph.trace.steps import StepRunner, attribute
+from qkd_deploy.graph.trace.steps import StepRunner
 
 _FACTORIES = (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
 """Functions that take sizes one by one, and then PyTorch does not ask proxies."""
@@ -86,7 +86,7 @@ class ConcreteTracer(fx.Tracer):
             graph = self.trace(self.network)
         for node in graph.nodes:
             if node.op == "get_attr" and "facts" not in node.meta:  # made by fx where a tensor was an argument
-                value = attribute(self.network, str(node.target))
+                value = operator.attrgetter(str(node.target))(self.network)
                 node.meta["facts"] = facts_of(value, value)
         return graph
 
