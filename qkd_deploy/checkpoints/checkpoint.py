@@ -26,6 +26,7 @@ from qkd_deploy.graph.prepare import prepare_as
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.learned_range import with_moves
 
 _FORMAT = "qkd-deploy checkpoint"
 _VERSION = 1
@@ -189,8 +190,8 @@ def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
 
 
 def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint, name: str) -> None:
-    load_into(prepared, checkpoint.state_dict, name, checkpoint.source)
+    load_into(prepared, with_moves(checkpoint.state_dict, prepared), name, checkpoint.source)
     quantizers = [module for module in prepared.modules() if isinstance(module, Quantizer)]
-    for step in (value.item() for quantizer in quantizers for value in quantizer.ranges()):
-        if step <= 0:
+    for step in (value.detach().min().item() for quantizer in quantizers for value in quantizer.ranges()):
+        if not step > 0:
             raise UserError(f"{checkpoint.source} is damaged: a quantization step is {step:g}; use another file")

@@ -70,6 +70,7 @@ def quantization_entry(settings: QuantizationSettings) -> dict[str, Any]:
         "residual": settings.residual,
         "first_last_bits": settings.first_last_bits,
         "weight_range": settings.weight_range,
+        "weight_scales": settings.weight_scales,
         "input_scale": scale,
         "input_zero_point": zero_point,
         "quantizer": settings.quantizer,
@@ -83,6 +84,6 @@ def quantization_settings(entry: Mapping[str, Any]) -> QuantizationSettings:
         KeyError, TypeError: the entry lacks a value, or has one that does not exist.
         UserError: a value is out of range.
     """
-    given = dict(entry)
+    given = {"weight_scales": "layer", **entry}  # what older versions knew
     known_input = (given.pop("input_scale"), given.pop("input_zero_point"))
     return QuantizationSettings(input_quantization=known_input, **given)

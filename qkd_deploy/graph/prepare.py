@@ -30,6 +30,7 @@ def prepare(
     residual: str = "wide",
     first_last_bits: int = 8,
     weight_range: str = "narrow",
+    weight_scales: str = "channel",
     input_quantization: tuple[float, int] | None = None,
     leaf_modules: tuple[type[nn.Module], ...] = (),
     quantizer: str = "interval",
@@ -48,6 +49,8 @@ def prepare(
         first_last_bits: bits of weights and inputs of the first and last layers.
         weight_range: "narrow" (symmetric codes, and 7 bits for right operands of products of activations) or "full";
             see ``TensorSpec.weight``.
+        weight_scales: "channel" gives every output channel of a layer a learned scale of its own, "layer" one to all
+            (QKD's interval). The file has one scale per channel in both cases.
         input_quantization: scale and zero point of the input's 8-bit codes where they are known, as ``(1/64, 128)`` for
             pixels normalised by ``(p - 128) / 64``; learned otherwise.
         leaf_modules: classes to keep as one float step each, for code that cannot be traced.
@@ -68,6 +71,7 @@ def prepare(
         residual=residual,
         first_last_bits=first_last_bits,
         weight_range=weight_range,
+        weight_scales=weight_scales,
         input_quantization=input_quantization,
         quantizer=quantizer,
     )

@@ -22,6 +22,7 @@ from qkd_deploy.graph.placement.report import Account, account_of
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
+from qkd_deploy.quantizers.learned_range import with_moves
 from qkd_deploy.quantizers.registry import quantizer_kind
 from qkd_deploy.quantizers.step import StepQuantizer
 
@@ -49,6 +50,7 @@ class PreparedModel(nn.Module):
         )
         self.weights = nn.ModuleDict({weight_key(node): self._weight_quantizer(node) for node in self.layers()})
         self.account: Account = account_of(placed)
+        self.register_load_state_dict_pre_hook(_renew)  # type: ignore[no-untyped-call]
 
     def _fixed(self, node: Node, spec: TensorSpec) -> Quantizer | None:
         """A quantizer whose step is known: of raw pixels, and of functions with a known range."""
@@ -65,18 +67,22 @@ class PreparedModel(nn.Module):
         bits = self.layer_bits[node.name].weight
         if is_channel_identity(self._module(node)):
             return StepQuantizer(TensorSpec.weight(bits), step=STEP, learnable=False)
-        return quantizer_kind(self.settings.quantizer).weight(TensorSpec.weight(bits, self.settings.weight_range))
+        spec = TensorSpec.weight(bits, self.settings.weight_range)
+        channels = None
+        if self.settings.weight_scales == "channel":
+            channels = layer_parameters(self.network, node)[0].shape[0]
+        return quantizer_kind(self.settings.quantizer).weight(spec, channels)
 
     def layers(self) -> list[Node]:
         """The convolution and linear nodes, in execution order."""
         return [node for node in self.graph.nodes if node.is_layer]
 
     def weight_steps(self) -> list[nn.Parameter]:
-        """The learned scalars that decide the weights' scales: usually one step per layer."""
+        """What training moves of the weights' scales: parameters of shape ``[C]``, or ``[]``; usually one per layer."""
         return [value for quantizer in self._quantizers(self.weights) for value in quantizer.learned()]
 
     def activation_steps(self) -> list[nn.Parameter]:
-        """The learned scalars that decide the activations' scales; fixed ones are left out."""
+        """What training moves of the activations' scales: scalar parameters; fixed ones are left out."""
         return [value for quantizer in self._quantizers(self.activations) for value in quantizer.learned()]
 
     def network_parameters(self) -> list[nn.Parameter]:
@@ -215,6 +221,13 @@ class PreparedModel(nn.Module):
             return scale * factor, extent
         quantizer = self.activation(key)
         return quantizer.scale().detach(), max(-quantizer.spec.lo, quantizer.spec.hi)
+
+
+def _renew(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Let ``load_state_dict`` take what older versions saved."""
+    renewed = with_moves(state, model, prefix)
+    state.clear()
+    state.update(renewed)
 
 
 def weight_key(node: Node) -> str:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
-from qkd_deploy.quantizers.scale_search import initial_scale
+from qkd_deploy.quantizers.learned_range import LearnedRange
+from qkd_deploy.quantizers.scale_search import channel_scales, initial_scale
 
 
 class Quantizer(nn.Module):
@@ -21,6 +22,7 @@ class Quantizer(nn.Module):
 
     Attributes:
         spec: the integer grid.
+        channels: output channels, each of which has a scale of its own; None for one scale of the whole tensor.
         fixed: its scale is given, as for raw pixels: neither learned nor initialised.
         initialization: the method of ``scale_search`` that ``"auto"`` stands for.
         difference: how the deployable form differs from the published forward pass, as a sentence; "" where it does
@@ -31,21 +33,25 @@ class Quantizer(nn.Module):
     difference: ClassVar[str] = ""
     fixed: bool = False
 
-    def __init__(self, spec: TensorSpec) -> None:
-        """Work on the grid ``spec``."""
+    def __init__(self, spec: TensorSpec, channels: int | None = None) -> None:
+        """Work on the grid ``spec``, with one scale or with ``channels`` of them."""
         super().__init__()
         self.spec = spec
+        self.channels = channels
 
     def ranges(self) -> list[Tensor]:
-        """Return the positive scalars that decide the scale: parameters where learned, buffers where constant."""
-        raise NotImplementedError
+        """Return the positive numbers that decide the scale, of shape ``[]`` or ``[C]``."""
+        return [module.value() for module in self.children() if isinstance(module, LearnedRange)]
 
     def scale(self) -> Tensor:
-        """Return the deployed scale in the units of the tensor: positive, shape ``[]``, differentiable if learned."""
+        """Return the deployed scale in the units of the tensor: positive, differentiable if learned.
+
+        Its shape is ``[]``, or ``[C]`` with one scale per output channel.
+        """
         raise NotImplementedError
 
-    def set_scale(self, value: float) -> None:
-        """Set the ranges so that ``scale()`` is ``value``."""
+    def set_scale(self, value: float | Tensor) -> None:
+        """Set the ranges so that ``scale()`` is ``value``: one number for all channels, or a tensor of its shape."""
         raise NotImplementedError
 
     def fake_quantize(self, v: Tensor) -> Tensor:
@@ -53,11 +59,12 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def learned(self) -> list[nn.Parameter]:
-        """Return the positive scalars that training moves."""
-        return [value for value in self.ranges() if isinstance(value, nn.Parameter) and value.requires_grad]
+        """Return the parameters of the ranges that training moves: how far each moved, 0 at the start."""
+        moves = [module.move for module in self.children() if isinstance(module, LearnedRange)]
+        return [move for move in moves if move.requires_grad]
 
-    def start(self, v: Tensor, method: str = "auto") -> float:
-        """Choose the scale to begin with from a sample of the tensor.
+    def start(self, v: Tensor, method: str = "auto") -> float | Tensor:
+        """Choose the scale to begin with from a sample of the tensor; the result has the shape of ``scale()``.
 
         Args:
             v: weights, or activations of one batch.
@@ -66,7 +73,8 @@ class Quantizer(nn.Module):
         Raises:
             UserError: an unknown method, or values that are not finite.
         """
-        return initial_scale(v, self.spec, self.initialization if method == "auto" else method)
+        chosen = self.initialization if method == "auto" else method
+        return initial_scale(v, self.spec, chosen) if self.channels is None else channel_scales(v, self.spec, chosen)
 
     def forward(self, v: Tensor) -> Tensor:
         """Fake-quantize a tensor of any shape in float32: half precision would round ``v / scale`` to other codes."""
@@ -76,12 +84,19 @@ class Quantizer(nn.Module):
     def codes(self, v: Tensor) -> Tensor:
         """Return the centered codes of a tensor as float32 integers, same shape, without gradient."""
         with torch.no_grad():
-            return torch.round(v.float() / self.scale()).clamp_(self.spec.lo, self.spec.hi)
+            return torch.round(v.float() / along_channels(self.scale(), v)).clamp_(self.spec.lo, self.spec.hi)
 
     def extra_repr(self) -> str:
         """Describe bits, signedness and scale for ``print``."""
         sign = "signed" if self.spec.signed else "unsigned"
-        return f"{self.spec.bits} bits {sign}, codes {self.spec.lo}..{self.spec.hi}, step {self.scale().item():.4g}"
+        low, high = (f"{end.item():.4g}" for end in torch.aminmax(self.scale().detach()))
+        steps = f"step {low}" if self.channels is None else f"{self.channels} steps {low}..{high}"
+        return f"{self.spec.bits} bits {sign}, codes {self.spec.lo}..{self.spec.hi}, {steps}"
+
+
+def along_channels(values: Tensor, like: Tensor) -> Tensor:
+    """Shape one value, or one per output channel, so that it broadcasts over ``like``, output channels first."""
+    return values if values.dim() == 0 else values.view(-1, *[1] * (like.dim() - 1))
 
 
 class _RoundStraightThrough(torch.autograd.Function):

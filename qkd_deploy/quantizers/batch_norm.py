@@ -33,10 +33,9 @@ class _NormalizeAndQuantize(torch.autograd.Function):
         scale: Tensor,
         lo: int,
         hi: int,
-        gradient_scale: float,
     ) -> Tensor:
         ctx.save_for_backward(x, gamma, beta, mean, variance, scale)
-        ctx.eps, ctx.lo, ctx.hi, ctx.gradient_scale = eps, lo, hi, gradient_scale
+        ctx.eps, ctx.lo, ctx.hi = eps, lo, hi
         return _normalized(x, gamma, beta, mean, variance, eps).div_(scale).round_().clamp_(lo, hi).mul_(scale)
 
     @staticmethod
@@ -53,8 +52,8 @@ class _NormalizeAndQuantize(torch.autograd.Function):
         if ctx.needs_input_grad[6]:
             inside = (gamma * grad_gamma).sum() + (beta * grad_beta).sum()
             total = dot(grad, v.div_(scale).round_().clamp_(ctx.lo, ctx.hi)) - inside / scale
-            grad_scale = (total * ctx.gradient_scale).reshape(scale.shape)
-        return grad_x, grad_gamma, grad_beta, None, None, None, grad_scale, None, None, None
+            grad_scale = total.reshape(scale.shape)
+        return grad_x, grad_gamma, grad_beta, None, None, None, grad_scale, None, None
 
 
 def _normalized(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
@@ -83,7 +82,6 @@ def normalize_and_quantize(batch_norm: BatchNorm, quantizer: StepQuantizer, x: T
         quantizer.scale(),
         quantizer.spec.lo,
         quantizer.spec.hi,
-        quantizer.gradient_scale(x),
     )
     return result
 

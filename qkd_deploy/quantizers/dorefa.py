@@ -14,7 +14,7 @@ with a constant ``s``. The published weights lie on a grid without zero (``+-1/3
 symmetric integer type has no codes; here the grid is symmetric around zero. The published values are bounded by 1
 whatever the tensor; that is ``s = 1 / hi``, which a fresh quantizer has. ``initialize`` replaces it: weights keep their
 size, which batch norm cancels and layers without one need, and activations of pre-trained networks, sums of residuals
-and signed tensors keep their range.
+and signed tensors keep their range. With one scale per output channel, the largest is that of the channel.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 
 from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
-from qkd_deploy.quantizers.base import Quantizer, round_straight_through
-from qkd_deploy.quantizers.step import fake_quantize
+from qkd_deploy.quantizers.base import Quantizer, along_channels, round_straight_through
+from qkd_deploy.quantizers.step import fake_quantize, total_like
 
 
 class _ConstantScale(Quantizer):
     step: Tensor
 
-    def __init__(self, spec: TensorSpec) -> None:
+    def __init__(self, spec: TensorSpec, channels: int | None = None) -> None:
         """Start at the published bound, 1."""
-        super().__init__(spec)
-        self.register_buffer("step", torch.tensor(1.0 / spec.hi))
+        super().__init__(spec, channels)
+        self.register_buffer("step", torch.full(() if channels is None else (channels,), 1.0 / spec.hi))
 
     def ranges(self) -> list[Tensor]:
         """Return the constant."""
@@ -45,9 +45,9 @@ class _ConstantScale(Quantizer):
         """Return the constant."""
         return self.step.clamp(min=SCALE_FLOOR)
 
-    def set_scale(self, value: float) -> None:
+    def set_scale(self, value: float | Tensor) -> None:
         """Set the constant."""
-        self.step.fill_(value)
+        self.step.copy_(torch.as_tensor(value))
 
 
 class DoReFaActivation(_ConstantScale):
@@ -72,7 +72,7 @@ class DoReFaWeight(_ConstantScale):
 
     def fake_quantize(self, v: Tensor) -> Tensor:
         """Round the squeezed weights to codes; autograd goes through tanh and the division by the largest."""
-        return round_straight_through(self._squeezed(v)).float() * self.scale()
+        return round_straight_through(self._squeezed(v)).float() * along_channels(self.scale(), v)
 
     def codes(self, v: Tensor) -> Tensor:
         """Return the centered codes of the weights."""
@@ -82,15 +82,17 @@ class DoReFaWeight(_ConstantScale):
     def _squeezed(self, v: Tensor) -> Tensor:
         # tanh is no IEEE operation; in float64 its last bits, which differ between machines, are far from any rounding
         squeezed = torch.tanh(v.double())
-        return squeezed / squeezed.abs().max().clamp(min=1e-30) * self.spec.hi
+        magnitudes = squeezed.abs()
+        largest = magnitudes.max() if self.channels is None else magnitudes.flatten(1).amax(1)
+        return squeezed / along_channels(largest.clamp(min=1e-30), v) * self.spec.hi
 
     @torch.no_grad()
-    def start(self, v: Tensor, method: str = "auto") -> float:
+    def start(self, v: Tensor, method: str = "auto") -> float | Tensor:
         """Choose the constant with the least squared error for the codes, which do not depend on it.
 
-        It is ``sum(codes * v) / sum(codes^2)``; ``method`` only decides for a tensor whose codes are all zero.
+        It is ``sum(codes * v) / sum(codes^2)``; ``method`` only decides where all codes are zero.
         """
-        usual = super().start(v, method)
+        usual = torch.as_tensor(super().start(v, method))
         codes = self.codes(v)
-        energy = float(codes.square().sum())
-        return float((codes * v).sum()) / energy if energy else usual
+        energy = total_like(self.step, codes, codes)
+        return torch.where(energy > 0, total_like(self.step, codes, v) / energy, usual)

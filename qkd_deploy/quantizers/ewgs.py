@@ -24,10 +24,11 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
-from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.base import Quantizer, along_channels
+from qkd_deploy.quantizers.learned_range import LearnedRange
 from qkd_deploy.quantizers.step import to_grid
 
 
@@ -40,7 +41,7 @@ class _Ewgs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, scale: Tensor, delta: Tensor, lo: int, hi: int) -> Tensor:
-        result = to_grid(v, scale, lo, hi)
+        result = to_grid(v, along_channels(scale, v), lo, hi)
         ctx.save_for_backward(v, scale, delta, result)
         ctx.lo, ctx.hi = lo, hi
         return result
@@ -49,12 +50,14 @@ class _Ewgs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         (grad,) = grads
         v, scale, delta, result = (tensor.detach() for tensor in ctx.saved_tensors)
-        inside = (v >= ctx.lo * scale) & (v <= ctx.hi * scale)
-        error = (v - result) * (delta / (scale * (ctx.hi - ctx.lo)))  # delta * (x_c - x_q)
+        step = along_channels(scale, v)
+        inside = (v >= ctx.lo * step) & (v <= ctx.hi * step)
+        error = (v - result) * (delta / (step * (ctx.hi - ctx.lo)))  # delta * (x_c - x_q)
         grad_v = torch.where(inside, grad + grad.abs() * error, 0.0)
         grad_scale = None
         if ctx.needs_input_grad[1]:
-            grad_scale = (torch.sum(grad * result) - torch.sum(grad_v * v)) / scale
+            terms = grad * result - grad_v * v
+            grad_scale = (terms.sum() if scale.dim() == 0 else terms.flatten(1).sum(1)) / scale
         return grad_v, grad_scale, None, None, None
 
 
@@ -67,24 +70,19 @@ class EwgsQuantizer(Quantizer):
     )
     delta: Tensor
 
-    def __init__(self, spec: TensorSpec) -> None:
+    def __init__(self, spec: TensorSpec, channels: int | None = None) -> None:
         """Start at the upper end 1 with ``delta = 0``."""
-        super().__init__(spec)
-        self.upper = nn.Parameter(torch.tensor(1.0))
+        super().__init__(spec, channels)
+        self.upper = LearnedRange(1.0, channels)
         self.register_buffer("delta", torch.tensor(0.0))
-
-    def ranges(self) -> list[Tensor]:
-        """Return the upper end."""
-        return [self.upper]
 
     def scale(self) -> Tensor:
         """Return ``u / hi``."""
-        return (self.upper / self.spec.hi).clamp(min=SCALE_FLOOR)
+        return (self.upper.value() / self.spec.hi).clamp(min=SCALE_FLOOR)
 
-    @torch.no_grad()
-    def set_scale(self, value: float) -> None:
+    def set_scale(self, value: float | Tensor) -> None:
         """Put the upper end at ``value * hi``."""
-        self.upper.fill_(value * self.spec.hi)
+        self.upper.set(value * self.spec.hi)
 
     def fake_quantize(self, v: Tensor) -> Tensor:
         """Round to the grid, with the gradients of the module's docstring."""
@@ -98,7 +96,7 @@ class EwgsActivation(EwgsQuantizer):
     """EWGS on an activation, with its published start."""
 
     @torch.no_grad()
-    def start(self, v: Tensor, method: str = "auto") -> float:
+    def start(self, v: Tensor, method: str = "auto") -> float | Tensor:
         """Choose the scale; "auto" puts ``u`` at three standard deviations, as published.
 
         They are those of the tensor, or, on an unsigned grid, of the normal distribution whose magnitudes the tensor

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.quantizers.base import along_channels
 from qkd_deploy.quantizers.ewgs import EwgsQuantizer
 
 BATCHES, PROBES, TOLERANCE = 3, 50, 1e-3
@@ -91,17 +92,26 @@ def _deltas(
     reached = [(quantizer, tensor) for quantizer, tensor in captured if tensor.requires_grad]
     tensors = [tensor for _, tensor in reached]
     gradients = torch.autograd.grad(value, tensors, create_graph=True, materialize_grads=True)
-    traces = _traces(tensors, gradients, generator)
-    for (quantizer, tensor), gradient, trace in zip(reached, gradients, traces, strict=True):
-        # from the tensor's units to [0, 1]: H is multiplied by the square of the range, g by the range
-        extent = quantizer.scale().detach() * (quantizer.spec.hi - quantizer.spec.lo)
-        deviation = gradient.detach().std()
-        delta = extent * trace / (tensor.numel() * 3 * deviation)
+    extents = [_extent(quantizer, tensor) for quantizer, tensor in reached]
+    traces = _traces(tensors, gradients, extents, generator)
+    for (quantizer, tensor), gradient, extent, trace in zip(reached, gradients, extents, traces, strict=True):
+        deviation = (gradient.detach() * extent).std()
+        delta = trace / (tensor.numel() * 3 * deviation)
         yield quantizer, torch.where(deviation > 0, delta, 0.0)
 
 
-def _traces(tensors: list[Tensor], gradients: tuple[Tensor, ...], generator: torch.Generator) -> list[Tensor]:
-    """Estimate the trace of the Hessian's block of every tensor (Hutchinson); a tensor's own estimate stops early."""
+def _extent(quantizer: EwgsQuantizer, tensor: Tensor) -> Tensor:
+    """Width of the range, by which g is multiplied, and H on both sides, for a tensor in [0, 1]; broadcasts over it."""
+    return along_channels(quantizer.scale().detach() * (quantizer.spec.hi - quantizer.spec.lo), tensor)
+
+
+def _traces(
+    tensors: list[Tensor], gradients: tuple[Tensor, ...], extents: list[Tensor], generator: torch.Generator
+) -> list[Tensor]:
+    """Estimate the trace of the Hessian's block of every tensor (Hutchinson); a tensor's own estimate stops early.
+
+    The Hessian is that of the tensors in units of ``extents``.
+    """
     # a constant gradient, which has no graph, gets one of zero curvature
     curved = [g if g.requires_grad else g + 0 * t for t, g in zip(tensors, gradients, strict=True)]
     sums = torch.zeros(len(tensors), dtype=torch.float64)  # sums of many float32 products
@@ -110,7 +120,7 @@ def _traces(tensors: list[Tensor], gradients: tuple[Tensor, ...], generator: tor
     for probe in range(1, PROBES + 1):
         if bool(final.all()):
             break
-        signs = [_rademacher(tensor, generator) for tensor in tensors]
+        signs = [_rademacher(tensor, generator) * extent for tensor, extent in zip(tensors, extents, strict=True)]
         products = torch.autograd.grad(curved, tensors, signs, retain_graph=True, materialize_grads=True)
         sums += torch.stack([torch.sum(p * s) for p, s in zip(products, signs, strict=True)]).double().cpu()
         now = torch.where(final, means, sums / probe)

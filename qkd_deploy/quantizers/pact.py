@@ -17,10 +17,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
 from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.learned_range import LearnedRange
 from qkd_deploy.quantizers.step import to_grid
 
 DECAY = 1e-4
@@ -51,24 +52,19 @@ class PactActivation(Quantizer):
     def __init__(self, spec: TensorSpec) -> None:
         """Start at the clipping point 6."""
         super().__init__(spec)
-        self.alpha = nn.Parameter(torch.tensor(6.0))
-
-    def ranges(self) -> list[Tensor]:
-        """Return the clipping point."""
-        return [self.alpha]
+        self.alpha = LearnedRange(6.0)
 
     def scale(self) -> Tensor:
         """Return ``alpha / hi``."""
-        return (self.alpha / self.spec.hi).clamp(min=SCALE_FLOOR)
+        return (self.alpha.value() / self.spec.hi).clamp(min=SCALE_FLOOR)
 
-    @torch.no_grad()
-    def set_scale(self, value: float) -> None:
+    def set_scale(self, value: float | Tensor) -> None:
         """Set the clipping point to ``value * hi``."""
-        self.alpha.fill_(value * self.spec.hi)
+        self.alpha.set(value * self.spec.hi)
 
     def fake_quantize(self, v: Tensor) -> Tensor:
         """Clip and round; the gradient of ``alpha`` comes from clipped values and the penalty, none from the scale."""
         result: Tensor = _Pact.apply(  # type: ignore[no-untyped-call]
-            v, self.alpha, self.scale().detach(), self.spec.lo, self.spec.hi
+            v, self.alpha.value(), self.scale().detach(), self.spec.lo, self.spec.hi
         )
         return result

@@ -10,7 +10,7 @@ from qkd_deploy.errors import UserError, closest
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from qkd_deploy.quantizers.ewgs import EwgsActivation, EwgsQuantizer
-from qkd_deploy.quantizers.lsq import LsqActivation, LsqWeight
+from qkd_deploy.quantizers.lsq import LsqQuantizer
 from qkd_deploy.quantizers.pact import PactActivation
 from qkd_deploy.quantizers.qil import QilActivation, QilWeight
 from qkd_deploy.quantizers.step import StepQuantizer
@@ -18,7 +18,11 @@ from qkd_deploy.quantizers.step import StepQuantizer
 
 @dataclass(frozen=True)
 class Kind:
-    """A published method: the quantizers of weights and of activations, each built from a ``TensorSpec``."""
+    """A published method: the quantizers of weights and of activations.
+
+    Each is built from a ``TensorSpec``, those of weights also from the number of output channels that have a scale of
+    their own, or None.
+    """
 
     weight: type[Quantizer]
     activation: type[Quantizer]
@@ -27,7 +31,7 @@ class Kind:
 QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
     {
         "interval": Kind(StepQuantizer, StepQuantizer),
-        "lsq": Kind(LsqWeight, LsqActivation),
+        "lsq": Kind(LsqQuantizer, LsqQuantizer),
         "pact": Kind(DoReFaWeight, PactActivation),
         "dorefa": Kind(DoReFaWeight, DoReFaActivation),
         "ewgs": Kind(EwgsQuantizer, EwgsActivation),

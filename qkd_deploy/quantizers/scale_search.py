@@ -52,6 +52,54 @@ def require_method(method: str) -> None:
 
 
 @torch.no_grad()
+def channel_scales(v: Tensor, spec: TensorSpec, method: str = "mse") -> Tensor:
+    """Choose the first scale of every output channel of some weights; ``v`` has the channels first, the result ``[C]``.
+
+    A channel of zeros, which any scale represents, takes the mean of the others.
+
+    Raises:
+        UserError: an unknown method, or values that are not finite.
+    """
+    require_method(method)
+    if not bool(torch.isfinite(v).all()):
+        raise UserError("cannot initialise steps from values that are not finite; check the weights")
+    rows = v.detach().float().flatten(1)
+    scales = _ROW_CHOOSERS[method](rows, spec).clamp_(min=SCALE_FLOOR)
+    used = (rows != 0).any(1)
+    usual = scales[used].mean() if bool(used.any()) else torch.tensor(1.0 / spec.hi)
+    return torch.where(used, scales, usual)
+
+
+def _least_squares_of_rows(rows: Tensor, spec: TensorSpec) -> Tensor:
+    """Search each row as ``_least_squares`` does."""
+    widest = _minmax_of_rows(rows, spec).clamp_(min=SCALE_FLOOR)
+    best, least = widest, torch.full_like(widest, math.inf)
+    for ratio in torch.logspace(0.0, math.log10(_NARROWEST), _CANDIDATES):
+        scales = widest * ratio
+        error = torch.round(rows / scales[:, None]).clamp_(spec.lo, spec.hi).mul_(scales[:, None]).sub_(rows)
+        errors = error.square_().sum(1)
+        best, least = torch.where(errors < least, scales, best), torch.minimum(errors, least)
+    return best
+
+
+def _percentile_of_rows(rows: Tensor, spec: TensorSpec) -> Tensor:
+    """Take the magnitude at the place in each sorted row that leaves the share beyond, of the values not zero."""
+    magnitudes = rows.abs().sort(1).values
+    used = (magnitudes > 0).sum(1)
+    wanted = torch.ceil((1 - 10.0 ** (-spec.bits / 2)) * used).long()  # of them, the smallest
+    place = rows.shape[1] - used + wanted - 1
+    return magnitudes.gather(1, place.clamp(0, rows.shape[1] - 1)[:, None]).flatten() / spec.hi
+
+
+def _lsq_of_rows(rows: Tensor, spec: TensorSpec) -> Tensor:
+    return 2 * rows.abs().mean(1) / math.sqrt(spec.hi)
+
+
+def _minmax_of_rows(rows: Tensor, spec: TensorSpec) -> Tensor:
+    return rows.abs().amax(1) / spec.hi
+
+
+@torch.no_grad()
 def scale_from(observer: HistogramObserver, spec: TensorSpec, method: str) -> float:
     """Choose the first scale on the grid ``spec`` for the values in ``observer``; ``method`` is one of ``METHODS``."""
     if observer.largest == 0.0:
@@ -91,6 +139,13 @@ _CHOOSERS: Mapping[str, Callable[[HistogramObserver, TensorSpec], float]] = {
     "percentile": _percentile,
     "lsq": _lsq,
     "minmax": _minmax,
+}
+
+_ROW_CHOOSERS: Mapping[str, Callable[[Tensor, TensorSpec], Tensor]] = {
+    "mse": _least_squares_of_rows,
+    "percentile": _percentile_of_rows,
+    "lsq": _lsq_of_rows,
+    "minmax": _minmax_of_rows,
 }
 
 METHODS = tuple(_CHOOSERS)

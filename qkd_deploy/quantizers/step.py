@@ -7,6 +7,8 @@ straight-through estimator inside the rounding:
 
     dv_q/dv = 1 where lo <= v/s <= hi, else 0
     dv_q/ds = q - v/s where lo <= v/s <= hi, else lo or hi
+
+With one scale per output channel, the second is summed over the weights of the channel.
 """
 
 from __future__ import annotations
@@ -16,32 +18,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
-from qkd_deploy.quantizers.base import Quantizer
+from qkd_deploy.quantizers.base import Quantizer, along_channels
+from qkd_deploy.quantizers.learned_range import LearnedRange
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, v: Tensor, scale: Tensor, lo: int, hi: int, gradient_scale: float) -> Tensor:
-        result = to_grid(v, scale, lo, hi)
+    def forward(ctx: Any, v: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
+        result = to_grid(v, along_channels(scale, v), lo, hi)
         # the next layer saves the result as well, so that this costs no memory
         ctx.save_for_backward(v, result, scale)
-        ctx.lo, ctx.hi, ctx.gradient_scale = lo, hi, gradient_scale
+        ctx.lo, ctx.hi = lo, hi
         return result
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
         v, result, scale = ctx.saved_tensors
-        grad_v = pass_inside(grad, v, scale, ctx.lo, ctx.hi)
+        grad_v = pass_inside(grad, v, along_channels(scale, v), ctx.lo, ctx.hi)
         grad_scale = None
         if ctx.needs_input_grad[1]:
             # sum(grad * q) - sum(grad * v/s inside), with q = result / s: two passes over memory, and q is not stored
-            total = dot(grad, result) - dot(grad_v, v)
-            grad_scale = (total / scale * ctx.gradient_scale).reshape(scale.shape)
-        return grad_v, grad_scale, None, None, None
+            grad_scale = (total_like(scale, grad, result) - total_like(scale, grad_v, v)) / scale
+        return grad_v, grad_scale, None, None
 
 
 def to_grid(v: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
@@ -53,8 +55,8 @@ def to_grid(v: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
 
 
 def pass_inside(grad: Tensor, v: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
-    """Pass the gradient where ``lo * s <= v <= hi * s``; it is zero elsewhere."""
-    if v.is_cpu and not torch.compiler.is_compiling():
+    """Pass the gradient where ``lo * s <= v <= hi * s``; it is zero elsewhere. ``scale`` broadcasts over ``v``."""
+    if v.is_cpu and scale.dim() == 0 and not torch.compiler.is_compiling():
         # One fused pass instead of four, and reading the scale costs nothing on a CPU. The kernel's bounds are
         # exclusive: the float32 numbers next to the ends, outwards, let the ends themselves pass.
         with np.errstate(over="ignore", invalid="ignore"):  # a scale that diverged shows in the loss, with advice
@@ -62,6 +64,11 @@ def pass_inside(grad: Tensor, v: Tensor, scale: Tensor, lo: int, hi: int) -> Ten
         low, high = np.nextafter(bounds, np.array([-np.inf, np.inf], np.float32)).tolist()
         return torch.ops.aten.hardtanh_backward(grad, v, low, high)  # type: ignore[no-any-return]
     return grad * ((v >= lo * scale) & (v <= hi * scale))
+
+
+def total_like(scale: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Sum the products of two tensors: all of them for a single scale, those of each channel for one per channel."""
+    return dot(a, b).reshape(()) if scale.dim() == 0 else (a * b).flatten(1).sum(1)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -74,50 +81,41 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.sum(a * b)
 
 
-def fake_quantize(v: Tensor, scale: Tensor, lo: int, hi: int, gradient_scale: float = 1.0) -> Tensor:
+def fake_quantize(v: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
     """Round ``v`` to the grid ``{lo, ..., hi} * scale``; gradients as in the module's docstring.
 
     Args:
         v: any shape, float32.
-        scale: scalar, positive.
+        scale: positive, a scalar or one value per output channel, shape ``[C]``.
         lo: smallest centered code.
         hi: largest centered code.
-        gradient_scale: factor on the scale's gradient (LSQ uses ``1 / sqrt(numel * hi)``).
     """
-    result: Tensor = _FakeQuantize.apply(v, scale, lo, hi, gradient_scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _FakeQuantize.apply(v, scale, lo, hi)  # type: ignore[no-untyped-call]
     return result
 
 
 class StepQuantizer(Quantizer):
-    """Fake-quantize a tensor with one learned scale.
+    """Fake-quantize a tensor with one learned scale, or with one per output channel.
 
-    The scale is the ``nn.Parameter`` ``step`` (its name in checkpoints) of shape ``[]`` in the units of the tensor. It
-    is 1 until ``initialize`` or a checkpoint sets it. A fixed quantizer (``learnable=False``) keeps it out of training,
-    as for raw pixels.
+    The scale is the range ``step``, in the units of the tensor. It is 1 until ``initialize`` or a checkpoint sets it. A
+    fixed quantizer (``learnable=False``) keeps it out of training, as for raw pixels.
     """
 
-    def __init__(self, spec: TensorSpec, *, step: float = 1.0, learnable: bool = True) -> None:
+    def __init__(
+        self, spec: TensorSpec, channels: int | None = None, *, step: float = 1.0, learnable: bool = True
+    ) -> None:
         """Start at the scale ``step`` on the grid ``spec``."""
-        super().__init__(spec)
+        super().__init__(spec, channels)
         self.fixed = not learnable
-        self.step = nn.Parameter(torch.tensor(step, dtype=torch.float32), requires_grad=learnable)
-
-    def ranges(self) -> list[Tensor]:
-        """Return the parameter ``step``."""
-        return [self.step]
+        self.step = LearnedRange(step, channels, learnable=learnable)
 
     def scale(self) -> Tensor:
-        """Return the scale that is used: positive and finite whatever an optimizer did to the parameter."""
-        return self.step.clamp(min=SCALE_FLOOR)
+        """Return the scale that is used: positive whatever an optimizer did to it."""
+        return self.step.value().clamp(min=SCALE_FLOOR)
 
-    @torch.no_grad()
-    def set_scale(self, value: float) -> None:
-        """Set the parameter ``step``."""
-        self.step.fill_(value)
-
-    def gradient_scale(self, v: Tensor) -> float:
-        """Return the factor on the scale's gradient for the tensor ``v``."""
-        return 1.0
+    def set_scale(self, value: float | Tensor) -> None:
+        """Set the range ``step``."""
+        self.step.set(value)
 
     def contains(self, clip: tuple[float, float] | None) -> bool:
         """Say if a clip in front changes neither codes nor gradients: a ReLU in front of a grid that starts at 0."""
@@ -125,4 +123,4 @@ class StepQuantizer(Quantizer):
 
     def fake_quantize(self, v: Tensor) -> Tensor:
         """Clip and round; gradients as in the module's docstring."""
-        return fake_quantize(v, self.scale(), self.spec.lo, self.spec.hi, self.gradient_scale(v))
+        return fake_quantize(v, self.scale(), self.spec.lo, self.spec.hi)

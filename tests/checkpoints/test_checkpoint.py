@@ -187,7 +187,7 @@ def test_weights_that_are_not_finite_are_refused(path: Path, value: float) -> No
 
 def test_steps_must_be_positive(path: Path) -> None:
     loaded = load_checkpoint(path)
-    name = next(name for name in loaded.state_dict if name.endswith("step"))
+    name = next(name for name in loaded.state_dict if name.endswith("step.start"))
     loaded.state_dict[name].fill_(-1.0)
     with pytest.raises(UserError, match="quantization step"):
         rebuild(loaded)

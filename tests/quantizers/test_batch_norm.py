@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.quantizers.batch_norm import BatchNorm, normalize_and_quantize
-from qkd_deploy.quantizers.lsq import LsqActivation
+from qkd_deploy.quantizers.lsq import LsqQuantizer
 from qkd_deploy.quantizers.step import StepQuantizer
 
 GRIDS = [TensorSpec.activation(4, signed=False), TensorSpec.activation(8, signed=True), TensorSpec.saturating(2)]
@@ -21,7 +21,7 @@ def layers(spec: TensorSpec, shape: tuple[int, ...] = (6, 5, 4, 3)) -> tuple[Bat
     norm: BatchNorm = nn.BatchNorm2d(shape[1]) if len(shape) == 4 else nn.BatchNorm1d(shape[1])
     nn.init.uniform_(norm.weight, -1, 1)
     nn.init.normal_(norm.bias)
-    return norm, LsqActivation(spec, step=2 / spec.hi), torch.randn(shape) * 3 + 1
+    return norm, LsqQuantizer(spec, step=2 / spec.hi), torch.randn(shape) * 3 + 1
 
 
 def results(apart: bool, norm: BatchNorm, quantizer: StepQuantizer, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ def test_a_fixed_step_gets_no_gradient() -> None:
     norm, _, x = layers(GRIDS[0])
     quantizer = StepQuantizer(GRIDS[0], step=0.3, learnable=False)
     normalize_and_quantize(norm, quantizer, x).sum().backward()
-    assert quantizer.step.grad is None and norm.weight.grad is not None
+    assert quantizer.step.move.grad is None and norm.weight.grad is not None
 
 
 def test_only_the_input_is_kept_for_the_backward_pass() -> None:

@@ -106,8 +106,8 @@ def assert_trains(prepared: PreparedModel, model: nn.Module, inputs: tuple[Tenso
     loss.backward()  # type: ignore[no-untyped-call]
     steps = [*prepared.weight_steps(), *prepared.activation_steps()]
     gradients = [step.grad for step in steps]
-    assert all(g is None or bool(torch.isfinite(g)) for g in gradients)
-    idle = sum(g is None or float(g) == 0 for g in gradients)
+    assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients)
+    idle = sum(g is None or not bool(g.any()) for g in gradients)
     assert idle <= idle_steps, f"{idle} of {len(steps)} steps have no gradient"
     twin = copy.deepcopy(model).train()
     torch.stack([t.float().square().mean() for t in flat_tensors(twin(*copy.deepcopy(inputs)))]).sum().backward()  # type: ignore[no-untyped-call]

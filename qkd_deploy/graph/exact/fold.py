@@ -23,6 +23,7 @@ from torch import Tensor
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.errors import UserError
+from qkd_deploy.quantizers.base import along_channels
 from qkd_deploy.quantizers.batch_norm import BatchNorm
 
 SCALE_FLOOR = 1e-12
@@ -75,7 +76,7 @@ def fold_layer(
 
     Args:
         codes: learned weight codes, float32 integers, the weight's shape with the output channels first.
-        step: learned weight step, scalar float32.
+        step: learned weight step, float32: a scalar, or one value per output channel.
         spec: the weights' grid.
         bias: the layer's own bias ``[C_out]`` or None.
         batch_norm: what follows the layer, in its running statistics, or None.
@@ -91,7 +92,7 @@ def fold_layer(
     scale = step.double() * factor.abs()
     if not bool(torch.isfinite(scale).all() and torch.isfinite(offset).all()):
         raise UserError(f"{name} has weights or statistics that are not finite; restore an earlier checkpoint")
-    base = base * _per_channel(torch.where(factor < 0, -1.0, 1.0), base)
+    base = base * along_channels(torch.where(factor < 0, -1.0, 1.0), base)
     upscale = spec.upscale
     if input_scale is None:
         base, scale32 = _raise_scale(base, scale, torch.zeros_like(scale), upscale)
@@ -133,7 +134,7 @@ def _raise_scale(base: Tensor, scale: Tensor, floor: Tensor, upscale: int) -> tu
     low = upscaled.double() < floor
     raised = torch.where(low, floor.float(), upscaled)
     ratio = torch.where(low, scale / (raised.double() * upscale), 1.0)
-    return torch.round(base * _per_channel(ratio, base)), raised
+    return torch.round(base * along_channels(ratio, base)), raised
 
 
 def _int8(codes: Tensor) -> Tensor:
@@ -142,8 +143,4 @@ def _int8(codes: Tensor) -> Tensor:
 
 def dequantized_weight(codes: Tensor, scale: Tensor) -> Tensor:
     """``codes * scale`` per output channel, float32: ONNX's DequantizeLinear along axis 0."""
-    return codes.float() * _per_channel(scale, codes)
-
-
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
+    return codes.float() * along_channels(scale, codes)

@@ -37,6 +37,11 @@ class Placement(Settings):
         OneOf("narrow", "full"),
         "Weight codes: `narrow` is symmetric, `full` has all that fit.",
     ] = "narrow"
+    weight_scales: Annotated[
+        str,
+        OneOf("channel", "layer"),
+        "Learned scales of weights: one per output `channel`, or one per `layer` as in the QKD paper.",
+    ] = "channel"
 
 
 def parse_overrides(table: Mapping[str, str | BitWidths]) -> dict[str, BitWidths]:
@@ -116,6 +121,7 @@ class NetworkBits(Placement):
             residual=self.residual,
             first_last_bits=self.first_last_bits,
             weight_range=self.weight_range,
+            weight_scales=self.weight_scales,
             quantizer=quantizer,
             input_quantization=(1.0 / std, int(mean)),
         )

@@ -114,7 +114,7 @@ class StepMovement:
     @staticmethod
     @torch.no_grad()
     def _logarithms(steps: list[nn.Parameter]) -> torch.Tensor:
-        return torch.stack(list(steps)).log().flatten()
+        return torch.cat([step.flatten() for step in steps])  # a copy: what is learned is a logarithm
 
     def since_last(self) -> dict[str, float]:
         """Compute the mean of ``|log(s / s_before)|`` per kind of step since construction or the previous call."""

@@ -14,10 +14,10 @@ class HasSteps(Protocol):
     """A prepared network: its quantization steps are learned apart from its other parameters."""
 
     def weight_steps(self) -> list[nn.Parameter]:
-        """Scalar steps of the weights."""
+        """What is learned of the weights' steps."""
 
     def activation_steps(self) -> list[nn.Parameter]:
-        """Scalar steps of the activations."""
+        """What is learned of the activations' steps."""
 
     def network_parameters(self) -> list[nn.Parameter]:
         """All other parameters."""

@@ -47,7 +47,7 @@ class QuantizedFeatureTeacher(nn.Module):
             module.register_forward_pre_hook(lambda module, args: (self._quantize(args[0]), *args[1:]))
         feature = _seen(self, images, f"the module {point!r} of the teacher")
         self.quantizer = StepQuantizer(_feature_grid(bits, feature)).to(images.device)
-        self.quantizer.step.data.fill_(initial_scale(feature, self.quantizer.spec))
+        self.quantizer.set_scale(initial_scale(feature, self.quantizer.spec))
         self.length = feature.shape[1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ class QuantizedFeatureTeacher(nn.Module):
     def activation_steps(self) -> list[nn.Parameter]:
         """Give the step of the feature."""
         assert self.quantizer is not None
-        return [self.quantizer.step]
+        return self.quantizer.learned()
 
     def network_parameters(self) -> list[nn.Parameter]:
         """Give the network's own parameters."""

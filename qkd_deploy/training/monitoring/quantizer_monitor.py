@@ -17,6 +17,7 @@ from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.quantizers.base import along_channels
 from qkd_deploy.training.monitoring.metrics import EpochRecord
 
 
@@ -29,7 +30,7 @@ class TensorObservation:
         kind: what it is.
         bits: of its codes.
         lo: the smallest centered code.
-        scale: the step size, in units of the tensor.
+        scale: the step size, in units of the tensor; the geometric mean where each channel has its own.
         movement: ``log(scale / scale_before)``, the relative movement since the last observation.
         counts: how often each centered code ``lo, lo + 1, ...`` occurs. Values that are not numbers have no code.
         below, above: share of the values whose nearest code lies below or above the grid.
@@ -138,9 +139,9 @@ class QuantizerMonitor:
     @torch.no_grad()
     def _scales(self) -> dict[str, float]:
         prepared = self._prepared
-        steps = {name: prepared.weight(node).scale() for name, node in self._layers().items()}
+        steps = {name: _mean(prepared.weight(node).scale()) for name, node in self._layers().items()}
         quantized = [(node.name, node.quantizer) for node in prepared.graph.nodes if node.quantizer is not None]
-        steps |= {name: prepared.activation(key).scale() for name, key in quantized}
+        steps |= {name: _mean(prepared.activation(key).scale()) for name, key in quantized}
         return dict(zip(steps, torch.stack(list(steps.values())).tolist(), strict=True))
 
     def _weights(self) -> Iterator[_Measured]:
@@ -163,7 +164,7 @@ class QuantizerMonitor:
 def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, value: Tensor) -> _Measured:
     """Count the codes of a tensor, and its values whose nearest code lies beyond the grid."""
     spec, scale = quantizer.spec, quantizer.scale()
-    nearest = torch.round(value.float() / scale)
+    nearest = torch.round(value.float() / along_channels(scale, value))
     codes = quantizer.codes(value)
     codes = codes[~codes.isnan()].long() - spec.lo
     counts = torch.cat(
@@ -172,7 +173,12 @@ def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, v
             torch.bincount(codes, minlength=spec.hi - spec.lo + 1),
         ]
     )
-    return _Measured(name, kind, spec, value.numel(), scale, counts)
+    return _Measured(name, kind, spec, value.numel(), _mean(scale), counts)
+
+
+def _mean(scales: Tensor) -> Tensor:
+    """The geometric mean; a single scale as it is."""
+    return scales if scales.dim() == 0 else scales.log().mean().exp()
 
 
 @contextmanager

@@ -109,7 +109,8 @@ def test_the_least_scale_keeps_products_of_scales_normal(monkeypatch: pytest.Mon
 def test_sums_that_could_overflow_are_refused() -> None:
     model = nn.Sequential(nn.Linear(150_000, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     prepared = prepare(model, "w8a8", (torch.rand(2, 150_000),), weight_range="full")
-    prepared.weight_steps()[0].data.fill_(1e-6)
+    for quantizer in prepared.weights.values():
+        quantizer.set_scale(1e-6)  # type: ignore[operator]
     with pytest.raises(UserError, match="0 sums so many products"):
         freeze(prepared)
     # the sum that the guard forbids does wrap around
@@ -124,7 +125,7 @@ def test_wide_layers_below_the_limit_are_exact() -> None:
     model = nn.Sequential(nn.Linear(5000, 3), nn.ReLU(), nn.Linear(3, 2))
     model.get_parameter("0.weight").data.abs_()  # sums that do not cancel
     deployed = deploy(model.eval(), (torch.rand(4, 5000),), "w8a8", method="minmax")
-    deployed.prepared.weight_steps()[0].data.fill_(1e-4)
+    deployed.prepared.weight(deployed.prepared.layers()[0]).set_scale(1e-4)
     deployed = finish(deployed.prepared)
     layer = deployed.frozen.layer(deployed.frozen.graph.node("0"))
     assert layer.accumulator > 2**24
@@ -154,7 +155,7 @@ def test_without_nudging_a_whole_network_differs(monkeypatch: pytest.MonkeyPatch
     prepared = prepare(Sum().eval(), "w8a8", (x,))
     initialize(prepared, x, method="minmax")
     for key, step in (("a", 0.7), ("b", 0.1), ("add", 0.2)):
-        prepared.activation(key).step.data.fill_(step)
+        prepared.activation(key).set_scale(step)
     assert_same_codes(finish(prepared), (x,))
 
     monkeypatch.setattr(arithmetic, "portable_add_scale", lambda a, b, out, name: out.scale)
@@ -178,11 +179,11 @@ def test_without_nudging_a_second_quantizer_differs(monkeypatch: pytest.MonkeyPa
     x = noise(8, 3, 24, 24, scale=3)
     prepared = prepare(Requantized().eval(), "w4a4", (x,))
     initialize(prepared, x, method="minmax")
-    prepared.activation("stem").step.data.fill_(0.1)
-    second = prepared.activation("stem/a4").step.data
+    prepared.activation("stem").set_scale(0.1)
+    second = prepared.activation("stem/a4")
     wrong = []
     for step in (0.2, 0.6, 1.4, 0.3):
-        second.fill_(step)
+        second.set_scale(step)
         monkeypatch.undo()
         assert_same_codes(finish(prepared), (x,))
         a, zero = unsigned(0.1), CodeRange(float(np.float32(0.1)), 0, 0, 0)
@@ -197,7 +198,8 @@ def test_global_pools_keep_within_the_ratios_that_the_runtime_accepts(
     factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepared_two()
-    prepared.activation("mean").step.data.mul_(factor)
+    mean = prepared.activation("mean")
+    mean.set_scale(float(mean.scale().detach()) * factor)
     assert_same_codes(finish(prepared), (IMAGES,))
     unguarded = replace(OPERATORS["global_avg_pool"], portable_scale=None)
     monkeypatch.setitem(OPERATORS, "global_avg_pool", unguarded)
@@ -212,7 +214,7 @@ def test_values_that_are_not_finite_are_refused_and_named(bad: float) -> None:
     with pytest.raises(UserError, match=r"^b has weights or statistics that are not finite"):
         freeze(prepared)
     prepared = prepared_two()
-    prepared.activation("b").step.data.fill_(bad)
+    prepared.activation("b").set_scale(bad)
     with pytest.raises(UserError, match="step of b is not finite"):
         freeze(prepared)
     prepared = prepared_two()

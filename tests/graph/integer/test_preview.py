@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
 
 def test_a_bias_that_rounds_otherwise_on_the_moved_step() -> None:
-    torch.manual_seed(12)  # weights whose addition gets another step
+    torch.manual_seed(3)  # weights whose addition gets another step
     network = Residual()
     prepared = prepare(network, "w8a8", (IMAGES,)).eval()
     initialize(prepared, IMAGES)
@@ -33,7 +33,7 @@ def test_a_bias_that_rounds_otherwise_on_the_moved_step() -> None:
     assert node.source is not None
     own, moved = prepared.activation(node.source).scale().item(), float(freeze(prepared).grid(node.source).scale)
     assert own != moved
-    weight = prepared.weight(node).scale().item() / prepared.weight(node).spec.upscale
+    weight = prepared.weight(node).scale()[0].item() / prepared.weight(node).spec.upscale
     # half way between two integers of the bias grid, for the mean of both steps
     with torch.no_grad():
         prepared.network.get_submodule("last").bias.fill_(2000.5 * weight * (own + moved) / 2)  # type: ignore[operator, union-attr]

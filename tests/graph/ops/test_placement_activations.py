@@ -83,7 +83,7 @@ def test_signed_ranges_keep_their_middle_zero_point(spelling: str) -> None:
 def test_an_upper_bound_within_the_grid_narrows_the_codes() -> None:
     model = behind_conv(lambda n, x: F.relu6(x))
     prepared = check(model, (IMAGES * 20,)).prepared
-    prepared.activation("conv1").step.data.fill_(1.0)
+    prepared.activation("conv1").set_scale(1.0)
     deployed = finish(prepared)
     assert deployed.frozen.grid("conv1").hi == 6
     assert_same_codes(deployed, (IMAGES * 20,))

@@ -174,6 +174,5 @@ def test_the_last_matching_override_wins() -> None:
 def test_known_pixels_keep_their_grid() -> None:
     images = (noise(3, 3, 8, 8).mul(64).round().clamp(-128, 127)) / 64
     prepared = check(basic_network(), (images,), input_quantization=(1 / 64, 128)).prepared
-    step = prepared.activation("x").step
-    assert (float(step.detach()), step.requires_grad) == (1 / 64, False)
-    assert all(step is not other for other in prepared.activation_steps())
+    pixels = prepared.activation("x")
+    assert pixels.scale().item() == 1 / 64 and pixels.learned() == []
