@@ -45,6 +45,7 @@ LAYERS = (
     "graph.trace",
     "graph.exact",
     "graph.modes",
+    "graph.lost_scales",
     "graph.quantized",
     "graph.interpreter",
     "graph.ir",

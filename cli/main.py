@@ -6,13 +6,15 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
 from qkd_deploy import __version__
-from qkd_deploy.errors import UserError, closest
+from qkd_deploy.errors import QuantizationWarning, UserError, closest
 
 # One line of help per command; the module qkd_deploy.cli.<name> defines it as `command` and is imported only to run it.
 COMMANDS = {
@@ -72,7 +74,9 @@ def main(args: Sequence[str] | None = None) -> int:
     with contextlib.suppress(ValueError):  # outside the main thread signals belong to somebody else
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        result = cli.main(args, prog_name="qkd-deploy", standalone_mode=False)
+        with warnings.catch_warnings():
+            _print_our_warnings()
+            result = cli.main(args, prog_name="qkd-deploy", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
@@ -91,6 +95,20 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo("Terminated.", err=True)
         return 143
     return result if isinstance(result, int) else 0
+
+
+def _print_our_warnings() -> None:
+    """Let a warning of ours be a line on stderr, and all others what Python makes of them."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, QuantizationWarning):
+            click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+        else:
+            usual(message, category, *rest)
+
+    warnings.simplefilter("always", QuantizationWarning)
+    warnings.showwarning = show  # type: ignore[assignment]
 
 
 def _terminate(number: int, frame: object) -> None:

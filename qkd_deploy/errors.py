@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can correct, and the hint that goes with a misspelt word."""
+"""The one exception for mistakes that the user can correct, the one warning, and the hint for a misspelt word."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ class UserError(Exception):
     """Bad usage or bad input: one sentence that says what is wrong and what to do.
 
     The command line prints the sentence and exits with code 2; library callers may catch it.
+    """
+
+
+class QuantizationWarning(UserWarning):
+    """A model is quantized as asked, but hardly as it was meant: one sentence that says where, and what to do.
+
+    The command line prints the sentence on stderr.
     """
 
 

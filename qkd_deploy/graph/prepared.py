@@ -12,6 +12,7 @@ from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.interpreter import run
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.lost_scales import require_near
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import apply, operator_of
 from qkd_deploy.graph.ops.constants import INPUT
@@ -25,6 +26,9 @@ from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
 from qkd_deploy.quantizers.learned_range import with_moves
 from qkd_deploy.quantizers.registry import quantizer_kind
 from qkd_deploy.quantizers.step import StepQuantizer
+
+_WATCH_EVERY = 64
+"""Training batches between two looks at the scales on an accelerator."""
 
 
 class PreparedModel(nn.Module):
@@ -50,6 +54,7 @@ class PreparedModel(nn.Module):
         )
         self.weights = nn.ModuleDict({weight_key(node): self._weight_quantizer(node) for node in self.layers()})
         self.account: Account = account_of(placed)
+        self._trained_batches = 0
         self.register_load_state_dict_pre_hook(_renew)  # type: ignore[no-untyped-call]
 
     def _fixed(self, node: Node, spec: TensorSpec) -> Quantizer | None:
@@ -113,11 +118,35 @@ class PreparedModel(nn.Module):
         return quantizer
 
     def forward(self, *inputs: Any) -> Any:
-        """Whatever the user's network returns, with fake quantization."""
+        """Whatever the user's network returns, with fake quantization.
+
+        Raises:
+            UserError: in train mode, a scale is lost: not finite, or a factor of 100 from its start.
+        """
+        if self.training and not torch.compiler.is_compiling():
+            self._watch_scales()
         if not self.training and torch.compiler.is_compiling():
             # folding checks values as it goes: compiled, every layer would be a graph of its own, several times over
             return torch.compiler.disable(run)(self.graph, inputs, self.evaluate)  # type: ignore[no-untyped-call]
         return run(self.graph, inputs, self.evaluate)
+
+    def _watch_scales(self) -> None:
+        """Look at the scales before every batch; on accelerators, where looking means waiting, now and then."""
+        self._trained_batches += 1
+        moves = [*self.weight_steps(), *self.activation_steps()]
+        if moves and (moves[0].is_cpu or self._trained_batches % _WATCH_EVERY == 0):
+            self.require_scales()
+
+    def require_scales(self) -> None:
+        """Refuse to go on with scales that training lost.
+
+        Raises:
+            UserError: one is not finite, or a factor of 100 from where it was initialised; names it.
+        """
+        names = {node.quantizer: node.name for node in self.graph.nodes if node.quantizer is not None}
+        quantizers = {names[key]: self.activation(key) for key in self.activations}
+        quantizers |= {f"{node.target}.weight": self.weight(node) for node in self.layers()}
+        require_near([*self.weight_steps(), *self.activation_steps()], quantizers)
 
     def run_observed(self, inputs: tuple[Any, ...], observe: Callable[[Node, Any], None]) -> Any:
         """Run the network, and show ``observe`` every node with its value before the quantizer.

@@ -73,6 +73,12 @@ class LearnedRange(nn.Module):
         self.move.zero_()
 
 
+def move_by(factor: float) -> float:
+    """Compute the ``move`` that multiplies a value by ``factor``, which is 1 or more."""
+    steps = 2.0**_SQUARINGS
+    return float(steps * (factor ** (1 / steps) - 1))
+
+
 def with_moves(state: Mapping[str, Tensor], model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     """Give a state_dict that holds ranges as single tensors, as older versions wrote them, the entries of today.
 

@@ -21,7 +21,7 @@ from qkd_deploy.quantizers.lsq import LsqQuantizer
 from qkd_deploy.quantizers.pact import DECAY, PactActivation
 from qkd_deploy.quantizers.qil import QilActivation, QilWeight
 from qkd_deploy.quantizers.registry import QUANTIZERS, quantizer_kind
-from qkd_deploy.quantizers.step import StepQuantizer, fake_quantize
+from qkd_deploy.quantizers.step import fake_quantize
 from qkd_deploy.training.loop.steps_optimizer import RelativeAdam
 
 ALL = [

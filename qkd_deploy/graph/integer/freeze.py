@@ -14,6 +14,7 @@ from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.integer.lower_bounds import lower_bound
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.lost_scales import warn_of_far_weights
 from qkd_deploy.graph.module_keys import before_key, module_key
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.layers import layer_parameters
@@ -33,6 +34,12 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
     Raises:
         UserError: weights or scales that are not finite, or a layer whose accumulator could overflow; names the layer.
     """
+    warn_of_far_weights(
+        {
+            f"{node.target}.weight": (layer_parameters(prepared.network, node)[0], prepared.weight(node))
+            for node in prepared.layers()
+        }
+    )
     freezing = _Freezing(prepared)
     graph = copy.deepcopy(prepared.graph)
     for node in graph.nodes:

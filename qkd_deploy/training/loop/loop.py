@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from qkd_deploy.distill.phases import Phase
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.batch_step import BatchStep
 from qkd_deploy.training.loop.batches import BatchStream
@@ -64,7 +66,7 @@ class PhaseLoop:
         """Train the remaining epochs; ``after_epoch`` is called at every epoch boundary.
 
         Raises:
-            UserError: a loss is not finite.
+            UserError: a loss is not finite, or a scale is lost.
         """
         while self._epoch < len(self._positions):
             position = self._positions[self._epoch]
@@ -132,7 +134,10 @@ class PhaseLoop:
             sums.add(self._step.train(phase, inputs, labels, (position.epoch + done) / phase.epochs))
             if (index + 1) % _REPORT_EVERY == 0:
                 self._progress.batches(title, index + 1, len(self._batches), loss_text(sums.means()))
-        return sums.means()
+        means = sums.means()
+        for network in self.stage.networks.values():
+            _require_scales(network)
+        return means
 
     def _where(self, phase: Phase) -> str:
         rates = ", ".join(f"{role} {s.learning_rate:g}" for role, s in self.stage.optimizers.items())
@@ -168,3 +173,10 @@ class PhaseLoop:
         self.accuracy = state["accuracy"]
         self._movement = StepMovement(*self.stage.networks.values())
         self._batches.generator.set_state(state["batches"])
+
+
+def _require_scales(network: nn.Module) -> None:
+    """Refuse to go on with scales that are lost; compiled networks do not look themselves."""
+    for module in network.modules():
+        if isinstance(module, PreparedModel):
+            module.require_scales()

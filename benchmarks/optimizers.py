@@ -1,0 +1,143 @@
+"""Accuracy of ordinary training loops, optimizer by optimizer, against parameter groups with RelativeAdam.
+
+    python benchmarks/optimizers.py --json optimizers.json
+    python benchmarks/optimizers.py --dataset cifar10 --data-dir D --model resnet20 --images 5000 --epochs 4
+
+Every loop is the one that everybody writes: one optimizer over ``student.parameters()``, cross entropy, a cosine. All
+start from the same weights, trained in full precision in the same run, and see the same batches. The accuracy is that
+of the frozen integer model on the held-out images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import provenance
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import qkd_deploy as qkd
+from qkd_deploy.atomic import atomic_write
+from qkd_deploy.data import ImageDataset, Split, batches, normalize
+
+BITS = ("w4a4", "w2a2")
+
+
+def relative(student: Any) -> list[Optimizer]:
+    """The trainer's own: SGD for weights, RelativeAdam for steps."""
+    groups = qkd.parameter_groups(student, 0.01, weight_decay=1e-4)
+    return [SGD(groups.weights, momentum=0.9, nesterov=True), qkd.RelativeAdam(groups.steps)]
+
+
+LOOPS: dict[str, Callable[[Any], list[Optimizer]]] = {
+    "groups + RelativeAdam": relative,
+    "SGD 0.05": lambda student: [SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)],
+    "SGD 0.01": lambda student: [SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)],
+    "Adam 1e-3": lambda student: [Adam(student.parameters(), lr=1e-3)],
+    "AdamW 1e-3": lambda student: [AdamW(student.parameters(), lr=1e-3, weight_decay=0.05)],
+}
+
+
+def train(network: nn.Module, optimizers: list[Optimizer], data: ImageDataset, epochs: int, seed: int) -> None:
+    """Minimise cross entropy with all optimizers at once; their rates fall as a cosine."""
+    generator = torch.Generator().manual_seed(seed)
+    schedules = [CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
+    for _ in range(epochs):
+        network.train()
+        for inputs, labels in batches(data.train, 64, generator, data.augmentation):
+            loss = nn.functional.cross_entropy(network(inputs), labels)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+
+
+@torch.no_grad()
+def accuracy(network: Any, split: Any) -> float:
+    """Top-1 in percent."""
+    right = sum(
+        int((network(normalize(split.images[part])).argmax(1) == split.labels[part]).sum())
+        for part in torch.arange(len(split)).split(500)
+    )
+    return 100 * right / len(split)
+
+
+def student_of(network: nn.Module, bits: str, data: ImageDataset, scales: str) -> Any:
+    """The network with initialised quantizers."""
+    images = normalize(data.train.images[:512])
+    student = qkd.prepare(
+        copy.deepcopy(network), bits, (images[:2],), input_quantization=(1 / 64, 128), weight_scales=scales
+    )
+    qkd.initialize(student, images)
+    return student
+
+
+def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    """All loops from one start."""
+    torch.manual_seed(seed)
+    data = qkd.load_dataset(arguments.dataset, arguments.data_dir)
+    assert isinstance(data.train, Split)
+    if arguments.images:
+        data.train.images, data.train.labels = (t[: arguments.images] for t in (data.train.images, data.train.labels))
+    network = qkd.create_model(arguments.model, len(data.classes), data.train.images.shape[1])
+    start = [SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)]
+    train(network, start, data, arguments.float_epochs, seed)
+    network.eval()
+    rows = [{"loop": "fp32", "bits": "", "scales": "", "seed": seed, "accuracy": accuracy(network, data.test)}]
+    for scales in arguments.scales:
+        for bits in BITS:
+            for name, make in LOOPS.items():
+                student = student_of(network, bits, data, scales)
+                train(student, make(student), data, arguments.epochs, seed)
+                reached = accuracy(qkd.freeze(student.eval()), data.test)
+                rows.append({"loop": name, "bits": bits, "scales": scales, "seed": seed, "accuracy": reached})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Mean over the seeds, with the lowest and the highest."""
+    result = Table("loop", "scales", "bits", "accuracy", "lowest", "highest")
+    keys = dict.fromkeys((row["loop"], row["scales"], row["bits"]) for row in rows)
+    for key in keys:
+        values = [row["accuracy"] for row in rows if (row["loop"], row["scales"], row["bits"]) == key]
+        result.add_row(*key, *(f"{value:.2f}" for value in (statistics.mean(values), min(values), max(values))))
+    return result
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--model", default="resnet8")
+    parser.add_argument("--images", type=int, default=0, help="training images to use; 0 takes all")
+    parser.add_argument("--float-epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scales", nargs="+", default=["channel"], choices=["channel", "layer"])
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = [row for seed in range(arguments.seeds) for row in run(arguments, seed)]
+    Console().print(table(rows))
+    if arguments.json:
+        content = {"provenance": provenance(), "results": rows}
+        with atomic_write(arguments.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
