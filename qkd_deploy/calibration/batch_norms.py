@@ -34,11 +34,7 @@ def reestimate_batch_norms(prepared: PreparedModel, batches: Iterable[Any]) -> i
     Raises:
         UserError: there are no batches, or they hold raw pixels.
     """
-    norms = [
-        module
-        for module in prepared.network.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    norms = _norms(prepared)
     if not norms:
         return 0
     rest = iter(batches)
@@ -49,6 +45,30 @@ def reestimate_batch_norms(prepared: PreparedModel, batches: Iterable[Any]) -> i
         for batch in chain((first,), rest):
             prepared(*network_inputs(prepared, batch))
     return len(norms)
+
+
+@contextmanager
+def estimating_fresh(prepared: PreparedModel, samples: int) -> Iterator[None]:
+    """Let batch norms that never saw a batch take the statistics of those that run within the block.
+
+    A network with random weights is far from normalised by the statistics that batch norms begin with (mean 0, variance
+    1): scales that fit it would clip nearly all that training sees. Trained batch norms are not touched.
+
+    Args:
+        prepared: the network.
+        samples: in the batch; a single one has no variance, and then nothing is done.
+    """
+    fresh = [norm for norm in _norms(prepared) if norm.num_batches_tracked == 0] if samples > 1 else []
+    if not fresh:
+        yield
+        return
+    with _averaging(prepared, fresh):
+        yield
+
+
+def _norms(prepared: PreparedModel) -> list[_BatchNorm]:
+    modules = prepared.network.modules()
+    return [module for module in modules if isinstance(module, _BatchNorm) and module.running_mean is not None]
 
 
 @contextmanager

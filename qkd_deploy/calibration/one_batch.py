@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from qkd_deploy.calibration.batch_norms import estimating_fresh
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.modes import evaluating
@@ -20,7 +22,7 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
     """Set every scale from the weights and one batch, layer by layer on already quantized inputs.
 
     Call it once, before training and before wrapping the model for distribution or compilation. Batch norms are not
-    touched.
+    touched, but for those that never saw a batch: they take the statistics of this one.
 
     Args:
         prepared: the model from ``prepare``.
@@ -46,7 +48,7 @@ def initialize(prepared: PreparedModel, *inputs: Any, method: str = "auto") -> N
         if not quantizer.fixed:
             quantizer.set_scale(quantizer.start(value, method) * next(factors))
 
-    with evaluating(prepared):
+    with evaluating(prepared), estimating_fresh(prepared, len(inputs[0]) if isinstance(inputs[0], Tensor) else 1):
         prepared.run_observed(inputs, observe)
 
 
