@@ -101,17 +101,19 @@ class TensorSpec:
         return cls(bits, False, 256 - levels, 0, levels - 1)
 
     @classmethod
-    def weight(cls, bits: int, weight_range: str = "narrow") -> TensorSpec:
+    def weight(cls, bits: int, weight_range: str = "safe", *, depthwise: bool = False) -> TensorSpec:
         """Grid of weights, stored as int8.
 
-        ``narrow`` is symmetric, so that the sign of a batch norm's gamma can move onto the codes; at 8 bits it stays
-        within +-63, because pairs of u8 x s8 products saturate in int16 on x86 CPUs without VNNI. ``full`` uses
-        ``-2^(bits-1)`` as well, and +-127 at 8 bits.
+        ``safe`` is symmetric, so that the sign of a batch norm's gamma can move onto the codes; at 8 bits it stays
+        within +-63, because pairs of u8 x s8 products saturate in int16 on x86 CPUs without VNNI. The kernels of
+        depthwise convolutions do not add pairs: their 8-bit codes reach +-127. ``narrow`` is +-63 there, too. ``full``
+        uses ``-2^(bits-1)`` as well, and +-127 at 8 bits.
         """
         half = 2 ** (bits - 1)
         if weight_range == "full":
             return cls(bits, True, 0, -127 if bits == 8 else -half, half - 1)
-        hi = 63 if bits == 8 else half - 1
+        pairs = not (depthwise and weight_range == "safe")
+        hi = 63 if bits == 8 and pairs else half - 1
         return cls(bits, True, 0, -hi, hi)
 
     @property

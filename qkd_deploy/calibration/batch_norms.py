@@ -58,12 +58,18 @@ def estimating_fresh(prepared: PreparedModel, samples: int) -> Iterator[None]:
         prepared: the network.
         samples: in the batch; a single one has no variance, and then nothing is done.
     """
-    fresh = [norm for norm in _norms(prepared) if norm.num_batches_tracked == 0] if samples > 1 else []
+    fresh = [norm for norm in _norms(prepared) if _is_fresh(norm)] if samples > 1 else []
     if not fresh:
         yield
         return
     with _averaging(prepared, fresh):
         yield
+
+
+def _is_fresh(norm: _BatchNorm) -> bool:
+    """True where the statistics are those that a batch norm begins with; counts are often lost in conversions."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    return not bool(norm.running_mean.any()) and bool((norm.running_var == 1).all())
 
 
 def _norms(prepared: PreparedModel) -> list[_BatchNorm]:

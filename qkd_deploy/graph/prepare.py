@@ -29,7 +29,7 @@ def prepare(
     placement: str = "integer",
     residual: str = "wide",
     first_last_bits: int = 8,
-    weight_range: str = "narrow",
+    weight_range: str = "safe",
     weight_scales: str = "channel",
     input_quantization: tuple[float, int] | None = None,
     leaf_modules: tuple[type[nn.Module], ...] = (),
@@ -47,8 +47,8 @@ def prepare(
         residual: "wide" keeps residual sums at 8 bits with low-bit quantizers behind them; "shared" uses one low-bit
             quantizer for both (faster, coarser).
         first_last_bits: bits of weights and inputs of the first and last layers.
-        weight_range: "narrow" (symmetric codes, and 7 bits for right operands of products of activations) or "full";
-            see ``TensorSpec.weight``.
+        weight_range: "safe" (symmetric codes, 8-bit ones within +-63 but for depthwise convolutions, and 7 bits for
+            right operands of products of activations), "narrow" or "full"; see ``TensorSpec.weight``.
         weight_scales: "channel" gives every output channel of a layer a learned scale of its own, "layer" one to all
             (QKD's interval). The file has one scale per channel in both cases.
         input_quantization: scale and zero point of the input's 8-bit codes where they are known, as ``(1/64, 128)`` for

@@ -16,7 +16,7 @@ from qkd_deploy.graph.lost_scales import require_near
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import apply, operator_of
 from qkd_deploy.graph.ops.constants import INPUT
-from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
+from qkd_deploy.graph.ops.layers import batch_norm_of, is_depthwise, layer_forward, layer_parameters
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_identity
 from qkd_deploy.graph.placement.place import Placed
 from qkd_deploy.graph.placement.report import Account, account_of
@@ -72,11 +72,16 @@ class PreparedModel(nn.Module):
         bits = self.layer_bits[node.name].weight
         if is_channel_identity(self._module(node)):
             return StepQuantizer(TensorSpec.weight(bits), step=STEP, learnable=False)
-        spec = TensorSpec.weight(bits, self.settings.weight_range)
+        spec = self.weight_spec(node, bits)
         channels = None
         if self.settings.weight_scales == "channel":
             channels = layer_parameters(self.network, node)[0].shape[0]
         return quantizer_kind(self.settings.quantizer).weight(spec, channels)
+
+    def weight_spec(self, node: Node, bits: int) -> TensorSpec:
+        """The grid that a layer's weights have at so many bits."""
+        depthwise = is_depthwise(self._module(node))
+        return TensorSpec.weight(bits, self.settings.weight_range, depthwise=depthwise)
 
     def layers(self) -> list[Node]:
         """The convolution and linear nodes, in execution order."""

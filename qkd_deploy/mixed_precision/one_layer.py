@@ -94,7 +94,7 @@ class SingleLayers:
     # -- rounding ----------------------------------------------------------------------------------------------------
 
     def _rounded_weight(self, node: Node, weight: Tensor, bits: BitWidths) -> Tensor:
-        spec = TensorSpec.weight(bits.weight, self._prepared.settings.weight_range)
+        spec = self._prepared.weight_spec(node, bits.weight)
         key = str(node.target), spec
         if key not in self._scales:
             self._scales[key] = initial_scale(weight, spec, _METHOD)

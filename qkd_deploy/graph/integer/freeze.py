@@ -168,7 +168,7 @@ def _params(
     params, occurs = place(spec.zero_point)
     at_the_top = 255 - params.hi
     # Weights beyond +-64 times codes up to 255 saturate on x86 CPUs without VNNI.
-    if not params.bounded_below or at_the_top == params.zero_point or prepared.settings.weight_range != "narrow":
+    if not params.bounded_below or at_the_top == params.zero_point or prepared.settings.weight_range == "full":
         return params, occurs
     moved, occurs_there = place(at_the_top)
     fits = moved.bounded_below and moved.hi + at_the_top == 255

@@ -168,6 +168,11 @@ def _in_order(terms: Tensor) -> Tensor:
     return total
 
 
+def is_depthwise(layer: nn.Module) -> bool:
+    """Say if every output channel of a convolution reads one input channel of its own."""
+    return isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+
+
 def batch_norm_of(network: nn.Module, node: Node) -> BatchNorm | None:
     """Find the batch norm fused behind a layer; None where there is none."""
     if node.batch_norm is None:

@@ -165,7 +165,7 @@ class _Placer:
     def _is_factor(self, name: str, reader: Node) -> bool:
         """True where a product of two activations reads a tensor as the operand that becomes signed bytes."""
         place = operator_of(reader).factor
-        return place is not None and reader.inputs[place] == name and self.settings.weight_range == "narrow"
+        return place is not None and reader.inputs[place] == name and self.settings.weight_range != "full"
 
     def _add_quantizer(self, node: Node, bits: int, *, saturating: bool = False) -> str:
         if node.kind == INPUT.name and self.settings.input_quantization is not None:
@@ -211,7 +211,7 @@ class _Placer:
         wide = self._spec(grid) if grid is not None else None
         # codes that are never negative need no integer clip when 255 is their largest; but they then meet the weights
         # as codes up to 255, which 8-bit weights beyond +-64 do not survive on x86 CPUs without VNNI
-        saturating = wide is not None and wide.lo == 0 and self.settings.weight_range == "narrow"
+        saturating = wide is not None and wide.lo == 0 and self.settings.weight_range != "full"
         self.signs.copy(node.name, name)
         self.graph.insert_after(node, second)
         self.graph.replace_uses_in(readers, node.name, name)

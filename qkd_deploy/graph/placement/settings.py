@@ -34,9 +34,10 @@ class Placement(Settings):
     first_last_bits: Annotated[int, Field(ge=2, le=8), "Bits of the first and the last layer."] = 8
     weight_range: Annotated[
         str,
-        OneOf("narrow", "full"),
-        "Weight codes: `narrow` is symmetric, `full` has all that fit.",
-    ] = "narrow"
+        OneOf("safe", "narrow", "full"),
+        "Weight codes: `safe` is exact on every CPU (8-bit codes within 63, in depthwise convolutions 127), `narrow` "
+        "is within 63 everywhere, `full` has all that fit.",
+    ] = "safe"
     weight_scales: Annotated[
         str,
         OneOf("channel", "layer"),
