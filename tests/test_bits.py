@@ -88,7 +88,7 @@ def test_stored_activation_codes_fit_uint8_and_zero_points_are_even(bits: int) -
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("weight_range", ["narrow", "full"])
+@pytest.mark.parametrize("weight_range", ["safe", "narrow", "full"])
 def test_upscaled_weights_fill_the_safe_part_of_int8(bits: int, weight_range: str) -> None:
     spec = TensorSpec.weight(bits, weight_range)
     largest = max(-spec.lo, spec.hi) * spec.upscale

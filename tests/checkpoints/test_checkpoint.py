@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from float_networks import float_network
+from scales import learned
 from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import (
@@ -31,8 +32,8 @@ QUANTIZATION = NetworkBits(bits_for={"fc": "w8a8"}).quantization(128, 64)
 def quantized_checkpoint(name: str = "plaincnn") -> tuple[nn.Module, Checkpoint]:
     torch.manual_seed(0)
     prepared = prepare_student(create_model("plaincnn", 10, 1), [1, 8, 8], QUANTIZATION)
-    for step in (*prepared.weight_steps(), *prepared.activation_steps()):
-        step.data.fill_(0.05 + 0.1 * torch.rand(()).item())
+    for quantizer in learned(prepared.weights, prepared.activations):
+        quantizer.set_scale(0.05 + 0.1 * torch.rand(()).item())
     prepared.eval()
     checkpoint = Checkpoint(
         state_dict=dict(prepared.state_dict()),

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from deployment import SATURATES, assert_same_codes, deploy, emitted, feeds_of, float_operations, noise, settle
+from scales import learned, multiply
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, create_model, export_onnx, freeze, initialize, prepare
@@ -68,8 +69,8 @@ def test_packed_weights_give_the_same_bits(bits: str, threads: int) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_full_range_weights(bits: int) -> None:
     prepared = prepared_net(f"w{bits}a4", weight_range="full")
-    for step in prepared.weight_steps():
-        step.data.mul_(0.3)
+    for quantizer in learned(prepared.weights):
+        multiply(quantizer, 0.3)
     frozen = freeze(prepared)
     codes = frozen.layer(frozen.graph.node("conv")).codes
     lowest = {2: -64, 3: -64, 4: -64, 8: -127}[bits]
@@ -81,8 +82,8 @@ def test_full_range_weights(bits: int) -> None:
 
 def test_packing_refuses_codes_that_a_negative_gamma_pushed_out_of_range() -> None:
     prepared = prepared_net("w4a4", weight_range="full")
-    for step in prepared.weight_steps():
-        step.data.mul_(0.1)
+    for quantizer in learned(prepared.weights):
+        multiply(quantizer, 0.1)
     with pytest.raises(UserError, match=r"(conv|stem) has codes beyond its packed type.*--weights int8"):
         build_model(prepared, weights="packed")
     positive = prepared.network.get_parameter("norm2.weight").data

@@ -13,6 +13,7 @@ import torch
 from deployment import SATURATES, settle
 from graph_builder import GraphBuilder
 from rich.console import Console
+from scales import learned, multiply
 from torch import Tensor, nn
 
 from qkd_deploy import export_onnx, freeze, initialize, prepare, verify_onnx
@@ -126,8 +127,8 @@ def verified(folder: Path, weight_range: str) -> VerificationReport:
     images = (pixels.float() - 128) / 64
     prepared = prepare(settle(Net()), "w8a8", (images,), input_quantization=(1 / 64, 128), weight_range=weight_range)
     initialize(prepared, images)
-    for step in prepared.weight_steps():
-        step.data.mul_(0.5)  # many weights at the ends of the range
+    for quantizer in learned(prepared.weights):
+        multiply(quantizer, 0.5)  # many weights at the ends of the range
     export_onnx(prepared, folder / "model.onnx")
     return verify_onnx(folder / "model.onnx", inputs=images.numpy(), frozen=freeze(prepared))
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from scales import learned, multiply
 
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.data import load_dataset
@@ -42,8 +43,8 @@ def prepared_model(bits: str, digits: ImageDataset, seed: int = 0, placement: st
     prepared = prepare(network, bits, (images[:2],), input_quantization=(1 / 64, 128), placement=placement)
     initialize(prepared, images)
     with torch.no_grad():
-        for step in prepared.activation_steps():
-            step.mul_(1 + 0.01 * torch.rand(()))
+        for quantizer in learned(prepared.activations):
+            multiply(quantizer, 1 + 0.01 * torch.rand(()).item())
     prepared.eval()
     return prepared
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from deployment import assert_same_codes, finish, noise
+from scales import learned
 from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
@@ -37,10 +38,10 @@ def test_round_steps(steps: tuple[float, ...], bits: str) -> None:
     x = noise(6, 2, 13, 13, scale=2.0)
     prepared = prepare(Everything().eval(), bits, (x,))
     initialize(prepared, x)
-    for i, parameter in enumerate(prepared.activation_steps()):
-        parameter.data.fill_(steps[i % len(steps)])
-    for parameter in prepared.weight_steps():
-        parameter.data.fill_(0.1)
+    for i, quantizer in enumerate(learned(prepared.activations)):
+        quantizer.set_scale(steps[i % len(steps)])
+    for quantizer in learned(prepared.weights):
+        quantizer.set_scale(0.1)
     for name, parameter in prepared.network.named_parameters():
         if name.endswith("bias"):
             parameter.data.zero_()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from deployment import Deployed, assert_same_codes, finish, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scales import learned, multiply
 from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
@@ -106,14 +107,14 @@ def deployments(draw: Any) -> tuple[Deployed, Tensor]:
     options = {
         "residual": draw(st.sampled_from(["wide", "wide", "shared"])),
         "first_last_bits": draw(st.sampled_from([8, 8, 3])),
-        "weight_range": draw(st.sampled_from(["narrow", "narrow", "full"])),
+        "weight_range": draw(st.sampled_from(["safe", "safe", "narrow", "full"])),
     }
     x = noise(3, model.stem.in_channels, 6, 6, seed=draw(st.integers(0, 2**16)))
     prepared = prepare(model, bits, (x,), **options)
     initialize(prepared, x, method=draw(st.sampled_from(["mse", "lsq", "minmax"])))
-    for step in [*prepared.weight_steps(), *prepared.activation_steps()]:
-        step.data.mul_(draw(st.sampled_from([1.0, 1.0, 1.0, 1.0, 0.03, 30.0, 1e-6])))
-    weights = draw(st.sampled_from(["int8", "packed"])) if options["weight_range"] == "narrow" else "int8"
+    for quantizer in learned(prepared.weights, prepared.activations):
+        multiply(quantizer, draw(st.sampled_from([1.0, 1.0, 1.0, 1.0, 0.03, 30.0, 1e-6])))
+    weights = draw(st.sampled_from(["int8", "packed"])) if options["weight_range"] != "full" else "int8"
     return finish(prepared, weights=weights), x
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from additions import pairs, unsigned
 from deployment import assert_same_codes, deploy, finish, noise
+from scales import learned
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, freeze, initialize, prepare
@@ -109,8 +110,7 @@ def test_the_least_scale_keeps_products_of_scales_normal(monkeypatch: pytest.Mon
 def test_sums_that_could_overflow_are_refused() -> None:
     model = nn.Sequential(nn.Linear(150_000, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     prepared = prepare(model, "w8a8", (torch.rand(2, 150_000),), weight_range="full")
-    for quantizer in prepared.weights.values():
-        quantizer.set_scale(1e-6)  # type: ignore[operator]
+    learned(prepared.weights)[0].set_scale(1e-6)
     with pytest.raises(UserError, match="0 sums so many products"):
         freeze(prepared)
     # the sum that the guard forbids does wrap around
@@ -231,8 +231,8 @@ def test_values_that_are_not_finite_are_refused_and_named(bad: float) -> None:
 @pytest.mark.parametrize("step", [0.0, -1.0, 1e-30])
 def test_steps_that_an_optimizer_spoiled_still_deploy(step: float) -> None:
     prepared = prepared_two()
-    for parameter in (prepared.weight_steps()[1], prepared.activation_steps()[1]):
-        parameter.data.fill_(step)
+    for holder in (prepared.weights, prepared.activations):
+        learned(holder)[1].set_scale(step)
     assert_same_codes(finish(prepared), (IMAGES,))
 
 
