@@ -35,6 +35,7 @@ class ImageDataset:
             place of accuracy, in percent.
         metric_name: the name of that mean.
         remarks: what the user should know about the data, in sentences.
+        original: the fingerprint of the publisher's data, where the files were checked to be theirs; "" elsewhere.
         mean, std: pixels enter a network as ``(pixel - mean) / std``, the same for every data set and channel, so
             that an 8-bit input quantizer (scale 1/64, zero point 128) reproduces the raw pixel exactly.
 
@@ -51,6 +52,7 @@ class ImageDataset:
     metric: Metric | None = None
     metric_name: str = "accuracy"
     remarks: tuple[str, ...] = ()
+    original: str = ""
     mean: ClassVar[float] = MEAN
     std: ClassVar[float] = STD
 
@@ -92,7 +94,7 @@ class ImageDataset:
     @property
     def known_as(self) -> str:
         """The name to write in results: it tells a copy from the original by its fingerprint."""
-        return known_name(self.name, self.fingerprint)
+        return self.name if self.fingerprint == self.original else known_name(self.name, self.fingerprint)
 
     def augmentation_named(self, name: str) -> Transform:
         """Look up the augmentation "auto" (the data set's own), "none", "crop", "imagenet" or "randaugment".

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +66,14 @@ def load_cifar(cifar: Cifar, data_dir: Path | None) -> ImageDataset:
     if len(classes) != cifar.classes:
         found = f"{folder / layout.names} holds {len(classes)} class names instead of {cifar.classes}"
         raise UserError(f"{found}; unpack the publisher's archive of {cifar.name} again")
-    return ImageDataset(
+    dataset = ImageDataset(
         name=cifar.name,
         train=_split(layout, [folder / name for name in layout.train], cifar.train_images, cifar.classes),
         test=_split(layout, [folder / name for name in layout.test], cifar.test_images, cifar.classes),
         classes=tuple(classes),
         augmentation=CropAndFlip(pad=4, flip=True),
     )
+    return replace(dataset, original=dataset.fingerprint) if layout.is_original(folder) else dataset
 
 
 def _locate(cifar: Cifar, data_dir: Path | None) -> tuple[Layout, Path]:
@@ -161,6 +162,10 @@ CIFAR100 = Cifar(
             names="fine_label_names.txt",
             read_part=read_binary(label_bytes=2),
             read_names=read_lines,
+            digests={
+                "train.bin": "sha1:e207cd2e05b73b1393c74c7f5e7bea451d63e08e",
+                "test.bin": "sha1:8fb6623e830365ff53cf14adec797474f5478006",
+            },
         ),
         Layout(
             archive=Archive(
@@ -171,6 +176,10 @@ CIFAR100 = Cifar(
             names="meta",
             read_part=read_pickled("fine_labels"),
             read_names=read_pickled_names("fine_label_names"),
+            digests={
+                "train": "md5:16019d7e3df5f24257cddd939b257f8d",
+                "test": "md5:f0ef6b0ae62326f3e7ffdfab6717acfc",
+            },
         ),
     ),
     train_images=50_000,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from qkd_deploy.data.sets.array_pickle import load_arrays
 from qkd_deploy.data.sets.download import Archive
-from qkd_deploy.data.sets.files import read_bytes
+from qkd_deploy.data.sets.files import file_digest, read_bytes
 from qkd_deploy.errors import UserError
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -32,6 +32,8 @@ class Layout:
         names: the file with the class names.
         read_part: reads one of the split files, told the number of images that it must hold.
         read_names: reads the class names.
+        digests: by file of images the algorithm and checksum of the publisher's, such as ``sha1:0123...``; needed where
+            the fingerprint of the content is not known.
     """
 
     archive: Archive
@@ -40,6 +42,7 @@ class Layout:
     names: str
     read_part: Callable[[Path, int], Part]
     read_names: Callable[[Path], list[str]]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -50,6 +53,13 @@ class Layout:
     def files(self) -> tuple[str, ...]:
         """All files that must be there."""
         return (*self.train, *self.test, self.names)
+
+    def is_original(self, folder: Path) -> bool:
+        """Check that files with images are the publisher's; False where their checksums are not known."""
+        return bool(self.digests) and all(
+            file_digest(folder / name, digest.partition(":")[0]) == digest.partition(":")[2]
+            for name, digest in self.digests.items()
+        )
 
 
 def read_binary(label_bytes: int) -> Callable[[Path, int], Part]:

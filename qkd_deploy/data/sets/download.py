@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
+from qkd_deploy.data.sets.files import file_digest
 from qkd_deploy.errors import UserError
 
 MIRROR = "QKD_DEPLOY_MIRROR"
@@ -94,7 +95,7 @@ def _lock_of(path: Path) -> Path:
 def _download(archive: Archive, target: Path) -> None:
     path = target / archive.name
     if path.exists():
-        if _md5(path) != archive.md5:
+        if file_digest(path, "md5") != archive.md5:
             raise UserError(f"{path} has another checksum than the publisher's archive; delete it, or replace it")
         return
     part = target / f"{archive.name}.part"
@@ -108,7 +109,7 @@ def _download(archive: Archive, target: Path) -> None:
             f"cannot download {archive.url} ({reason}); try again later to continue, or unpack {archive.name} in a "
             "folder and give it as --data-dir"
         ) from error
-    if _md5(part) != archive.md5:
+    if file_digest(part, "md5") != archive.md5:
         part.unlink()
         raise UserError(
             f"{archive.url} gave another file than the publisher's (wrong checksum), which was deleted; try again, "
@@ -178,11 +179,6 @@ def _shown(url: str, length: str | None) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(url, total=None if length is None else int(length))
         yield lambda size: progress.advance(task, size)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _unpack(archive: Archive, target: Path) -> None:

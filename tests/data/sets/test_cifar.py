@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Callable
@@ -130,6 +131,47 @@ def test_absent_folders_and_data_are_explained(tmp_path: Path) -> None:
         load_dataset("cifar10", tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no cifar100; cannot download .*cifar-100-binary.tar.gz .*--data-dir"):
         load_dataset("cifar100", tmp_path)
+
+
+@pytest.mark.parametrize(("layout", "algorithm"), [("cifar-100-binary", "sha1"), ("cifar-100-python", "md5")])
+def test_files_with_the_publishers_checksums_are_the_original(
+    layout: str, algorithm: str, tmp_path: Path, write_layout: WriteLayout
+) -> None:
+    folder = write_layout(layout, tmp_path)
+    (known,) = (known for known in CIFAR100.layouts if known.folder == layout)
+    digests = {
+        name: f"{algorithm}:{hashlib.new(algorithm, (folder / name).read_bytes()).hexdigest()}"
+        for name in known.digests
+    }
+    family = replace(SMALL["cifar100"], layouts=(replace(known, digests=digests),))
+    original = load_cifar(family, tmp_path)
+    assert original.known_as == "cifar100"
+    assert replace(original, train=original.train.head(5)).known_as.startswith("cifar100 (copy ")
+    other = replace(known, digests={**digests, known.test[0]: f"{algorithm}:0123"})
+    assert load_cifar(replace(family, layouts=(other,)), tmp_path).known_as.startswith("cifar100 (copy ")
+
+
+def test_checksums_of_the_publisher_cover_all_files_with_images() -> None:
+    for layout in CIFAR100.layouts:
+        assert list(layout.digests) == [*layout.train, *layout.test]
+
+
+@pytest.mark.skipif(
+    "QKD_DEPLOY_CIFAR10" not in os.environ, reason="QKD_DEPLOY_CIFAR10 names no folder with the binary layout"
+)
+def test_the_original_is_recognised_in_both_layouts(tmp_path: Path) -> None:
+    original = load_dataset("cifar10", Path(os.environ["QKD_DEPLOY_CIFAR10"]))
+    assert original.known_as == "cifar10"
+    batches = (*original.train.images.split(10_000), original.test.images)
+    labels = (*original.train.labels.split(10_000), original.test.labels)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(original.classes)}, protocol=2))
+    for name, images, of_batch in zip(CIFAR10.layouts[1].files, batches, labels, strict=False):
+        content = {"labels": of_batch.tolist(), "data": images.flatten(1).numpy()}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    pickled = load_dataset("cifar10", tmp_path)
+    assert pickled.known_as == "cifar10" and pickled.fingerprint == original.fingerprint
 
 
 @pytest.mark.skipif(
