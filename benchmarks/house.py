@@ -50,6 +50,7 @@ LAYERS = (
     "graph.interpreter",
     "graph.ir",
     "graph.module_keys",
+    "graph.replacements",
     "quantizers",
     "distill",
     "data",

@@ -13,6 +13,7 @@ import click
 from qkd_deploy.cli.options import GroupedCommand, named, option, options_of, refuse_without
 from qkd_deploy.cli.values import Choice
 from qkd_deploy.export.settings import INPUTS, TARGETS, WEIGHTS
+from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import PostTraining
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
         click.echo(json.dumps({**table, **written.as_dict(), **extra}, indent=2))
         return
     print_tables(layer_table(written))
+    if written.replaced:
+        click.echo(f"replaced: {replaced_in_words(written.replaced)}")
     needs = f"; needs ONNX Runtime {report.requires} or newer" if report.requires else ""
     click.echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
     if calibrated is not None:

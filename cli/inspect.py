@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, refuse_without
+from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import SensitivityData
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def _print_rest(found: Inspection) -> None:
     _print_sums(found)
     if found.kernels is not None:
         click.echo("kernels: " + ", ".join(f"{count} {op}" for op, count in found.kernels.items()))
+    if found.replaced:
+        click.echo(f"replaced: {replaced_in_words(found.replaced)}")
     for part in found.floats:
         click.echo(f"in float: {part.module} ({part.op}): {part.reason}")
     if not found.floats:

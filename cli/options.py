@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from qkd_deploy.cli.values import Argument, Choice, Epochs, Names, Override
+from qkd_deploy.cli.values import Argument, Choice, Epochs, Names, Override, Replacement
 from qkd_deploy.settings import Arguments, Declaration, Settings, declarations
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -16,9 +16,10 @@ _VALUES: dict[Any, Any] = {
     tuple[int, ...]: Epochs(),
     tuple[str, ...]: Names(),
     dict[str, str]: Override(),
+    Mapping[str, str]: Replacement(),
     Arguments: Argument(),
 }
-_PAIRS = (Override, Argument)
+_PAIRS = (Override, Replacement, Argument)
 
 
 class Option(click.Option):

@@ -77,6 +77,19 @@ class Override(click.ParamType[tuple[str, str]]):
         return pattern, bits
 
 
+class Replacement(click.ParamType[tuple[str, str]]):
+    """``[PATTERN:]OLD=NEW``."""
+
+    name = "[PATTERN:]OLD=NEW"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split at the last equals sign."""
+        old, _, new = str(value).rpartition("=")
+        if not old or not new:
+            self.fail(f"{value!r}; write OLD=NEW, such as silu=relu6, or 'features.*:silu=relu6'", param, ctx)
+        return old, new
+
+
 class Argument(click.ParamType[tuple[str, Any]]):
     """``KEY=VALUE`` with a TOML value; a plain word needs no quotes, which a shell would take off."""
 

@@ -110,11 +110,13 @@ def build_model(
     for name, value, allowed in (("weights", weights, WEIGHTS), ("input", input, INPUTS)):
         if value not in allowed:
             raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
-    bits, placement, quantizer = "", "", ""
+    described: dict[str, Any] = {"bits": "", "placement": "", "quantizer": ""}
     if isinstance(model, PreparedModel):
-        bits, placement, quantizer = str(model.settings.bits), model.settings.placement, model.settings.quantizer
+        settings = model.settings
+        described = {"bits": str(settings.bits), "placement": settings.placement, "quantizer": settings.quantizer}
+        described["replaced"] = model.account.replaced
+    described |= metadata or {}
     frozen = (freeze(model) if isinstance(model, PreparedModel) else copy.deepcopy(model)).cpu()
-    described = {"bits": bits, "placement": placement, "quantizer": quantizer, **(metadata or {})}
     if input == "uint8":
         _require_raw_pixels(frozen, described.get("normalization"))
     emitted = emit(frozen, weights=weights, input_type=input)

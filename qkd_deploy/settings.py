@@ -70,6 +70,9 @@ Epochs = Annotated[
 BitsTable = Annotated[dict[str, str], Wanted('it must map patterns to bits, such as { "layer3.*" = "w8a8" }')]
 """Bits by pattern of module paths; an option for each on the command line."""
 
+Replacements = Annotated[Mapping[str, str], Wanted('it must map functions to functions, such as { silu = "relu6" }')]
+"""New functions by old ones, with a pattern of module paths before a colon; an option for each on the command line."""
+
 Arguments = dict[str, Any]
 """Keyword arguments of a user's factory, of plain data; an option for each on the command line."""
 

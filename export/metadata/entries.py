@@ -33,6 +33,7 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
         "classes": _dump(metadata.classes),
         "accuracy": _dump(metadata.accuracy),
         "quantizer": metadata.quantizer or None,
+        "replaced": _dump(metadata.replaced or None),
     }
     _replace(model, plain)
     _replace(model, {"digests": json.dumps(asdict(graph_digests(model)))})
@@ -65,6 +66,7 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         classes=_parsed(entries, "classes", lambda names: tuple(str(name) for name in names)),
         accuracy=_parsed(entries, "accuracy", dict),
         quantizer=entries.get("quantizer", ""),
+        replaced=_parsed(entries, "replaced", dict) or {},
         digests=_parsed(entries, "digests", lambda table: Digests(**table)),
     )
 

@@ -54,6 +54,7 @@ class Metadata:
     checkpoint_sha256: str | None = None
     accuracy: Mapping[str, Any] | None = None
     quantizer: str = ""
+    replaced: Mapping[str, int] = field(default_factory=dict)
     digests: Digests | None = field(default=None, compare=False)
 
     def module_of(self, name: str) -> str:

@@ -74,6 +74,7 @@ def quantization_entry(settings: QuantizationSettings) -> dict[str, Any]:
         "input_scale": scale,
         "input_zero_point": zero_point,
         "quantizer": settings.quantizer,
+        "replace": dict(settings.replace),
     }
 
 

@@ -12,10 +12,12 @@ from qkd_deploy.bits import BitWidths
 from qkd_deploy.graph.lower import lower
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.passes import PassContext, StageLog, run_pipeline
+from qkd_deploy.graph.passes.replace_activations import replace_activations
 from qkd_deploy.graph.placement.layer_bits import last_layers, layer_bits
 from qkd_deploy.graph.placement.place import place
 from qkd_deploy.graph.placement.settings import QuantizationSettings, parse_overrides
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.graph.replacements import parse_replacements
 from qkd_deploy.graph.trace.checks import own_copy
 from qkd_deploy.graph.trace.trace import trace
 
@@ -34,6 +36,7 @@ def prepare(
     input_quantization: tuple[float, int] | None = None,
     leaf_modules: tuple[type[nn.Module], ...] = (),
     quantizer: str = "interval",
+    replace: Mapping[str, str] | None = None,
 ) -> PreparedModel:
     """Insert learnable quantizers into a copy of any network that ``torch.fx`` can trace.
 
@@ -55,6 +58,8 @@ def prepare(
             pixels normalised by ``(p - 128) / 64``; learned otherwise.
         leaf_modules: classes to keep as one float step each, for code that cannot be traced.
         quantizer: the published method of all learned quantizers, a key of ``registry.QUANTIZERS``.
+        replace: activation functions that become others, as ``{"silu": "relu6"}``; ``"features.3.*:silu"`` means those
+            in modules whose path matches. The last match wins.
 
     Returns:
         A model called like ``model``, whose ``account`` says what runs in integers and what stays in float and why.
@@ -74,6 +79,7 @@ def prepare(
         weight_scales=weight_scales,
         input_quantization=input_quantization,
         quantizer=quantizer,
+        replace=replace or {},
     )
     return prepare_as(model, settings, inputs, leaf_modules)
 
@@ -94,8 +100,11 @@ def prepare_as(
         log.done("trace")
         lower(network, graph, traced.mode_leaves)
         log.done("lower")
+        replaced = replace_activations(network, graph, parse_replacements(settings.replace))
+        log.done(replace_activations.__name__)
         context = PassContext(network, graph, partial(layer_bits, settings=settings), last_layers)
         run_pipeline(context, log, integer=settings.integer)
         placed = place(network, graph, settings)
+        placed.replaced = replaced
         log.done("place")
         return PreparedModel(network, placed, settings).train(training)

@@ -19,6 +19,7 @@ from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.graph.placement.settings import QuantizationSettings, parse_overrides
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.quantizers.ewgs_refresh import set_deltas
 from qkd_deploy.training.chosen_bits import BitsUnderBudget
 from qkd_deploy.training.config import TrainConfig
@@ -136,6 +137,10 @@ class _Run:
         self._pass_on_notes()
         for difference in self._differences:
             self._progress.message(f"quantizer {config.quantizer}: {difference}")
+        if self._account.replaced:
+            self._progress.message(
+                f"replaced: {replaced_in_words(self._account.replaced)}; networks in full precision keep their own"
+            )
         for entry in self._account.floats:
             self._progress.message(f"stays in float: {entry.name} ({entry.operation}): {entry.reason}")
 

@@ -77,6 +77,7 @@ class Inspection:
         layers, tensors: layers with weights, and quantized activations, in graph order.
         sums: worst cases of all integer sums of products, those of poolings included, in graph order.
         floats: what computes in float.
+        replaced: activation functions that became others, by ``OLD=NEW`` the number of places.
         kernels: how often ONNX Runtime built each kernel; None where that was not asked for.
         bytes: size of the file.
         origin: network, method, data set and accuracy, as far as the file tells.
@@ -93,6 +94,7 @@ class Inspection:
     tensors: tuple[TensorRecord, ...]
     sums: tuple[Headroom, ...]
     floats: tuple[FloatPart, ...]
+    replaced: dict[str, int]
     kernels: dict[str, int] | None
     bytes: int
     origin: dict[str, Any]
@@ -153,6 +155,7 @@ def inspect_checkpoint(path: Path | str, *, model: str | nn.Module | None = None
         tensors=built.tensors,
         sums=tuple(file_headroom(built.model).values()),
         floats=tuple(FloatPart(e.name, e.operation, e.reason) for e in trained.prepared.account.floats),
+        replaced=dict(trained.prepared.account.replaced),
         kernels=None,
         bytes=Path(path).stat().st_size,
         origin=origin,
@@ -186,6 +189,7 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
         tensors=metadata.tensors,
         sums=tuple(file_headroom(model).values()),
         floats=tuple(FloatPart(k.module, k.op, k.reason) for k in kernels or [] if not k.integer),
+        replaced=dict(metadata.replaced),
         kernels=None if kernels is None else dict(Counter(kernel.op for kernel in kernels).most_common()),
         bytes=Path(path).stat().st_size,
         origin=origin,

@@ -8,7 +8,7 @@ integers. Widths come from the readers: a layer needs its activation bits; addit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -38,12 +38,14 @@ class Placed:
         layer_bits: bits of every layer, by tensor name.
         activations: grid of every activation quantizer, by key.
         rescaled: for the key of every tensor whose codes are another's times a number, the other's key and the number.
+        replaced: activation functions that became others, by ``OLD=NEW`` the number of places.
     """
 
     graph: Graph
     layer_bits: dict[str, BitWidths]
     activations: dict[str, TensorSpec]
     rescaled: dict[str, tuple[str, float]]
+    replaced: dict[str, int] = field(default_factory=dict)
 
 
 def place(model: nn.Module, graph: Graph, settings: QuantizationSettings) -> Placed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from qkd_deploy.graph.contract.operator import Operands
 from qkd_deploy.graph.ir import Node
@@ -12,6 +13,7 @@ from qkd_deploy.graph.ops.arithmetic import REQUANTIZE
 from qkd_deploy.graph.ops.constants import INPUT, SCALAR
 from qkd_deploy.graph.ops.layers import CONV
 from qkd_deploy.graph.placement.place import Placed
+from qkd_deploy.graph.replacements import replaced_in_words
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Account:
-    """All entries, in execution order. ``print(account)`` shows them as a table."""
+    """All entries, in execution order. ``print(account)`` shows them as a table.
+
+    Attributes:
+        entries: the tensors.
+        replaced: activation functions that became others, by ``OLD=NEW`` the number of places.
+    """
 
     entries: tuple[Entry, ...]
+    replaced: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def floats(self) -> tuple[Entry, ...]:
@@ -50,6 +58,7 @@ class Account:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         floats = [f"  {e.name} ({e.operation}): {e.reason}" for e in self.floats]
+        lines += [f"Replaced: {replaced_in_words(self.replaced)}."] if self.replaced else []
         return "\n".join([*lines, *(["Stays in float:", *floats] if floats else ["Everything runs in integers."])])
 
 
@@ -63,7 +72,7 @@ def account_of(placed: Placed) -> Account:
             quantized.add(node.name)
         if node.name not in constants and node.kind not in (SCALAR.name, DROPOUT.name):
             entries.append(_entry(placed, node, quantized))
-    return Account(tuple(entries))
+    return Account(tuple(entries), placed.replaced)
 
 
 def _entry(placed: Placed, node: Node, quantized: set[str]) -> Entry:

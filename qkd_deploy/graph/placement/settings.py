@@ -10,13 +10,19 @@ from pydantic import AfterValidator, Field, PlainValidator
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.replacements import parse_replacements
 from qkd_deploy.quantizers.settings import QUANTIZER_NAMES
-from qkd_deploy.settings import BitsTable, OneOf, Settings
+from qkd_deploy.settings import BitsTable, OneOf, Replacements, Settings
+
+
+def _require_replacements(table: Mapping[str, str]) -> Mapping[str, str]:
+    parse_replacements(table)
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement(Settings):
-    """Where quantizers go."""
+    """Where quantizers go, and between which functions."""
 
     group = "bits"
 
@@ -43,6 +49,12 @@ class Placement(Settings):
         OneOf("channel", "layer"),
         "Learned scales of weights: one per output `channel`, or one per `layer` as in the QKD paper.",
     ] = "channel"
+    replace: Annotated[
+        Replacements,
+        AfterValidator(_require_replacements),
+        "`[PATTERN:]OLD=NEW`: another activation function in the quantized network, such as `silu=relu6`, everywhere "
+        "or in modules whose path matches; may be repeated, the last match wins. The teacher keeps its own.",
+    ] = field(default_factory=dict)
 
 
 def parse_overrides(table: Mapping[str, str | BitWidths]) -> dict[str, BitWidths]:
@@ -123,6 +135,7 @@ class NetworkBits(Placement):
             first_last_bits=self.first_last_bits,
             weight_range=self.weight_range,
             weight_scales=self.weight_scales,
+            replace=self.replace,
             quantizer=quantizer,
             input_quantization=(1.0 / std, int(mean)),
         )
