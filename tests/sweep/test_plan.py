@@ -69,6 +69,12 @@ def test_values_that_are_lists_or_tables_can_be_axes(tmp_path: Path) -> None:
     ]
 
 
+def test_replacements_can_be_an_axis(tmp_path: Path) -> None:
+    entries = plan(tmp_path, "[grid]\nreplace = [{}, {silu = 'relu6', 'stem.*:silu' = 'hardswish'}]\n").entries
+    assert [entry.config.replace for entry in entries] == [{}, {"silu": "relu6", "stem.*:silu": "hardswish"}]
+    assert entries[0].id != entries[1].id
+
+
 def test_tables_are_shown_whole_where_their_first_setting_does_not_tell_them_apart(tmp_path: Path) -> None:
     text = "[[grid.start]]\nmodel = 'resnet8'\n[[grid.start]]\nmodel = 'resnet8'\ninit = 'a.pt'\n"
     tables = [{"model": "resnet8"}, {"model": "resnet8", "init": "a.pt"}]
