@@ -58,8 +58,8 @@ def build(name: str, bits: BitWidths, folder: Path) -> Contestants:
     torch.manual_seed(0)
     large = name in _LARGE
     network = create_model(name, num_classes=1000 if large else 10)
-    images = _images(_BATCH, 224 if large else 32)
-    _settle(network, images)
+    images = smooth_images(_BATCH, 224 if large else 32)
+    settle(network, images)
 
     fp32, ours, rival = (folder / f"{name}-{kind}.onnx" for kind in ("fp32", "ours", "static"))
     export_float(network, images, fp32)
@@ -79,14 +79,14 @@ def build(name: str, bits: BitWidths, folder: Path) -> Contestants:
     return Contestants(fp32, ours, rival, packed, images[:1].numpy(), export_seconds)
 
 
-def _images(count: int, size: int) -> torch.Tensor:
+def smooth_images(count: int, size: int) -> torch.Tensor:
     """Smooth random pictures with some noise, normalised as (pixel - 128) / 64: [count, 3, size, size]."""
     smooth = F.interpolate(torch.rand(count, 3, 6, 6), size=(size, size), mode="bicubic") * 255
     return ((smooth + 12 * torch.randn_like(smooth)).clamp(0, 255).round() - 128) / 64
 
 
 @torch.no_grad()
-def _settle(network: nn.Module, images: torch.Tensor) -> None:
+def settle(network: nn.Module, images: torch.Tensor) -> None:
     """Give batch norms the statistics of real activations; untouched ones (mean 0, variance 1) would be degenerate."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

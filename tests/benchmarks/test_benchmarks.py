@@ -46,3 +46,12 @@ def test_forms_of_activation_functions_are_measured_in_the_kernels_they_claim(
     assert kernels["Q(Sigmoid)"] == ["QLinearSigmoid"] and "Softmax" in kernels["Q(Softmax)"]
     assert "GatherElements" in kernels["table: GatherElements"]
     assert all(row["ns_per_element"] > 0 for row in rows)
+
+
+def test_replacements_are_measured_against_the_networks_own_functions(run: Callable[..., str], tmp_path: Path) -> None:
+    run("replacements.py", "--size", "32", "--rounds", "1", "--json", "out.json")
+    report = json.loads((tmp_path / "out.json").read_text())
+    both = "silu=relu6 (49), sigmoid=hardsigmoid (16)"
+    assert list(report["results"]) == ["fp32", "own functions", "silu=hardswish (49)", "silu=relu6 (49)", both]
+    assert report["results"]["fp32"]["over_fp32"] == 1
+    assert {"commit", "cpu", "packages"} <= report["provenance"].keys()
