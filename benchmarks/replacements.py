@@ -106,7 +106,8 @@ def main() -> int:
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", soft_wrap=True)
         return 2
-    title = f"{options.model} {options.bits}, {options.size} pixels, {options.threads} thread(s), {about['cpu']['model']}"
+    cpu = about["cpu"]["model"]
+    title = f"{options.model} {options.bits}, {options.size} pixels, {options.threads} thread(s), {cpu}"
     Console(width=120).print(table(rows, title))
     if options.json is not None:
         settings = {name: getattr(options, name) for name in ("model", "bits", "size", "threads", "rounds")}
