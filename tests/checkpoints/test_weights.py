@@ -171,6 +171,51 @@ def test_a_head_of_other_classes_is_left_at_random_only_on_request() -> None:
     )
 
 
+def with_head(name: str, weights: Weights | None = None) -> Weights:
+    """The weights with a head of another name, which stands where the head stood."""
+    return {entry.replace("head.", f"{name}."): value for entry, value in (weights or other_values()).items()}
+
+
+@pytest.mark.parametrize("name", ["fc", "linear", "classifier.1", "last.head.out"])
+def test_a_classifier_of_another_name_is_recognised_and_named(name: str) -> None:
+    target = network()
+    assert load(with_head(name, prefixed("module.")), target) == (
+        f"9 tensors from w.pt, without the prefix 'module.', {name} as head"
+    )
+    assert all(torch.equal(value, other_values()[entry]) for entry, value in target.state_dict().items())
+
+
+def test_a_renamed_classifier_of_other_classes_is_told_as_one() -> None:
+    message = refusal(with_head("fc"), network(classes=5), skip=())
+    assert "other shapes 2: head.weight [2, 4] instead of [5, 4]" in message
+    assert message.endswith("or let head start at random with init_skip")
+    assert load(with_head("fc"), network(classes=5), skip=("head",)) == (
+        "7 tensors from w.pt, fc as head, 2 ignored (head.weight, head.bias), 2 left at random (head.weight, head.bias)"
+    )
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"aux.weight": torch.zeros(2, 4), "aux.bias": torch.zeros(2)},  # two could be meant
+        {"fc.scale": torch.zeros(2)},  # more than a linear layer
+    ],
+)
+def test_classifiers_are_not_guessed(extra: Weights) -> None:
+    assert "missing 2: head.weight, head.bias; unexpected " in refusal({**with_head("fc"), **extra}, skip=())
+    other = with_head("fc")
+    other["fc.weight"] = torch.zeros(2, 3)  # of other inputs
+    assert "unexpected 2: fc.weight, fc.bias" in refusal(other, skip=())
+
+
+def test_modules_that_the_file_lacks_may_start_at_random() -> None:
+    weights = {name: value for name, value in other_values().items() if not name.startswith("body.1")}
+    assert refusal(weights, skip=()).endswith("or let body.1 start at random with init_skip")
+    assert load(weights, skip=("body.1",)).endswith(
+        "4 left at random (body.1.weight, body.1.bias, body.1.running_mean and 1 more)"
+    )
+
+
 @pytest.mark.parametrize("pattern", ["head", "head.*", "h*", "body.1", "body.*.weight"])
 def test_patterns_match_entries_and_the_modules_they_lie_in(pattern: str) -> None:
     target = network()

