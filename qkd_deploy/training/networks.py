@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.checkpoints.weights import load_into, read_weights
+from qkd_deploy.checkpoints.weights_file import weights_file
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
@@ -20,6 +21,10 @@ from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.sync_batch_norm import synchronise
 from qkd_deploy.training.seeds import seed_for
+from qkd_deploy.training.start.onnx_start import load_onnx_into
+
+_ONNX_IMAGES = 64
+"""To compare a network with an ONNX file, and for the statistics of its batch norms."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,21 @@ def start_network(
     """
     network = create_model(name, len(dataset.classes), dataset.in_channels, args)
     if weights is not None:
-        account = load_into(network, read_weights(weights), name, weights, skip=skip)
+        if weights_file(weights).suffix == ".onnx":
+            _require_logits(network, name, dataset, classifier)
+            account = load_onnx_into(network, weights, name, _images(dataset), skip=skip)
+        else:
+            account = load_into(network, read_weights(weights), name, weights, skip=skip)
         if report is not None:
             report(f"{name}: {account}")
     network.to(dataset.train.device)
     _require_logits(network, name, dataset, classifier)
     return network
+
+
+def _images(dataset: ImageDataset) -> Tensor:
+    """Normalise the first training images, on the CPU."""
+    return normalize(dataset.train.images_at(torch.arange(min(_ONNX_IMAGES, len(dataset.train))))).cpu()
 
 
 @torch.no_grad()

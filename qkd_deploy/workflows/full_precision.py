@@ -59,7 +59,7 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
     Raises:
         UserError: the file cannot be read.
     """
-    if weights_file(path).suffix == ".safetensors":
+    if weights_file(path).suffix in (".safetensors", ".onnx"):
         return None
     content = read_tensors(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qkd_deploy import create_model
 from qkd_deploy.training.config import TrainConfig
 
 # The signature of timm's, whose networks have a vocabulary of their own.
@@ -113,6 +115,28 @@ def test_weights_in_a_wheel_are_a_start(folder: Path, warm_run: Any) -> None:
         assert (folder / "start.onnx").exists() and (folder / "start.quantized.pt").exists()
     done = warm_run(f"train {MODEL} --init start.whl:none.pt --method qat --out run", folder)
     assert (done.code, done.err) == (2, "Error: start.whl holds no none.pt; it has pkg/models/start.safetensors\n")
+
+
+def test_a_float_onnx_file_is_a_start(tmp_path: Path, warm_run: Any) -> None:
+    torch.manual_seed(0)
+    network = create_model("resnet8", 10, 1).eval()
+    torch.save(network.state_dict(), tmp_path / "start.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.zeros(1, 1, 8, 8),), tmp_path / "start.onnx", dynamo=False)
+    export = "--model resnet8 --calibrate digits --bits w8a8 --json"
+    from_onnx = warm_run(f"export start.onnx {export} --output from-onnx.onnx", tmp_path)
+    measured = json.loads(ok(from_onnx))["calibration"]
+    assert "by order, 9 batch norms with the statistics of 64 images, computes what the file computes" in from_onnx.err
+    known = json.loads(ok(warm_run(f"export start.pt {export} --output known.onnx", tmp_path)))["calibration"]
+    assert measured["float_accuracy"] == known["float_accuracy"]
+    for name, refused in {"resnet20": "start.onnx does not fit resnet20", "vit_tiny": "vit_tiny"}.items():
+        done = warm_run(f"train --init start.onnx --model {name} --method qat --out run", tmp_path)
+        assert done.code == 2 and refused in done.err and len(done.err.splitlines()) == 1
+    done = warm_run(
+        "export from-onnx.onnx --model resnet8 --calibrate digits --bits w8a8 --output other.onnx", tmp_path
+    )
+    assert done.code == 2 and "holds the rounded weights of a quantized network" in done.err
 
 
 RESNET = """

@@ -1,0 +1,1 @@
+"""Starting points that take more than a file with the network's own names."""
