@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Rival(Choice):
-    """``fp32``, or any ONNX file."""
+    """``fp32``, ``unreplaced``, or any ONNX file."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Take a name that ends with .onnx as it is."""
@@ -27,8 +27,17 @@ class _Rival(Choice):
 
 @click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
-@option("--against", type=_Rival(["fp32"]), help="Compare with `fp32`, the same network in float, or an ONNX file.")
-@option("--checkpoint", type=Path, help="With `--against fp32`: the `model.pt` that the file was exported from.")
+@option(
+    "--against",
+    type=_Rival(["fp32", "unreplaced"]),
+    help="Compare with `fp32`, the same network in float; with `unreplaced`, the same network at the same bits with "
+    "the activation functions that `--replace` replaced; or with an ONNX file.",
+)
+@option(
+    "--checkpoint",
+    type=Path,
+    help="With `--against fp32` or `unreplaced`: the `model.pt` that the file was exported from.",
+)
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each session.")
 @option("--batch", type=click.IntRange(min=1), default=1, help="Images per run.")
@@ -53,15 +62,18 @@ def command(
 
     Models are timed in turns in one run; trust the ratios more than the milliseconds.
     """
-    if checkpoint is not None and against != "fp32":
-        raise click.UsageError("--checkpoint holds the network that fp32 is; give --against fp32 too")
+    if checkpoint is not None and against not in ("fp32", "unreplaced"):
+        raise click.UsageError("--checkpoint holds the network that fp32 is; give --against fp32 or unreplaced too")
     require_checkpoint_of(model, checkpoint)
     from qkd_deploy.bench.benchmark import bench
     from qkd_deploy.cli.tables import print_tables
     from qkd_deploy.workflows.export import load_trained
 
-    fp32 = None if checkpoint is None else load_trained(checkpoint, model=model).build_float()
-    report = bench(file, against=against, fp32=fp32, threads=threads, batch=batch, rounds=rounds)
+    rival = None
+    if checkpoint is not None:
+        trained = load_trained(checkpoint, model=model)
+        rival = trained.build_float() if against == "fp32" else trained.build_unreplaced(model)
+    report = bench(file, against=against, rival=rival, threads=threads, batch=batch, rounds=rounds)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
         return

@@ -21,7 +21,7 @@ from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.runtimes.runtime import RuntimeFault
 from qkd_deploy.verification.load import load_model
 
-INTEGER, FP32 = "integer", "fp32"
+INTEGER, FP32, UNREPLACED = "integer", "fp32", "unreplaced"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def bench(
     path: Path | str,
     *,
     against: str | None = None,
-    fp32: onnx.ModelProto | None = None,
+    rival: onnx.ModelProto | None = None,
     threads: int = 1,
     batch: int = 1,
     rounds: int = 100,
@@ -75,21 +75,21 @@ def bench(
 
     Args:
         path: the file.
-        against: "fp32" compares with the same network in float, any other word with the ONNX file of that name; None
-            measures the file alone.
-        fp32: the network in float, from ``build_float_model``.
+        against: "fp32" compares with the same network in float, "unreplaced" with the one with its own activation
+            functions, any other word with the ONNX file of that name; None measures the file alone.
+        rival: what those two words mean, from ``Trained.build_float`` or ``Trained.build_unreplaced``.
         threads: of each session.
         batch: images per run.
         rounds: samples of about 10 ms for each model.
 
     Raises:
-        UserError: a file cannot be used, a number is below 1, or ``against`` needs ``fp32``.
+        UserError: a file cannot be used, a number is below 1, or ``against`` needs ``rival``.
     """
     for name, number in (("threads", threads), ("batch", batch), ("rounds", rounds)):
         if number < 1:
             raise UserError(f"{name} is {number}; give 1 or more")
     read_metadata(load_model(path))
-    with _files(path, against, fp32) as files:
+    with _files(path, against, rival) as files:
         samples = _timed(files, threads, batch, rounds)
         models = {name: _measurement(file, samples[name], threads, batch) for name, file in files.items()}
     ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
@@ -109,24 +109,26 @@ def median_latencies(path: Path | str, fp32: onnx.ModelProto | None = None, roun
 
 
 @contextmanager
-def _files(path: Path | str, against: str | None, fp32: onnx.ModelProto | None) -> Iterator[dict[str, Path]]:
-    """The files to time, by name; that of the network in float exists for a while."""
+def _files(path: Path | str, against: str | None, rival: onnx.ModelProto | None) -> Iterator[dict[str, Path]]:
+    """The files to time, by name; that of ``rival`` exists for a while."""
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
         files = {INTEGER: Path(path)}
         if against is not None:
-            files[against] = _other_file(against, fp32, Path(folder))
+            files[against] = _other_file(against, rival, Path(folder))
         yield files
 
 
-def _other_file(against: str, fp32: onnx.ModelProto | None, folder: Path) -> Path:
-    """The file to compare with; the float network is written into ``folder`` first."""
-    if against != FP32:
+def _other_file(against: str, rival: onnx.ModelProto | None, folder: Path) -> Path:
+    """The file to compare with; ``rival`` is written into ``folder`` first."""
+    if against not in (FP32, UNREPLACED):
         load_model(against)
         return Path(against)
-    if fp32 is None:
-        raise UserError("fp32 is the network of the checkpoint that the file was exported from; give --checkpoint too")
-    file = folder / "float.onnx"
-    file.write_bytes(fp32.SerializeToString())
+    if rival is None:
+        raise UserError(
+            f"{against} is the network of the checkpoint that the file was exported from; give --checkpoint too"
+        )
+    file = folder / f"{against}.onnx"
+    file.write_bytes(rival.SerializeToString())
     return file
 
 

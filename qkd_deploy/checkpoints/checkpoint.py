@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,22 @@ def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> Pre
     prepared = prepare_student(_network(checkpoint, model), checkpoint.model.image_shape, record)
     _load_prepared(prepared, checkpoint, _name(checkpoint, model))
     prepared.eval()
+    return prepared
+
+
+def prepared_with_own_functions(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> PreparedModel:
+    """Prepare the network of a quantized checkpoint with the activation functions that it was written with.
+
+    It has the checkpoint's weights; its scales are not set.
+
+    Raises:
+        UserError: as ``rebuild``.
+    """
+    assert checkpoint.quantization is not None
+    settings = replace(checkpoint.quantization, replace={})
+    prepared = prepare_student(_network(checkpoint, model), checkpoint.model.image_shape, settings)
+    weights = {name: value for name, value in checkpoint.state_dict.items() if name.startswith("network.")}
+    prepared.load_state_dict(weights, strict=False)
     return prepared
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from torch import nn
 
 from qkd_deploy.bench.benchmark import median_latencies
 from qkd_deploy.bits import BitWidths
-from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, rebuild
+from qkd_deploy.calibration.one_batch import initialize
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepared_with_own_functions, rebuild
 from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.checkpoints.weights_file import split_archive
 from qkd_deploy.errors import UserError
@@ -24,6 +26,8 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.verify import verify_onnx
+
+_NOISE_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,25 @@ class Trained:
     def build_float(self) -> onnx.ModelProto:
         """The same network in float, as ONNX: what the exported file is compared with in speed and size."""
         return build_float_model(self.prepared)
+
+    def build_unreplaced(self, model: str | nn.Module | None = None) -> onnx.ModelProto:
+        """The same network at the same bits with its own activation functions: what replacing them gained in speed.
+
+        Its scales are those of noise, which no kernel's speed depends on.
+
+        Args:
+            model: the network, where it is the user's own (see ``rebuild``).
+
+        Raises:
+            UserError: no function was replaced.
+        """
+        if not self.prepared.account.replaced:
+            raise UserError(f"no activation function of {self.checkpoint.source} was replaced; compare with fp32")
+        prepared = prepared_with_own_functions(self.checkpoint, model)
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (_NOISE_IMAGES, *self.checkpoint.model.image_shape), generator=generator)
+        initialize(prepared, (pixels - 128) / 64)
+        return build_model(prepared.eval())[0]
 
 
 def load_trained(

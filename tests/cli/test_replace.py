@@ -74,6 +74,17 @@ def test_the_file_is_verified_and_tells_what_was_replaced(trained: tuple[Path, s
         assert line in ok(warm_run(f"inspect {file}", folder)).splitlines()
 
 
+def test_bench_says_what_replacing_gained(trained: tuple[Path, str], warm_run: Any) -> None:
+    folder, _ = trained
+    ok(warm_run(f"export run/model.pt {MODEL} --output bench.onnx", folder))
+    measure = f"bench bench.onnx --rounds 1 --against unreplaced --checkpoint run/model.pt {MODEL}"
+    assert ok(warm_run(measure, folder)).splitlines()[-1].startswith("against unreplaced: ")
+    ok(warm_run(f"{TRAIN.replace('--method kd', '--method qat')} --out plain", folder))
+    ok(warm_run(f"export plain/model.pt {MODEL}", folder))
+    done = warm_run(measure.replace("bench.onnx", "plain/model.onnx").replace("run/", "plain/"), folder)
+    assert done.code == 2 and "no activation function of plain/model.pt was replaced; compare with fp32" in done.err
+
+
 def test_a_run_goes_on_with_its_replacements(trained: tuple[Path, str], warm_run: Any, tmp_path: Path) -> None:
     shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
     before = load_checkpoint(tmp_path / "run/model.pt")
