@@ -69,6 +69,9 @@ def replace_activations(network: nn.Module, graph: Graph, rules: Sequence[Replac
     Raises:
         UserError: a rule matches nothing, or all of them together change nothing; says what the network computes.
     """
+    if not rules:
+        return {}
+    # what lowering inserted, such as the gate of a GLU, comes from no line of the user's
     found = [function for node in graph.nodes if node.line and (function := _function_of(network, graph, node))]
     for rule in rules:
         _require_match(rule, found)
@@ -78,7 +81,7 @@ def replace_activations(network: nn.Module, graph: Graph, rules: Sequence[Replac
         if new != function.name:
             _replace(network, graph, function, new)
             counts[f"{function.name}={new}"] += 1
-    if rules and not counts:
+    if not counts:
         raise UserError(f"the replacement {rules[-1]} changes nothing; name another function, or leave it out")
     return dict(counts)
 
