@@ -278,7 +278,7 @@ def write_checkpoints(folder: Path) -> None:
     weights = torch.load(folder / "model.pt", weights_only=True)["state_dict"]
     first = "network.features.0.weight"
     changed("model.pt", "nan.pt", state_dict={**weights, first: torch.full_like(weights[first], float("nan"))})
-    step = next(name for name in weights if name.endswith(".step") and name.startswith("weights"))
+    step = next(name for name in weights if name.endswith(".step.start") and name.startswith("weights"))
     changed("model.pt", "zero-step.pt", state_dict={**weights, step: torch.zeros_like(weights[step])})
     changed("model.pt", "future.pt", format_version=99)
     changed("model.pt", "halved.pt", quantization={"bits": "w4a4"})

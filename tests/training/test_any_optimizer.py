@@ -79,11 +79,11 @@ def test_clipping_all_gradients_leaves_the_weights_their_share() -> None:
 
 
 def test_low_precision_and_scaled_losses_train() -> None:
-    prepared = student("w4a4").train()
+    prepared = student("w2a2").train()
     optimizer = AdamW(prepared.parameters(), lr=1e-3)
     losses = []
     data, generator = load_dataset("digits"), torch.Generator().manual_seed(0)
-    for images, labels in [*batches(data.train, 64, generator)] * 2:
+    for images, labels in [*batches(data.train, 64, generator)][:16]:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             loss = nn.functional.cross_entropy(prepared(images), labels)

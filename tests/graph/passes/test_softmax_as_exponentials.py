@@ -88,7 +88,7 @@ def test_the_prepared_model_computes_a_softmax_and_its_gradient() -> None:
     prepared = prepare(net.eval(), "w8a8", TOKENS)
     initialize(prepared, TOKENS)
     expected, got = net(TOKENS), prepared(TOKENS)
-    assert float((got - expected).norm() / expected.norm()) < 0.03
+    assert float((got - expected).norm() / expected.norm()) < 0.04
     for module in (net, prepared):
         module(TOKENS).square().sum().backward()
     for name, parameter in net.named_parameters():
