@@ -55,6 +55,7 @@ LAYERS = (
     "distill",
     "data",
     "models",
+    "pixels",
     "settings",
     "factory",
     "provenance",

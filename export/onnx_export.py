@@ -31,6 +31,8 @@ from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.graph.quantized import QuantParams
+from qkd_deploy.pixels.normalization import Normalization
 
 _GOLDEN_IMAGES = 2
 
@@ -110,17 +112,12 @@ def build_model(
     for name, value, allowed in (("weights", weights, WEIGHTS), ("input", input, INPUTS)):
         if value not in allowed:
             raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
-    described: dict[str, Any] = {"bits": "", "placement": "", "quantizer": ""}
-    if isinstance(model, PreparedModel):
-        settings = model.settings
-        described = {"bits": str(settings.bits), "placement": settings.placement, "quantizer": settings.quantizer}
-        described["replaced"] = model.account.replaced
-    described |= metadata or {}
     frozen = (freeze(model) if isinstance(model, PreparedModel) else copy.deepcopy(model)).cpu()
+    described = {**_known_of(model), **(metadata or {})}
     if input == "uint8":
         _require_raw_pixels(frozen, described.get("normalization"))
     emitted = emit(frozen, weights=weights, input_type=input)
-    golden = _golden(frozen, input)
+    golden = _golden(frozen, input, described.get("normalization"))
     full = Metadata(
         version=qkd_deploy.__version__,
         weights=weights,
@@ -135,27 +132,38 @@ def build_model(
     return emitted.model, Built(emitted.model, emitted.tensors, emitted.layers, frozen)
 
 
+def _known_of(model: PreparedModel | FrozenModel) -> dict[str, Any]:
+    """What a prepared model says about itself: fields of ``Metadata``."""
+    if isinstance(model, FrozenModel):
+        return {"bits": "", "placement": ""}
+    settings, normalization = model.settings, model.settings.normalization
+    known: dict[str, Any] = {"bits": str(settings.bits), "placement": settings.placement}
+    known |= {"quantizer": settings.quantizer, "replaced": model.account.replaced}
+    return known if normalization is None else {**known, "normalization": normalization.as_entry()}
+
+
 def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | None) -> None:
     """Refuse uint8 inputs unless a pixel is its own code."""
     node = frozen.graph.node(frozen.graph.inputs[0])
     grid = frozen.grid(node.quantizer) if node.quantizer is not None else None
     if grid is None:
         raise UserError("--input uint8 needs a quantized input, but this model reads floats; export with float32")
-    pixels = (
-        normalization is not None
-        and isinstance(normalization.get("mean"), (int, float))
-        and isinstance(normalization.get("std"), (int, float))
-        and grid.zero_point == normalization["mean"]
-        and float(grid.scale) * float(normalization["std"]) == 1.0
-    )
-    if not pixels or len(frozen.graph.inputs) != 1:
+    known = normalization is not None and (bool(node.kwargs) or _is_grid(grid, Normalization.of_entry(normalization)))
+    if not known or len(frozen.graph.inputs) != 1:
+        because = f" ({node.reason})" if node.reason else ""
         raise UserError(
-            "--input uint8 needs a model whose 8-bit input codes are the raw pixels: one mean and one power-of-two "
-            "deviation for all channels, as in (pixel - 128) / 64; export with --input float32"
+            f"--input uint8 needs a model whose 8-bit input codes are the raw pixels{because}: prepare it with the "
+            "normalization of its pixels, such as imagenet; or export with --input float32"
         )
 
 
-def _golden(frozen: FrozenModel, input_type: str) -> Golden:
+def _is_grid(grid: QuantParams, normalization: Normalization) -> bool:
+    """True where the codes of pixels that are normalised so are the pixels."""
+    means, scales = ({value * normalization.divisor for value in values} for values in (normalization.mean, normalization.std))
+    return means == {grid.zero_point} and scales == {1 / float(grid.scale)}
+
+
+def _golden(frozen: FrozenModel, input_type: str, normalization: Mapping[str, Any] | None) -> Golden:
     """Codes and outputs of two images of noise."""
     recipes: list[GoldenInput] = []
     tensors: list[torch.Tensor] = []
@@ -165,7 +173,8 @@ def _golden(frozen: FrozenModel, input_type: str) -> Golden:
         recipe = GoldenInput(shape, 0, 255, 128, 1 / 64)  # a float input: roughly normalised pixels
         if node.quantizer is not None:
             grid = frozen.grid(node.quantizer)
-            recipe = GoldenInput(shape, *stored_range(grid), grid.zero_point, float(grid.scale))
+            pixels = dict(normalization) if node.kwargs and normalization is not None else None
+            recipe = GoldenInput(shape, *stored_range(grid), grid.zero_point, float(grid.scale), pixels)
         tensors.append(torch.from_numpy(recipe.array()))
         raw = input_type == "uint8" and node.quantizer is not None
         recipes.append(replace(recipe, scale=None) if raw else recipe)

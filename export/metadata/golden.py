@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from qkd_deploy.pixels.arrays import normalized
+from qkd_deploy.pixels.normalization import Normalization
+
 
 @dataclass(frozen=True)
 class GoldenInput:
@@ -21,6 +24,7 @@ class GoldenInput:
         shape: with the batch.
         lo, hi: range of the stored codes.
         zero_point, scale: of the input's grid; a scale of None leaves the codes as uint8.
+        normalization: of inputs that are pixels normalised otherwise than by that grid, as in the metadata; or None.
     """
 
     shape: tuple[int, ...]
@@ -28,6 +32,7 @@ class GoldenInput:
     hi: int
     zero_point: int
     scale: float | None
+    normalization: dict[str, Any] | None = None
 
     def array(self) -> np.ndarray:
         """Codes by an integer hash of the position, the same on every machine; float32 values unless scale is None."""
@@ -36,6 +41,8 @@ class GoldenInput:
         codes = (self.lo + (hashed % np.uint64(self.hi - self.lo + 1)).astype(np.int64)).reshape(self.shape)
         if self.scale is None:
             return codes.astype(np.uint8)
+        if self.normalization is not None:
+            return normalized(codes, Normalization.of_entry(self.normalization))
         return (codes - self.zero_point).astype(np.float32) * np.float32(self.scale)
 
 
@@ -56,7 +63,7 @@ class Golden:
 def encode_golden(golden: Golden) -> dict[str, Any]:
     """Golden results as plain data for JSON."""
     return {
-        "inputs": [asdict(recipe) for recipe in golden.recipes],
+        "inputs": [_encode_recipe(recipe) for recipe in golden.recipes],
         "codes": golden.codes,
         "outputs": [_encode_array(array) for array in golden.outputs],
     }
@@ -69,6 +76,11 @@ def decode_golden(table: dict[str, Any]) -> Golden:
         codes={str(name): str(digest) for name, digest in table["codes"].items()},
         outputs=tuple(_decode_array(text) for text in table["outputs"]),
     )
+
+
+def _encode_recipe(recipe: GoldenInput) -> dict[str, Any]:
+    """A recipe as plain data, without a normalisation where there is none."""
+    return {key: value for key, value in asdict(recipe).items() if key != "normalization" or value is not None}
 
 
 def _encode_array(array: np.ndarray) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata.digests import Digests
 from qkd_deploy.export.metadata.golden import Golden
+from qkd_deploy.pixels.normalization import CENTERED, Normalization
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,20 @@ class Metadata:
     quantizer: str = ""
     replaced: Mapping[str, int] = field(default_factory=dict)
     digests: Digests | None = field(default=None, compare=False)
+
+    @property
+    def pixels(self) -> Normalization:
+        """What a float input takes pixels as; ``(pixel - 128) / 64`` where the file does not say.
+
+        Raises:
+            UserError: the entry is damaged.
+        """
+        if self.normalization is None:
+            return CENTERED
+        try:
+            return Normalization.of_entry(self.normalization)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the normalization in the file is damaged ({error}); export the model again") from error
 
     def module_of(self, name: str) -> str:
         """The user's module that a node, constant or value belongs to, from the tables or else from the name itself."""

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from qkd_deploy.export.context import EmitContext, NamedParams
 from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.ops.constants import pixel_map
 from qkd_deploy.graph.quantized import QuantizedTensor
 
 BATCH = "batch"
@@ -23,9 +24,22 @@ def emit_input(ctx: EmitContext, node: Node) -> ir.Value:
     shape = [BATCH if dim in batch_dims else size for dim, size in enumerate(node.sizes)]
     value = ir.Value(name=node.name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
     ctx.inputs.append(value)
-    if node.quantizer is None:
+    if raw:
+        return ctx.record(node, ctx.params(node), value)
+    value = _pixels(ctx, node, value)
+    return value if node.quantizer is None else ctx.quantized(node, value)
+
+
+def _pixels(ctx: EmitContext, node: Node, value: ir.Value) -> ir.Value:
+    """Bring images that are normalised otherwise to ``(pixel - 128) / 64``."""
+    found = pixel_map(ctx.frozen.network, node)
+    if found is None:
         return value
-    return ctx.record(node, ctx.params(node), value) if raw else ctx.quantized(node, value)
+    for operator, numbers in (("Sub", found.offset), ("Div", found.gain)):
+        name = f"{node.name}.{operator.lower()}"
+        by_channel = ctx.builder.constant(f"{name}.by_channel", numbers.view(-1, 1, 1).cpu().numpy())
+        value = ctx.builder.add(operator, [value, by_channel], name, node=node.name)
+    return value
 
 
 def emit_constant(ctx: EmitContext, node: Node) -> ir.Value:

@@ -23,6 +23,7 @@ from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.export.tokens import POINTWISE, image_of_tokens, tokens_of_image
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ops.layers import paddings
 
 _KERNELS = {"Conv": "QLinearConv", "Gemm": "QGemm"}
 """The runtime's integer kernels of both operators."""
@@ -114,23 +115,14 @@ def _gemm(builder: GraphBuilder, node: Node, features: int, operands: list[ir.Va
 
 def _conv_attributes(conv: nn.Module) -> dict[str, Any]:
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d))
+    pads = paddings(conv)
     return {
         "kernel_shape": list(conv.kernel_size),
         "strides": list(conv.stride),
-        "pads": _pads(conv),
+        "pads": [*(begin for begin, _ in pads), *(end for _, end in pads)],
         "dilations": list(conv.dilation),
         "group": conv.groups,
     }
-
-
-def _pads(conv: nn.Conv1d | nn.Conv2d) -> list[int]:
-    """Begins, then ends of all dimensions; padding "same" has its odd element at the end, as in PyTorch."""
-    if conv.padding == "same":
-        total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        return [t // 2 for t in total] + [t - t // 2 for t in total]
-    if conv.padding == "valid":
-        return [0] * (2 * len(conv.kernel_size))
-    return [int(p) for p in conv.padding] * 2
 
 
 def _record_layer(ctx: EmitContext, node: Node, operator: str, *, integer: bool) -> None:

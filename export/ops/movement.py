@@ -7,13 +7,18 @@ Resize, Gather, Expand and the like it would compute in float there, so that the
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
+import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.quantized import QuantParams
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 """PyTorch's names of padding modes, and ONNX's."""
@@ -64,6 +69,37 @@ def emit_pad(ctx: EmitContext, node: Node) -> ir.Value:
     return ctx.move(node, "Pad", [pads], zero_last=mode == "constant", mode=mode)
 
 
+def emit_border(ctx: EmitContext, node: Node) -> ir.Value:
+    """Pad each channel with its own value, on codes; in one go where all have the same."""
+    operand, values = node.inputs[0], np.array(node.kwargs["values"], np.float32)
+    codes = ctx.codes(operand)
+    fills = values if codes is None else _stored(ctx.grids[operand].params, values)
+    whole = codes or ctx.values[operand]
+    parts = [whole] if len(set(fills.tolist())) == 1 else _channels(ctx, node, whole, len(fills))
+    pads = ctx.builder.constant(f"{node.name}.pads", np.array(node.kwargs["amounts"], np.int64).T.reshape(-1))
+    padded = []
+    for number, (part, fill) in enumerate(zip(parts, fills, strict=False)):
+        value = ctx.builder.constant(f"{node.name}.value_{number}", fill)
+        padded.append(ctx.builder.add("Pad", [part, pads, value], f"{node.name}.padded_{number}", node=node.name))
+    if len(padded) > 1:
+        padded = [ctx.builder.add("Concat", padded, f"{node.name}.moved", node=node.name, attributes={"axis": 1})]
+    return padded[0] if codes is None else ctx.dequantize(node, ctx.grids[operand].params, padded[0])
+
+
+def _stored(params: QuantParams, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return params.store(params.quantize(torch.from_numpy(values).to(params.scale.device)))
+
+
+def _channels(ctx: EmitContext, node: Node, value: ir.Value, count: int) -> list[ir.Value]:
+    """The channels of images, one by one."""
+    b, axis = ctx.builder, ctx.builder.integers(f"{node.name}.axis", [1])
+    ends = [b.integers(f"{node.name}.channel_{number}", [number]) for number in range(count + 1)]
+    return [
+        b.add("Slice", [value, start, stop, axis], f"{node.name}.of_channel_{number}", node=node.name)
+        for number, (start, stop) in enumerate(pairwise(ends))
+    ]
+
+
 def emit_resize(ctx: EmitContext, node: Node) -> ir.Value:
     """Nearest upsampling by whole factors, on codes."""
     scales = ctx.builder.constant(f"{node.name}.scales", np.array([1, 1, *node.kwargs["factors"]], np.float32))
@@ -101,6 +137,7 @@ EMITTERS = {
     "reshape": Emitter(emit_reshape),
     "transpose": Emitter(emit_transpose),
     "pad": Emitter(emit_pad),
+    "border": Emitter(emit_border),
     "resize": Emitter(emit_resize),
     "roll": Emitter(emit_roll),
 }

@@ -20,6 +20,7 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.replacements import parse_replacements
 from qkd_deploy.graph.trace.checks import own_copy
 from qkd_deploy.graph.trace.trace import trace
+from qkd_deploy.pixels.normalization import SCALE, ZERO_POINT, Normalization
 
 
 def prepare(
@@ -34,6 +35,7 @@ def prepare(
     weight_range: str = "safe",
     weight_scales: str = "channel",
     input_quantization: tuple[float, int] | None = None,
+    normalization: str | Normalization | None = None,
     leaf_modules: tuple[type[nn.Module], ...] = (),
     quantizer: str = "interval",
     replace: Mapping[str, str] | None = None,
@@ -56,6 +58,9 @@ def prepare(
             (QKD's interval). The file has one scale per channel in both cases.
         input_quantization: scale and zero point of the input's 8-bit codes where they are known, as ``(1/64, 128)`` for
             pixels normalised by ``(p - 128) / 64``; learned otherwise.
+        normalization: what the network takes pixels as: "imagenet", "half", "cifar10", "centered", numbers such as
+            ``"0.485,0.456,0.406/0.229,0.224,0.225"`` (see ``Normalization.parse``). It still takes them so, but the
+            input's codes are the pixels, exactly; ``export_onnx`` can then write files that take uint8.
         leaf_modules: classes to keep as one float step each, for code that cannot be traced.
         quantizer: the published method of all learned quantizers, a key of ``registry.QUANTIZERS``.
         replace: activation functions that become others, as ``{"silu": "relu6"}``; ``"features.3.*:silu"`` means those
@@ -77,7 +82,8 @@ def prepare(
         first_last_bits=first_last_bits,
         weight_range=weight_range,
         weight_scales=weight_scales,
-        input_quantization=input_quantization,
+        input_quantization=(SCALE, ZERO_POINT) if normalization and not input_quantization else input_quantization,
+        normalization=None if normalization is None else Normalization.parse(normalization),
         quantizer=quantizer,
         replace=replace or {},
     )
@@ -102,7 +108,8 @@ def prepare_as(
         log.done("lower")
         replaced = replace_activations(network, graph, parse_replacements(settings.replace))
         log.done(replace_activations.__name__)
-        context = PassContext(network, graph, partial(layer_bits, settings=settings), last_layers)
+        bits = partial(layer_bits, settings=settings)
+        context = PassContext(network, graph, bits, last_layers, settings.normalization)
         run_pipeline(context, log, integer=settings.integer)
         placed = place(network, graph, settings)
         placed.replaced = replaced

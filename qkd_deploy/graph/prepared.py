@@ -15,10 +15,9 @@ from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.lost_scales import require_near
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import apply, operator_of
-from qkd_deploy.graph.ops.constants import INPUT
 from qkd_deploy.graph.ops.layers import batch_norm_of, is_depthwise, layer_forward, layer_parameters
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_identity
-from qkd_deploy.graph.placement.place import Placed
+from qkd_deploy.graph.placement.place import Placed, has_known_codes
 from qkd_deploy.graph.placement.report import Account, account_of
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.quantizers.base import Quantizer
@@ -62,8 +61,9 @@ class PreparedModel(nn.Module):
         step = operator_of(node).step
         if step is not None:
             return StepQuantizer(spec, step=step, learnable=False)
-        if self.settings.input_quantization is None or node.kind != INPUT.name:
+        if not has_known_codes(node, self.settings):
             return None
+        assert self.settings.input_quantization is not None
         scale, zero_point = self.settings.input_quantization
         grid = TensorSpec(spec.bits, zero_point > 0, zero_point, -zero_point, 2**spec.bits - 1 - zero_point)
         return StepQuantizer(grid, step=scale, learnable=False)

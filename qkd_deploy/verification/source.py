@@ -11,6 +11,7 @@ import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata
+from qkd_deploy.pixels.arrays import normalized, pixels_of
 from qkd_deploy.verification.onnx_graph import names_of
 from qkd_deploy.verification.samples import ArraySamples, Samples, SplitSamples
 
@@ -54,8 +55,7 @@ class Source:
         metric_name: str = "accuracy",
     ) -> None:
         self._inputs = list(model.graph.input)
-        normalization = metadata.normalization or {}
-        self._mean, self._std = float(normalization.get("mean", 128)), float(normalization.get("std", 64))
+        self._normalization = metadata.pixels
         self._samples = samples
         self.metric, self.metric_name = metric, metric_name
         self._check()
@@ -85,16 +85,13 @@ class Source:
     def _feeds(self, floats: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
         """Normalised floats as the model takes them: for uint8 inputs, as pixels."""
         inputs = zip(self._inputs, floats, strict=True)
-        return {value.name: self._pixels(array) if _is_uint8(value) else array for value, array in inputs}
+        known = self._normalization
+        return {value.name: pixels_of(array, known) if _is_uint8(value) else array for value, array in inputs}
 
     def _normalised(self, array: np.ndarray) -> np.ndarray:
         if array.dtype == np.uint8:
-            return (array.astype(np.float32) - np.float32(self._mean)) / np.float32(self._std)
+            return normalized(array, self._normalization)
         return np.ascontiguousarray(array, np.float32)
-
-    def _pixels(self, floats: np.ndarray) -> np.ndarray:
-        pixels = np.rint(floats * np.float32(self._std) + np.float32(self._mean))
-        return np.asarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
     def _check(self) -> None:
         kinds = self._samples.kinds

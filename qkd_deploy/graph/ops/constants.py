@@ -6,16 +6,49 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qkd_deploy.graph.contract.evaluation import attribute_at, in_float, kernel, move_codes, own_call, plain
+from qkd_deploy.graph.contract.evaluation import attribute_at, in_float, move_codes, output_grid, own_call
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Operands, Operator
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator
 from qkd_deploy.graph.ir import Node, Ref
-from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
+from qkd_deploy.graph.quantized import QuantizedTensor
 
 
-def _input_codes(grid: QuantParams, x: QuantizedTensor | Tensor) -> Tensor:
+class PixelMap(nn.Module):
+    """How the input that a network takes belongs to ``(pixel - 128) / 64``: ``x = gain * y + offset`` by channel."""
+
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(self, gain: Tensor, offset: Tensor) -> None:
+        """Keep numbers by channel, float32 [C], which no checkpoint holds."""
+        super().__init__()
+        self.register_buffer("gain", gain, persistent=False)
+        self.register_buffer("offset", offset, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``y`` of images ``x`` [N, C, H, W]: a subtraction and a division, each of which rounds once."""
+        return (x - self.offset.view(-1, 1, 1)) / self.gain.view(-1, 1, 1)
+
+
+def pixel_map(network: nn.Module, node: Node) -> PixelMap | None:
+    """Find the map of an input whose codes are pixels though it is normalised otherwise; None for other inputs."""
+    return attribute_at(network, node.kwargs["pixels"]) if node.kwargs else None
+
+
+def _taken(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
+    found = pixel_map(network, node)
+    return args[0] if found is None else found(args[0])
+
+
+def _input_codes(operator: Operator, frozen: Frozen, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Codes that come in as codes are taken as they are."""
-    return x.codes if isinstance(x, QuantizedTensor) else grid.quantize(x.float())
+    grid = output_grid(frozen, node)
+    if grid is None:
+        return None
+    (x,) = args
+    if isinstance(x, QuantizedTensor):
+        return QuantizedTensor(x.codes, grid)
+    return QuantizedTensor(grid.quantize(_taken(frozen.network, node, (x.float(),), kwargs, False)), grid)
 
 
 def _read(network: nn.Module, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
@@ -28,8 +61,8 @@ INPUT = Operator(
     kernel="QuantizeLinear",
     operands=Operands.NONE,
     own_scale=True,
-    floats=plain(lambda x: x),
-    integers=kernel(_input_codes),
+    floats=_taken,
+    integers=_input_codes,
     internal=True,
 )
 CONSTANT = Operator(

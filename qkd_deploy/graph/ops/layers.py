@@ -141,8 +141,18 @@ def layer_forward(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | No
     return result
 
 
+def paddings(conv: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:
+    """How much a convolution pads at the begin and the end of each dimension; "same" has its odd element at the end."""
+    if conv.padding == "same":
+        total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    if conv.padding == "valid":
+        return ((0, 0),) * len(conv.kernel_size)
+    return tuple((int(p), int(p)) for p in conv.padding)
+
+
 def layer_parameters(network: nn.Module, node: Node, *, exact: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Read weight and bias of a layer, with the gain and the offset of a layer norm in front of it.
+    """Read weight and bias of a layer, with the gain and the offset of what stood in front of it.
 
     Args:
         network: holds the modules.
@@ -152,16 +162,34 @@ def layer_parameters(network: nn.Module, node: Node, *, exact: bool = False) -> 
     layer: Any = network.get_submodule(str(node.target))
     weight, bias = layer.weight, layer.bias
     if node.offset is not None:
-        offset = attribute_at(network, node.offset)
-        moved = _in_order(weight.double() * offset.double()) if exact else F.linear(offset, weight)
+        moved = _moved(layer, weight, attribute_at(network, node.offset), exact)
         bias = moved if bias is None else bias + moved
     if node.gain is not None:
-        weight = weight * attribute_at(network, node.gain)
+        weight = weight * _by_input(layer, attribute_at(network, node.gain))
     return weight, bias
+
+
+def _moved(layer: nn.Module, weight: Tensor, offset: Tensor, exact: bool) -> Tensor:
+    """What a layer makes of an offset of its input."""
+    if exact:
+        return _in_order(weight.double() * _by_input(layer, offset).double())
+    if isinstance(layer, nn.Linear):
+        return F.linear(offset, weight)
+    return (weight * _by_input(layer, offset)).flatten(1).sum(1)
+
+
+def _by_input(layer: nn.Module, values: Tensor) -> Tensor:
+    """Values of the input's features or channels, in a shape that multiplies the weight of a layer."""
+    if isinstance(layer, nn.Linear):
+        return values
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
+    of_groups = values.view(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
+    return of_groups.reshape(layer.out_channels, -1, *[1] * len(layer.kernel_size))
 
 
 def _in_order(terms: Tensor) -> Tensor:
     """The sum of every row, column after column."""
+    terms = terms.flatten(1)
     total = torch.zeros_like(terms[:, 0])
     for column in terms.unbind(1):
         total = total + column

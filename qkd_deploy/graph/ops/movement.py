@@ -12,8 +12,10 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import mover, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
-from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.quantized import QuantizedTensor
 
 _PADDING_MODES: dict[type[nn.Module], str] = {
     nn.ReflectionPad1d: "reflect",
@@ -87,6 +89,24 @@ def pad(x: Tensor, amounts: tuple[tuple[int, int], ...], mode: str) -> Tensor:
     first = used if mode == "constant" else 2  # the other modes pad all spatial dimensions
     flat = [amount for pair in reversed(amounts[first:]) for amount in pair]
     return F.pad(x, flat, mode=mode)
+
+
+def _border(x: Tensor, amounts: tuple[tuple[int, int], ...], values: tuple[float, ...]) -> Tensor:
+    """Pad every dimension of images [N, C, ...] by ``(before, after)`` with a value of each channel's own.
+
+    Exact for codes, and for what they stand for with a step that is a power of two.
+    """
+    flat = [amount for pair in reversed(amounts[2:]) for amount in pair]
+    edge = x.new_tensor(values).view(-1, *[1] * (x.dim() - 2))
+    return F.pad(x - edge, flat) + edge
+
+
+def _border_codes(operator: Operator, frozen: Frozen, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    (x,) = args
+    if not isinstance(x, QuantizedTensor):
+        return None
+    codes = tuple(x.grid.quantize(torch.tensor(kwargs["values"], device=x.codes.device)).tolist())
+    return QuantizedTensor(_border(x.codes, kwargs["amounts"], codes), x.grid)
 
 
 def _lower_resize(low: Lowering, node: Node, target: Any) -> None:
@@ -219,6 +239,18 @@ PAD = mover(
     lower=_lower_pad,
     pads=True,
 )
+BORDER = Operator(
+    name="border",
+    docs="a border around an image, with a value for each channel",
+    kernel="Concat",
+    operands=Operands.CODES,
+    own_scale=False,
+    floats=plain(_border),
+    integers=_border_codes,
+    sign=as_operands,
+    pads=True,
+    internal=True,
+)
 RESIZE = mover(
     name="resize",
     docs="nearest upsampling by whole factors",
@@ -239,6 +271,7 @@ ROWS = (
     RESHAPE,
     TRANSPOSE,
     PAD,
+    BORDER,
     RESIZE,
     ROLL,
     Rewrite(name="reshape_like", becomes="a reshape", torch=("view_as", "reshape_as"), lower=_lower_reshape_like),

@@ -138,7 +138,7 @@ def _mean_without_weights(graph: Graph) -> Iterator[str]:
 
 
 def _moved_elsewhere(node: Node) -> bool:
-    return node.kind != "linear" and (node.gain is not None or node.offset is not None)
+    return not node.is_layer and (node.gain is not None or node.offset is not None)
 
 
 def _shared_quantizers(graph: Graph) -> Iterator[str]:
@@ -178,7 +178,7 @@ INVARIANTS = (
     Invariant("hoist_slices", "no tensor has two equal slices", _equal_slices),
     Invariant("name_tensors", "a name begins with its label", _each(_named_otherwise)),
     Invariant("softmax_as_exponentials", "a weighted mean reads weights, values and weights", _mean_without_weights),
-    Invariant("fold_layer_norms", "only linear layers take gains and offsets", _each(_moved_elsewhere)),
+    Invariant("fold_layer_norms", "only layers take gains and offsets", _each(_moved_elsewhere)),
     Invariant("place", "every quantizer has one node", _shared_quantizers),
     Invariant("place", "a layer that reads codes, and no other, knows their source", _sourceless),
     Invariant("place", "every source is the key of a quantizer or of a rescaled tensor", _unknown_source),

@@ -22,6 +22,7 @@ from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR
 from qkd_deploy.graph.placement.layer_bits import layer_bits
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.placement.signs import Signs
+from qkd_deploy.pixels.normalization import CENTERED
 
 WIDE_BITS = 8
 FACTOR_BITS = 7
@@ -61,6 +62,13 @@ def place(model: nn.Module, graph: Graph, settings: QuantizationSettings) -> Pla
     return Placed(graph, bits, placer.activations, placer.rescaled)
 
 
+def has_known_codes(node: Node, settings: QuantizationSettings) -> bool:
+    """True for an input of pixels whose 8-bit codes are known: as they come, or because layers took its normalisation."""
+    if node.kind != INPUT.name or settings.input_quantization is None:
+        return False
+    return settings.normalization in (None, CENTERED) or bool(node.kwargs)
+
+
 class _Placer:
     def __init__(
         self,
@@ -71,7 +79,8 @@ class _Placer:
     ) -> None:
         self.graph, self.settings, self.layer_bits = graph, settings, layer_bits
         self.activations: dict[str, TensorSpec] = {}
-        self.signs = Signs(model, graph, raw_pixels=settings.input_quantization is not None)
+        pixels = {node.name for node in graph.nodes if has_known_codes(node, settings)}
+        self.signs = Signs(model, graph, pixels)
         self.constants = graph.constants()
         self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose scale its codes have
         self.rescaled: dict[str, tuple[str, float]] = {}
@@ -170,7 +179,7 @@ class _Placer:
         return place is not None and reader.inputs[place] == name and self.settings.weight_range != "full"
 
     def _add_quantizer(self, node: Node, bits: int, *, saturating: bool = False) -> str:
-        if node.kind == INPUT.name and self.settings.input_quantization is not None:
+        if has_known_codes(node, self.settings):
             spec = TensorSpec.activation(WIDE_BITS, signed=True)
         else:
             spec = TensorSpec.saturating(bits) if saturating else self.signs.spec(node.name, bits)

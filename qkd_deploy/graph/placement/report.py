@@ -42,10 +42,12 @@ class Account:
     Attributes:
         entries: the tensors.
         replaced: activation functions that became others, by ``OLD=NEW`` the number of places.
+        remarks: on the inputs, in sentences.
     """
 
     entries: tuple[Entry, ...]
     replaced: Mapping[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def floats(self) -> tuple[Entry, ...]:
@@ -59,7 +61,8 @@ class Account:
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         floats = [f"  {e.name} ({e.operation}): {e.reason}" for e in self.floats]
         lines += [f"Replaced: {replaced_in_words(self.replaced)}."] if self.replaced else []
-        return "\n".join([*lines, *(["Stays in float:", *floats] if floats else ["Everything runs in integers."])])
+        verdict = ["Stays in float:", *floats] if floats else ["Everything runs in integers."]
+        return "\n".join([*lines, *self.remarks, *verdict])
 
 
 def account_of(placed: Placed) -> Account:
@@ -72,7 +75,9 @@ def account_of(placed: Placed) -> Account:
             quantized.add(node.name)
         if node.name not in constants and node.kind not in (SCALAR.name, DROPOUT.name):
             entries.append(_entry(placed, node, quantized))
-    return Account(tuple(entries), placed.replaced)
+    inputs = (node for node in placed.graph.nodes if node.kind == INPUT.name and node.reason)
+    remarks = tuple(f"input {node.name}: {node.reason}" for node in inputs)
+    return Account(tuple(entries), placed.replaced, remarks)
 
 
 def _entry(placed: Placed, node: Node, quantized: set[str]) -> Entry:

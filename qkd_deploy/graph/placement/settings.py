@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, PlainValidator
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.replacements import parse_replacements
+from qkd_deploy.pixels.normalization import SCALE, ZERO_POINT, Normalization
 from qkd_deploy.quantizers.settings import QUANTIZER_NAMES
 from qkd_deploy.settings import BitsTable, OneOf, Replacements, Settings
 
@@ -66,6 +67,10 @@ def parse_overrides(table: Mapping[str, str | BitWidths]) -> dict[str, BitWidths
     return {pattern: BitWidths.parse(bits) for pattern, bits in table.items()}
 
 
+def _normalization(value: str | Normalization | None) -> Normalization | None:
+    return None if value is None else Normalization.parse(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizationSettings(Placement):
     """How a network is quantized: what ``prepare`` needs beside the network, and what a checkpoint records.
@@ -87,6 +92,12 @@ class QuantizationSettings(Placement):
         "Scale and zero point of the input's 8-bit codes where they are known; learned otherwise.",
     ] = None
 
+    normalization: Annotated[
+        Normalization | None,
+        PlainValidator(_normalization),
+        "What the network takes pixels as; None where nothing is known of them, or the grid says it.",
+    ] = None
+
     @property
     def integer(self) -> bool:
         """True where tensors are quantized for integer kernels."""
@@ -94,6 +105,8 @@ class QuantizationSettings(Placement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.normalization is not None and self.input_quantization not in (None, (SCALE, ZERO_POINT)):
+            raise UserError("normalization says what pixels are, and so decides the input's codes; leave one out")
         if any(bits.weights_only != self.bits.weights_only for bits in self.overrides.values()):
             raise UserError("float activations (a32) are for the whole network; give all bits a32 or none")
 
@@ -119,12 +132,11 @@ class NetworkBits(Placement):
         "`PATTERN=wXaY`: other bits for layers whose module path matches; may be repeated, the last match wins.",
     ] = field(default_factory=dict)
 
-    def quantization(self, mean: float, std: float, quantizer: str = "interval") -> QuantizationSettings:
-        """How a network is quantized that reads pixels normalised by ``(p - mean) / std``.
+    def quantization(self, normalization: Normalization, quantizer: str = "interval") -> QuantizationSettings:
+        """How a network for images is quantized.
 
         Args:
-            mean: of the pixels.
-            std: of the pixels; with the scale ``1 / std`` the input's 8-bit code is the raw pixel.
+            normalization: what it takes pixels as; the input's 8-bit code is the raw pixel all the same.
             quantizer: a key of ``registry.QUANTIZERS``.
         """
         return QuantizationSettings(
@@ -137,5 +149,6 @@ class NetworkBits(Placement):
             weight_scales=self.weight_scales,
             replace=self.replace,
             quantizer=quantizer,
-            input_quantization=(1.0 / std, int(mean)),
+            input_quantization=(SCALE, ZERO_POINT),
+            normalization=normalization,
         )

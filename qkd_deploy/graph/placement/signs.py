@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from torch import nn
 
@@ -15,19 +16,19 @@ from qkd_deploy.graph.ops import operator_of
 class Signs:
     """The sign of every tensor of a graph, by the rules of the contract."""
 
-    def __init__(self, model: nn.Module, graph: Graph, *, raw_pixels: bool) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, pixels: Collection[str]) -> None:
         """Find all signs.
 
         Args:
             model: the network.
             graph: its nodes.
-            raw_pixels: True where inputs have a scale and zero point of their own.
+            pixels: names of the inputs whose scale and zero point are known.
         """
         self._model, self._graph = model, graph
         self._signs: dict[str, Sign] = {}
         for node in graph.nodes:
             if node.name in graph.inputs:
-                negative = raw_pixels or node.smallest is None or node.smallest < 0
+                negative = node.name in pixels or node.smallest is None or node.smallest < 0
                 self._signs[node.name] = Sign.SIGNED if negative else Sign.NONNEGATIVE
             else:
                 self._signs[node.name] = self._clipped(node)
