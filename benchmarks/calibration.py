@@ -41,7 +41,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         name, _, batch_norm = method.partition(" + ")
         row = {}
         for bits in options.bits:
-            settings = NetworkBits(bits=bits).quantization(dataset.mean, dataset.std)
+            settings = NetworkBits(bits=bits).quantization(dataset.normalization)
             prepared = prepare_student(network, list(dataset.train.image_shape), settings)
             calibrate(prepared, dataset, method=name, images=options.images, batch_norm=bool(batch_norm))
             row[bits] = runtime_accuracy(prepared, dataset)

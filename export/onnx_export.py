@@ -159,7 +159,9 @@ def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | 
 
 def _is_grid(grid: QuantParams, normalization: Normalization) -> bool:
     """True where the codes of pixels that are normalised so are the pixels."""
-    means, scales = ({value * normalization.divisor for value in values} for values in (normalization.mean, normalization.std))
+    means, scales = (
+        {value * normalization.divisor for value in values} for values in (normalization.mean, normalization.std)
+    )
     return means == {grid.zero_point} and scales == {1 / float(grid.scale)}
 
 

@@ -25,6 +25,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.quantizers.observer import HistogramObserver
 from qkd_deploy.quantizers.scale_search import require_method, scale_from
 
@@ -133,14 +134,15 @@ def _batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[tuple[
     if isinstance(data, ImageDataset):
         data = data.train
     if isinstance(data, AnySplit):
-        data = _images(data, images)
+        data = _images(data, images, prepared.settings.normalization or data.normalization)
     return (network_inputs(prepared, batch) for batch in ((data,) if isinstance(data, Tensor) else data))
 
 
-def _images(split: AnySplit, count: int) -> Iterator[Tensor]:
+def _images(split: AnySplit, count: int, normalization: Normalization) -> Iterator[Tensor]:
     """Yield normalised batches of ``count`` images in all."""
     if count < 1:
         raise UserError(f"calibration on {count} images is impossible; give 1 or more")
     places = evenly_spaced(count, len(split))
     # batches of about one size, each of which counts the same for batch norms
-    return (normalize(split.images_at(chosen)) for chosen in torch.tensor_split(places, -(-len(places) // _BATCH)))
+    pieces = torch.tensor_split(places, -(-len(places) // _BATCH))
+    return (normalize(split.images_at(chosen), normalization) for chosen in pieces)

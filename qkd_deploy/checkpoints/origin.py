@@ -13,7 +13,7 @@ def origin(checkpoint: Checkpoint, digest: str) -> dict[str, Any]:
     """Describe a quantized checkpoint, whose file has that SHA-256, as keyword arguments of ``Metadata``."""
     dataset, training = checkpoint.dataset, checkpoint.training
     return {
-        "normalization": {"mean": dataset.mean, "std": dataset.std},
+        "normalization": dataset.normalization,
         "classes": tuple(dataset.classes),
         "checkpoint_sha256": digest,
         "accuracy": {

@@ -8,6 +8,7 @@ from typing import Any
 
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.pixels.normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,13 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """The data trained on: names, fingerprint, class names, and ``(pixel - mean) / std``."""
+    """The data trained on: names, fingerprint, classes, and what pixels are taken as (``Normalization.as_entry``)."""
 
     name: str
     known_as: str
     fingerprint: str
     classes: list[str]
-    mean: float
-    std: float
+    normalization: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def dataset_record(dataset: ImageDataset) -> DatasetRecord:
         known_as=dataset.known_as,
         fingerprint=dataset.fingerprint,
         classes=list(dataset.classes),
-        mean=dataset.mean,
-        std=dataset.std,
+        normalization=dataset.normalization.as_entry(),
     )
 
 
@@ -75,6 +74,7 @@ def quantization_entry(settings: QuantizationSettings) -> dict[str, Any]:
         "input_zero_point": zero_point,
         "quantizer": settings.quantizer,
         "replace": dict(settings.replace),
+        "normalization": None if settings.normalization is None else settings.normalization.as_entry(),
     }
 
 
@@ -87,4 +87,6 @@ def quantization_settings(entry: Mapping[str, Any]) -> QuantizationSettings:
     """
     given = {"weight_scales": "layer", **entry}  # what older versions knew
     known_input = (given.pop("input_scale"), given.pop("input_zero_point"))
-    return QuantizationSettings(input_quantization=known_input, **given)
+    entry_of_pixels = given.pop("normalization", None)
+    pixels = None if entry_of_pixels is None else Normalization.of_entry(entry_of_pixels)
+    return QuantizationSettings(input_quantization=known_input, normalization=pixels, **given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 
@@ -14,9 +13,9 @@ from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.fingerprint import fingerprint_of, known_name
 from qkd_deploy.data.images.stream import StreamedSplit
 from qkd_deploy.data.metric import Metric
-from qkd_deploy.data.normalize import MEAN, STD
 from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
+from qkd_deploy.pixels.normalization import Normalization
 
 AnySplit = Split | StreamedSplit
 
@@ -36,8 +35,6 @@ class ImageDataset:
         metric_name: the name of that mean.
         remarks: what the user should know about the data, in sentences.
         original: the fingerprint of the publisher's data, where the files were checked to be theirs; "" elsewhere.
-        mean, std: pixels enter a network as ``(pixel - mean) / std``, the same for every data set and channel, so
-            that an 8-bit input quantizer (scale 1/64, zero point 128) reproduces the raw pixel exactly.
 
     Raises:
         UserError: the splits' shapes differ, or a label has no class name.
@@ -53,8 +50,6 @@ class ImageDataset:
     metric_name: str = "accuracy"
     remarks: tuple[str, ...] = ()
     original: str = ""
-    mean: ClassVar[float] = MEAN
-    std: ClassVar[float] = STD
 
     def __post_init__(self) -> None:
         shapes = [split.image_shape for split in (self.train, self.test)]
@@ -71,6 +66,21 @@ class ImageDataset:
         if low < 0 or high >= len(self.classes):
             known = f"but its {len(self.classes)} classes are numbered from 0"
             raise UserError(f"data set {self.name} has labels {low}..{high}, {known}; correct one of them")
+
+    @property
+    def normalization(self) -> Normalization:
+        """What networks take the pixels of both splits as; ``(pixel - 128) / 64`` unless said otherwise."""
+        return self.train.normalization
+
+    def normalized(self, normalization: Normalization) -> ImageDataset:
+        """The same images for networks that take them as another normalisation says.
+
+        Raises:
+            UserError: it is for another number of channels.
+        """
+        normalization.for_channels(self.in_channels)
+        train, test = (replace(split, normalization=normalization) for split in (self.train, self.test))
+        return replace(self, train=train, test=test)
 
     @property
     def in_channels(self) -> int:

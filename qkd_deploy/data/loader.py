@@ -44,8 +44,8 @@ def batches(
         classes: number of classes, for ``mixing``.
 
     Yields:
-        normalised float32 images [B, C, H, W] and int64 labels [B] (-1 where unlabelled); with ``mixing``,
-        probabilities float32 [B, classes].
+        float32 images [B, C, H, W], normalised as the split says, and int64 labels [B] (-1 where unlabelled); with
+        ``mixing``, probabilities float32 [B, classes].
 
     Raises:
         UserError: the batch size is below 1, or parts of mixed batches are odd.
@@ -80,7 +80,7 @@ def _require_pairs(split: AnySplit, batch_size: int, world: int) -> None:
 def _in_order(split: AnySplit, batch_size: int, shard: tuple[int, int]) -> Iterator[Pair]:
     wholes = torch.split(torch.arange(len(split)), batch_size)
     for images, labels in split.read([whole[_part(len(whole), shard)] for whole in wholes]):
-        yield normalize(images), labels
+        yield normalize(images, split.normalization), labels
 
 
 def _shuffled(
@@ -107,7 +107,7 @@ def _shuffled(
         if mixing:
             images, probabilities = mixing(images, labels.clamp(min=0), classes, generator)
             labels = probabilities if split.labelled else labels
-        yield normalize(images), labels
+        yield normalize(images, split.normalization), labels
 
 
 def _batches_at_once(split: AnySplit, batch_size: int) -> int:
@@ -140,7 +140,8 @@ def _several_at_once(
         if len(images):
             images = augmentation.apply(images, *map(torch.cat, zip(*drawn, strict=True)))
         sizes = list(map(len, pieces))
-        yield from zip(torch.split(normalize(images), sizes), torch.split(labels, sizes), strict=True)
+        floats = normalize(images, split.normalization)
+        yield from zip(torch.split(floats, sizes), torch.split(labels, sizes), strict=True)
 
 
 def _reader(

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.images.stream import StreamedSplit
-from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
 
 _AT_ONCE = 1024
@@ -25,7 +24,7 @@ def resized(dataset: ImageDataset, size: int) -> ImageDataset:
         return dataset
     if isinstance(dataset.train, StreamedSplit) or isinstance(dataset.test, StreamedSplit):
         raise UserError(f"{dataset.name} reads its images from files, so it decides their size; leave out --image-size")
-    train, test = (Split(_square(split.images, size), split.labels) for split in (dataset.train, dataset.test))
+    train, test = (replace(split, images=_square(split.images, size)) for split in (dataset.train, dataset.test))
     return replace(dataset, name=f"{dataset.known_as} at {size}x{size}", train=train, test=test)
 
 

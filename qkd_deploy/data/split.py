@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.pixels.normalization import CENTERED, Normalization
 
 UNLABELLED = -1
 """The label of an image whose class is not known."""
@@ -22,6 +23,7 @@ class Split:
         images: uint8 [N, C, H, W], raw pixels.
         labels: int64 [N], class numbers from 0, or -1 throughout where no label is known; for a data set with its own
             metric also targets [N, ...] of any type and at least two dimensions.
+        normalization: what networks take the pixels as.
 
     Raises:
         UserError: types or shapes are others than these, or there is no image.
@@ -29,6 +31,7 @@ class Split:
 
     images: torch.Tensor
     labels: torch.Tensor
+    normalization: Normalization = CENTERED
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4:
@@ -64,11 +67,11 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """Move images and labels to a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def head(self, count: int) -> Split:
         """Take the first ``count`` images, or all where there are fewer."""
-        return Split(self.images[:count], self.labels[:count])
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def images_at(self, indices: torch.Tensor) -> torch.Tensor:
         """Select the images uint8 [n, C, H, W] at ``indices`` (int64 [n]), on the split's device."""

@@ -50,7 +50,7 @@ class LabelledBatches:
         places = evenly_spaced(self._images, len(self._split))
         classified = self._classified and self._split.labelled and self._split.labels.dim() == 1
         for images, labels in self._split.read(torch.split(places, _BATCH)):
-            yield normalize(images), labels if classified else None
+            yield normalize(images, self._split.normalization), labels if classified else None
 
     def read(self, prepared: PreparedModel) -> Iterator[tuple[tuple[Any, ...], Tensor | None]]:
         """Yield the same as ``prepared`` takes it, on its device; what follows the inputs of a tuple may be labels."""

@@ -109,8 +109,8 @@ class Normalization:
         try:
             mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split("/"))
         except ValueError:
-            known = f"give one of {', '.join(PRESETS)}, or MEANS/DEVIATIONS such as 0.485,0.456,0.406/0.229,0.224,0.225"
-            raise UserError(f"normalization {text!r} is not known; {closest(text, list(PRESETS), then=known)}") from None
+            form = f"give one of {', '.join(PRESETS)}, or MEANS/DEVIATIONS such as 0.485,0.456,0.406/0.229,0.224,0.225"
+            raise UserError(f"normalization {text!r} is not known; {closest(text, PRESETS, then=form)}") from None
         return cls(mean, std, 1.0 if max((*mean, *std)) > 1 else PIXELS)
 
 

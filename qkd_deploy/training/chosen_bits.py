@@ -83,7 +83,7 @@ class BitsUnderBudget:
     def _preparation(self, network: nn.Module) -> Callable[[str, Mapping[str, str]], PreparedModel]:
         def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:
             changed = replace(self._config, bits=bits, bits_for={**self._config.bits_for, **bits_for})
-            settings = changed.quantization(self._dataset.mean, self._dataset.std, changed.quantizer)
+            settings = changed.quantization(self._dataset.normalization, changed.quantizer)
             return prepare_student(network, list(self._dataset.train.image_shape), settings).to(self._images.device)
 
         return prepare

@@ -127,7 +127,7 @@ def _images(dataset: ImageDataset) -> Tensor:
 
 @torch.no_grad()
 def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classifier: bool) -> None:
-    images = normalize(dataset.train.images_at(torch.arange(2)))
+    images = normalize(dataset.train.images_at(torch.arange(2)), dataset.normalization)
     try:
         with evaluating(network):
             logits = network(images)

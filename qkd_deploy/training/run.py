@@ -100,7 +100,7 @@ class _Run:
         self._data = load_run_data(config, processes.device)
         self._noted: set[str] = set()
         dataset = self._data.dataset
-        self._quantization = config.quantization(dataset.mean, dataset.std, config.quantizer)
+        self._quantization = config.quantization(dataset.normalization, config.quantizer)
         self._networks = networks_of_run(config, self._data.dataset, processes, progress.message)
         prepared = self._prepare()
         self._account, self._differences = prepared.account, prepared.differences()

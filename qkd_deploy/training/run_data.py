@@ -67,7 +67,7 @@ class RunData:
     def some_images(self, count: int, seed: int) -> Tensor:
         """Read normalised training images [count, C, H, W] that ``seed`` chooses, the same ones in every process."""
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
-        return normalize(self.train.images_at(order[:count]))
+        return normalize(self.train.images_at(order[:count]), self.train.normalization)
 
     def stream(self, batch_size: int, seed: int, shard: tuple[int, int]) -> BatchStream:
         """Make the stream of training batches, of which this process gets its shard."""

@@ -80,7 +80,7 @@ def start_for(path: Path | str, dataset: ImageDataset, student: Student, progres
 def prepared_for(network: nn.Module, dataset: ImageDataset, bits: NetworkBits) -> PreparedModel:
     """Put quantizers for the images of a data set into a copy of a network, in evaluation mode."""
     shape = list(dataset.train.image_shape)
-    return prepare_student(network, shape, bits.quantization(dataset.mean, dataset.std)).eval()
+    return prepare_student(network, shape, bits.quantization(dataset.normalization)).eval()
 
 
 def file_sensitivity(

@@ -25,8 +25,9 @@ from qkd_deploy.checkpoints.weights import read_weights
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.models import create_model
+from qkd_deploy.pixels.normalization import CENTERED
 
-QUANTIZATION = NetworkBits(bits_for={"fc": "w8a8"}).quantization(128, 64)
+QUANTIZATION = NetworkBits(bits_for={"fc": "w8a8"}).quantization(CENTERED)
 
 
 def quantized_checkpoint(name: str = "plaincnn") -> tuple[nn.Module, Checkpoint]:
@@ -38,7 +39,7 @@ def quantized_checkpoint(name: str = "plaincnn") -> tuple[nn.Module, Checkpoint]
     checkpoint = Checkpoint(
         state_dict=dict(prepared.state_dict()),
         model=ModelRecord(name, 10, 1, [1, 8, 8]),
-        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", list("0123456789"), 128.0, 64.0),
+        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", list("0123456789"), CENTERED.as_entry()),
         training=TrainingRecord("qkd", 3, 0, 97.5, 359),
         quantization=QUANTIZATION,
     )

@@ -15,6 +15,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.models import create_model
+from qkd_deploy.pixels.normalization import CENTERED
 from qkd_deploy.quantizers.registry import QUANTIZERS
 
 IMAGES = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -22,13 +23,13 @@ IMAGES = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 def checkpoint(quantizer: str) -> Checkpoint:
     torch.manual_seed(0)
-    record = NetworkBits().quantization(128, 64, quantizer)
+    record = NetworkBits().quantization(CENTERED, quantizer)
     prepared = prepare_student(create_model("plaincnn", 10, 1), [1, 8, 8], record)
     initialize(prepared, IMAGES)
     return Checkpoint(
         state_dict=dict(prepared.state_dict()),
         model=ModelRecord("plaincnn", 10, 1, [1, 8, 8]),
-        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", list("0123456789"), 128.0, 64.0),
+        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", list("0123456789"), CENTERED.as_entry()),
         training=TrainingRecord("qkd", 3, 0, 97.5, 359),
         quantization=record,
     )

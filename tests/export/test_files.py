@@ -108,7 +108,7 @@ def test_pixels_as_input_equal_normalised_floats() -> None:
 
 
 @pytest.mark.parametrize(
-    "normalization", [None, {"mean": 127, "std": 64}, {"mean": 128, "std": 60}, {"mean": [128] * 3, "std": 64}]
+    "normalization", [None, {"mean": 127, "std": 64}, {"mean": 128, "std": 60}, {"mean": [128, 127, 128], "std": 64}]
 )
 def test_pixels_are_refused_where_they_are_not_the_codes(normalization: object) -> None:
     with pytest.raises(UserError, match="--input uint8 needs"):

@@ -24,6 +24,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.factory import plain_arguments
 from qkd_deploy.graph.placement.settings import NetworkBits, QuantizationSettings
 from qkd_deploy.models import create_model
+from qkd_deploy.pixels.normalization import CENTERED
 
 USER_MODULE = """
 from torch import nn
@@ -137,7 +138,7 @@ def test_arguments_are_plain_data(value: Any, complaint: str) -> None:
     assert plain_arguments("model_args", plain) == plain
 
 
-QUANTIZATION = NetworkBits().quantization(128, 64)
+QUANTIZATION = NetworkBits().quantization(CENTERED)
 ARGS = {"widths": [3, 6]}
 
 
@@ -145,7 +146,7 @@ def checkpoint(network: nn.Module, quantization: QuantizationSettings | None) ->
     return Checkpoint(
         state_dict=dict(network.state_dict()),
         model=ModelRecord("my_networks:cnn", 10, 1, [1, 8, 8], ARGS),
-        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", list("0123456789"), 128.0, 64.0),
+        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", list("0123456789"), CENTERED.as_entry()),
         training=TrainingRecord("qat", 3, 0, 97.5, 359),
         quantization=quantization,
     )

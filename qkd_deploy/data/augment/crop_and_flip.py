@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from qkd_deploy.data.augment.transform import Drawn
-from qkd_deploy.data.normalize import MEAN
+from qkd_deploy.pixels.normalization import ZERO_POINT
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class CropAndFlip(Drawn):
         pad: pixels added on each side before cropping back to the old size; 0 leaves the position alone. Offsets are
             uniform over the ``(2 * pad + 1) ** 2`` places.
         flip: mirror left and right with probability 1/2 (wrong for digits and letters).
-        fill: the added pixels' value, 0..255; 128 is zero after normalisation, what a convolution pads with.
+        fill: the added pixels' value, 0..255; 128 is zero after `centered` normalisation, what a convolution pads with.
     """
 
     pad: int
     flip: bool
-    fill: int = int(MEAN)
+    fill: int = ZERO_POINT
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         """Draw row and column offsets int64 [count, 1] from 0 to ``2 * pad``, and bool [count, 1]: mirrored or not."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from qkd_deploy.data.augment.transform import Drawn
-from qkd_deploy.data.normalize import MEAN
+from qkd_deploy.pixels.normalization import ZERO_POINT
 
 
 @dataclass(frozen=True)
@@ -63,5 +63,5 @@ def affine(images: torch.Tensor, maps: torch.Tensor, padding: Literal["zeros", "
         uint8 [N, C, H, W] on the device of ``images``.
     """
     grid = F.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
-    found = F.grid_sample(images.to(torch.float32).sub_(MEAN), grid, padding_mode=padding, align_corners=False)
-    return found.add_(MEAN).round_().clamp_(0, 255).to(torch.uint8)
+    found = F.grid_sample(images.to(torch.float32).sub_(ZERO_POINT), grid, padding_mode=padding, align_corners=False)
+    return found.add_(ZERO_POINT).round_().clamp_(0, 255).to(torch.uint8)

@@ -15,6 +15,7 @@ from qkd_deploy.data.images.decode import Pixels
 from qkd_deploy.data.images.reader import Item, Plan, Reader
 from qkd_deploy.data.split import Split, is_unlabelled
 from qkd_deploy.errors import UserError
+from qkd_deploy.pixels.normalization import CENTERED, Normalization
 
 _CPU = torch.device("cpu")
 _READ_AT_ONCE = 64
@@ -32,12 +33,14 @@ class StreamedSplit:
         indices: int64 [N], numbers of the images in the reader's source.
         labels: int64 [N], on the CPU; class numbers from 0, or -1 throughout where no label is known.
         device: of the batches.
+        normalization: what networks take the pixels as.
     """
 
     reader: Reader
     indices: torch.Tensor
     labels: torch.Tensor
     device: torch.device = _CPU
+    normalization: Normalization = CENTERED
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -132,7 +135,7 @@ class StreamedSplit:
             kept[piece[list(problems)]] = False
         if not kept.any():
             raise self._nothing_readable()
-        return Split(images if kept.all() else images[kept], self.labels[kept])
+        return Split(images if kept.all() else images[kept], self.labels[kept], self.normalization)
 
     def identity(self) -> tuple[torch.Tensor, ...]:
         """Return what the fingerprint is made of: names, sizes and labels of the images, in order."""

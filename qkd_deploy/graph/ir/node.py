@@ -38,8 +38,8 @@ class Node:
         target: the module path (layers, float modules) or function that computes it; None where ``kind`` says all.
         method: whether ``target`` is a tensor method's name.
         batch_norm: path of the batch norm fused behind a layer.
-        gain: path of what multiplies the columns of a layer's weights, or their input channels: the parameter of a layer
-            norm in front, or the normalisation of pixels.
+        gain: path of what multiplies the columns of a layer's weights, or their input channels: the parameter of a
+            layer norm in front, or the normalisation of pixels.
         offset: path of what a layer adds to those of its input, by way of its bias.
         clip: the float range of the activation function fused behind it; None where there is none.
         quantizer: key of the activation quantizer on its output; None leaves it as it is.

@@ -13,7 +13,6 @@ from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import mover, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
 from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat, refuse_if
-from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import QuantizedTensor
 
@@ -247,7 +246,6 @@ BORDER = Operator(
     own_scale=False,
     floats=plain(_border),
     integers=_border_codes,
-    sign=as_operands,
     pads=True,
     internal=True,
 )

@@ -1,9 +1,9 @@
 """The normalisation of pixels moves into the layers that read an image, so that its codes are the raw pixels.
 
-    W x + b  =  (W * gain) y + (b + W offset)      with x = gain * y + offset by channel, and y = (pixel - 128) / 64
+    W x + b  =  (W * gain) y + (b + W offset),  where by channel  x = gain * y + offset,  y = (pixel - 128) / 64
 
-The parameters stay where the user put them. Zeros that are padded to x are pixels of another value than 128, by channel:
-they become a border of the nearest pixel, which training sees, too. Where something else than layers and movements
+The parameters stay where the user put them. Zeros that are padded to x are, by channel, pixels of other values than
+128: they become a border of the nearest pixel, which training sees, too. Where something else than layers and movements
 reads the image, it keeps a learned scale in the user's own numbers.
 """
 
@@ -180,9 +180,7 @@ def _pad_before_convolutions(context: PassContext, borders: dict[Node, tuple[flo
             layer.padding = (0,) * len(layer.kernel_size)
 
 
-def _insert_border(
-    graph: Graph, node: Node, amounts: tuple[tuple[int, int], ...], values: tuple[float, ...]
-) -> None:
+def _insert_border(graph: Graph, node: Node, amounts: tuple[tuple[int, int], ...], values: tuple[float, ...]) -> None:
     operand = graph.node(node.inputs[0])
     shape = tuple(size + sum(amount) for size, amount in zip(operand.sizes, amounts, strict=True))
     border = Node(

@@ -63,7 +63,7 @@ def place(model: nn.Module, graph: Graph, settings: QuantizationSettings) -> Pla
 
 
 def has_known_codes(node: Node, settings: QuantizationSettings) -> bool:
-    """True for an input of pixels whose 8-bit codes are known: as they come, or because layers took its normalisation."""
+    """True for an input of pixels whose codes are known: as they come, or because layers took its normalisation."""
     if node.kind != INPUT.name or settings.input_quantization is None:
         return False
     return settings.normalization in (None, CENTERED) or bool(node.kwargs)

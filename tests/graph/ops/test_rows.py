@@ -50,6 +50,7 @@ layer_norm        -                         WIDE        own  -     -         -  
 reshape           Reshape                   CODES       -    -     -         -           moves_with_clip
 transpose         Transpose                 CODES       -    -     -         -           moves_with_clip
 pad               Pad                       CODES       -    -     -         -           pads
+border            Concat                    CODES       -    -     -         -           pads internal
 resize            Resize                    CODES       -    -     -         -           -
 roll              Concat                    CODES       -    -     -         -           -
 slice             Slice                     CODES       -    -     -         -           -
@@ -133,6 +134,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {
     "reshape": ((REF, (2, 4, 64)), {}, torch.reshape),
     "transpose": ((REF,), {"dims": (0, 3, 1, 2)}, None),
     "pad": ((REF,), {"amounts": ((0, 0), (0, 0), (1, 0), (0, 2)), "mode": "constant"}, None),
+    "border": ((REF,), {"amounts": ((0, 0), (0, 0), (1, 0), (0, 2)), "values": (0.5, -1.0, 0.0, 2.0)}, None),
     "resize": ((REF,), {"factors": (2, 2)}, None),
     "roll": ((REF,), {"shifts": (3,), "dims": (2,)}, None),
     "slice": ((REF,), {"ranges": ((2, 1, 5, 2),)}, None),
@@ -210,6 +212,9 @@ EXPECTED: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
     "reshape": lambda x, y, z: x.flatten(2),
     "transpose": lambda x, y, z: x.permute(0, 3, 1, 2),
     "pad": lambda x, y, z: F.pad(x, (0, 2, 1, 0)),
+    "border": lambda x, y, z: torch.stack(
+        [F.pad(c, (0, 2, 1, 0), value=v) for c, v in zip(x.unbind(1), (0.5, -1, 0, 2), strict=True)], 1
+    ),
     "resize": lambda x, y, z: F.interpolate(x, scale_factor=2),
     "roll": lambda x, y, z: x.roll(3, 2),
     "slice": lambda x, y, z: x[:, :, 1:5:2],
@@ -280,7 +285,7 @@ SIGNS = {
 RULES = {
     **dict.fromkeys(("sigmoid", "hard_sigmoid", "softmax", "float_op"), "never negative"),
     **dict.fromkeys(("add", "matmul"), "sums"),
-    **dict.fromkeys(("conv", "linear", "batch_norm", "layer_norm", "tanh", "input"), "unknown"),
+    **dict.fromkeys(("conv", "linear", "batch_norm", "layer_norm", "tanh", "input", "border"), "unknown"),
     "lookup": "mostly",
     "leaky_relu": "rectifiers",
 }
@@ -336,7 +341,7 @@ def test_functions_of_single_elements_have_the_signs_that_they_claim(lookup: Loo
 
 NO_SLICES = {
     *("input", "conv", "requantize", "max_pool", "avg_pool", "uneven_avg_pool", "global_avg_pool", "amax", "amin"),
-    *("batch_norm", "exponential", "pad", "resize", "roll", "slice", "index", "expand", "float_op"),
+    *("batch_norm", "exponential", "pad", "border", "resize", "roll", "slice", "index", "expand", "float_op"),
 }
 SLICED = {"linear": [1, 2], "softmax": [1, 2], "layer_norm": [1, 2], "concat": [2, 3], "reshape": [1]}
 """Dimensions (the batch aside) along which parts of the result come from parts of operands; all of others."""
