@@ -34,7 +34,17 @@ _SENSITIVITY = "with --sensitivity"
 )
 @options_of(
     SensitivityData,
-    only=("images", "dataset", "data_dir", "dataset_args", "image_size", "model_args"),
+    only=(
+        "images",
+        "dataset",
+        "data_dir",
+        "dataset_args",
+        "image_size",
+        "normalization",
+        "interpolation",
+        "crop_pct",
+        "model_args",
+    ),
     renamed={"images": "--limit"},
     group=_SENSITIVITY,
     usual=lambda declared: "the checkpoint's" if declared.name == "dataset" else in_words(declared.default),

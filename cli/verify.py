@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qkd_deploy.verification.report import VerificationReport
 
 _TOLERANCE, _REQUIRE_INTEGER = declarations(VerifyOptions)
-_DATA = ("dataset", "data_dir", "dataset_args", "image_size", "workers", "strict")
+_DATA = ("dataset", "data_dir", "dataset_args", "image_size", "interpolation", "crop_pct", "workers", "strict")
 
 
 @click.command(cls=GroupedCommand)
@@ -68,20 +68,22 @@ def command(
     given = named(options)
     if "dataset" not in given:
         if split is not None or given.keys() - {"workers"}:
-            listed = "--split, --data-dir, --dataset-arg, --image-size and --strict"
+            listed = "--split, --data-dir, --dataset-arg, --image-size, --interpolation, --crop-pct and --strict"
             raise click.UsageError(f"{listed} belong to a data set; give --dataset too")
         if inputs is None and limit is not None:
             raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data.sets.arrays import read_arrays
     from qkd_deploy.export.metadata import read_metadata
+    from qkd_deploy.pixels.preprocessing import Preprocessing
     from qkd_deploy.training.run_data import dataset_of
     from qkd_deploy.verification.load import load_model
     from qkd_deploy.workflows.export import verify_deployed
 
     data = None
     if "dataset" in given:
-        classes = len(read_metadata(load_model(file)).classes or ())
-        data = dataset_of(DataSource(classes=classes, **given))
+        metadata = read_metadata(load_model(file))
+        source = DataSource(classes=len(metadata.classes or ()), **given)
+        data = dataset_of(source, expected=Preprocessing(**(metadata.preprocessing or {})))
     report = verify_deployed(
         file,
         checkpoint=checkpoint,

@@ -34,6 +34,7 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
         "accuracy": _dump(metadata.accuracy),
         "quantizer": metadata.quantizer or None,
         "replaced": _dump(metadata.replaced or None),
+        "preprocessing": _dump(metadata.preprocessing),
     }
     _replace(model, plain)
     _replace(model, {"digests": json.dumps(asdict(graph_digests(model)))})
@@ -67,6 +68,7 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         accuracy=_parsed(entries, "accuracy", dict),
         quantizer=entries.get("quantizer", ""),
         replaced=_parsed(entries, "replaced", dict) or {},
+        preprocessing=_parsed(entries, "preprocessing", dict),
         digests=_parsed(entries, "digests", lambda table: Digests(**table)),
     )
 

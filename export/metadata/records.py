@@ -57,6 +57,7 @@ class Metadata:
     accuracy: Mapping[str, Any] | None = None
     quantizer: str = ""
     replaced: Mapping[str, int] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] | None = None
     digests: Digests | None = field(default=None, compare=False)
 
     @property

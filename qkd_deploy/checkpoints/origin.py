@@ -14,6 +14,7 @@ def origin(checkpoint: Checkpoint, digest: str) -> dict[str, Any]:
     dataset, training = checkpoint.dataset, checkpoint.training
     return {
         "normalization": dataset.normalization,
+        "preprocessing": dataset.evaluation or None,
         "classes": tuple(dataset.classes),
         "checkpoint_sha256": digest,
         "accuracy": {

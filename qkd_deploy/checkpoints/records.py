@@ -24,13 +24,17 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """The data trained on: names, fingerprint, classes, and what pixels are taken as (``Normalization.as_entry``)."""
+    """The data trained on: names, fingerprint, classes, what pixels are taken as (``Normalization.as_entry``).
+
+    ``evaluation`` says how evaluation resizes and crops image files, where not as usual.
+    """
 
     name: str
     known_as: str
     fingerprint: str
     classes: list[str]
     normalization: dict[str, Any]
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def dataset_record(dataset: ImageDataset) -> DatasetRecord:
         fingerprint=dataset.fingerprint,
         classes=list(dataset.classes),
         normalization=dataset.normalization.as_entry(),
+        evaluation=dict(dataset.evaluation),
     )
 
 

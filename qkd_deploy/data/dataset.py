@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -35,6 +37,7 @@ class ImageDataset:
         metric_name: the name of that mean.
         remarks: what the user should know about the data, in sentences.
         original: the fingerprint of the publisher's data, where the files were checked to be theirs; "" elsewhere.
+        evaluation: how evaluation resizes and crops image files where not as usual: "interpolation", "crop_pct".
 
     Raises:
         UserError: the splits' shapes differ, or a label has no class name.
@@ -50,6 +53,7 @@ class ImageDataset:
     metric_name: str = "accuracy"
     remarks: tuple[str, ...] = ()
     original: str = ""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shapes = [split.image_shape for split in (self.train, self.test)]

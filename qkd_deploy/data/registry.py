@@ -41,6 +41,8 @@ def load_dataset(
     workers: int = 2,
     strict: bool = False,
     classes: int = 0,
+    interpolation: str = "bilinear",
+    crop_pct: float = 0.0,
     args: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
     """Open a data set: small ones in memory (CPU, uint8), big ones as streams.
@@ -55,13 +57,16 @@ def load_dataset(
         workers: processes that decode image files; 0 decodes in this one, with the same result.
         strict: an image file that cannot be read is an error instead of being left out.
         classes: number of classes where the data do not tell.
+        interpolation: of image files that are resized, "bilinear" or "bicubic".
+        crop_pct: for evaluation on image files, the share of the resized short side that the crop in the middle
+            leaves, as timm says it; 0 takes the largest box of the wanted proportions.
         args: keyword arguments of the user's factory, or ``image``, ``label`` and ``config`` of Hugging Face data.
 
     Raises:
         UserError: an unknown name, missing, damaged or dangerous files, or a factory that cannot be imported,
             called, or returns something else.
     """
-    options = Options(image_size, workers, strict, classes)
+    options = Options(image_size, workers, strict, classes, interpolation, crop_pct)
     dataset = _opened(name, data_dir, options, dict(args or {}))
     return resized(dataset, image_size) if image_size else dataset
 

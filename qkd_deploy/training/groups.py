@@ -11,9 +11,17 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from qkd_deploy.distill.methods import METHODS, Method, method_named
+from qkd_deploy.pixels.normalization import Normalization
+from qkd_deploy.pixels.preprocessing import INTERPOLATIONS
 from qkd_deploy.settings import Arguments, Epochs, Names, OneOf, Settings
 
 _OPTIMIZERS = OneOf("sgd", "adamw", "adam")
+
+
+def _require_normalization(text: str) -> str:
+    if text != "auto":
+        Normalization.parse(text)
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,24 @@ class DataSource(Settings):
         default_factory=dict
     )
     image_size: Annotated[NonNegativeInt, "Height and width to bring images to; 0 keeps the data's own."] = 0
+    normalization: Annotated[
+        str,
+        AfterValidator(_require_normalization),
+        "What the networks take pixels as: `imagenet`, `half`, `cifar10`, `centered`, or `MEANS/DEVIATIONS` of "
+        "pixel / 255 (of plain pixels where a number is above 1); `auto` is what weights or timm's `pretrained_cfg` "
+        "say, or else `centered`, (pixel - 128) / 64.",
+    ] = "auto"
+    interpolation: Annotated[
+        str,
+        OneOf("auto", *INTERPOLATIONS),
+        "How image files are resized; `auto` is what timm's `pretrained_cfg` says, or else `bilinear`.",
+    ] = "auto"
+    crop_pct: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        "Share of the short side that the crop in the middle of image files leaves, as in timm: they are resized to "
+        "`--image-size` over it first; 0 takes the largest box. Without it, what timm's `pretrained_cfg` says, or 0.",
+    ] = None
     classes: Annotated[NonNegativeInt, "Number of classes, where unlabelled data and the teacher do not tell."] = 0
     workers: Annotated[NonNegativeInt, "Processes that decode images of sets too big for memory."] = 2
     strict: Annotated[bool, "Stop at a corrupt image instead of skipping it."] = False

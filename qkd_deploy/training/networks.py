@@ -17,9 +17,11 @@ from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.models import create_model
+from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.sync_batch_norm import synchronise
+from qkd_deploy.training.renormalize import renormalize
 from qkd_deploy.training.seeds import seed_for
 from qkd_deploy.training.start.onnx_start import load_onnx_into
 
@@ -56,28 +58,40 @@ def source_of(config: TrainConfig, role: Role) -> NetworkSource:
     return NetworkSource(config.model, config.model_args, weights, config.init_skip)
 
 
+def sources_of(config: TrainConfig) -> dict[Role, NetworkSource]:
+    """Find out where the networks of a run come from, by role."""
+    roles: tuple[Role, ...] = ("teacher", "student") if config.uses_teacher else ("student",)
+    return {role: source_of(config, role) for role in roles}
+
+
 def networks_of_run(
-    config: TrainConfig, dataset: ImageDataset, processes: Processes, report: Callable[[str], None]
+    config: TrainConfig,
+    dataset: ImageDataset,
+    made_for: Mapping[Role, Normalization],
+    processes: Processes,
+    report: Callable[[str], None],
 ) -> dict[Role, nn.Module]:
     """Build the full-precision networks of a run and load their weights; see ``start_network``.
 
     Args:
         config: of the run.
         dataset: of the run, on its device.
+        made_for: by role, the normalisation that a network was made for; images are converted for one that differs.
         processes: that share batch statistics where the settings say so.
         report: receives a line about each file of weights.
 
     Raises:
         UserError: as ``start_network`` and ``synchronise``.
     """
-    roles: tuple[Role, ...] = ("teacher", "student") if config.uses_teacher else ("student",)
     networks: dict[Role, nn.Module] = {}
-    for role in roles:
-        source = source_of(config, role)
+    for role, source in sources_of(config).items():
         seed_for(config, role, "network")
         network = start_network(source.name, source.weights, dataset, args=source.args, skip=source.skip, report=report)
         if config.sync_batch_norm and (role == "teacher" or source.incomplete):
             synchronise(network, processes)
+        if made_for[role] != dataset.normalization:
+            renormalize(network, dataset.normalization, made_for[role], dataset.in_channels)
+            report(f"{source.name} was made for pixels normalised by {made_for[role]}; its images are converted")
         networks[role] = network
     return networks
 

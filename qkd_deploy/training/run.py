@@ -101,7 +101,8 @@ class _Run:
         self._noted: set[str] = set()
         dataset = self._data.dataset
         self._quantization = config.quantization(dataset.normalization, config.quantizer)
-        self._networks = networks_of_run(config, self._data.dataset, processes, progress.message)
+        made_for = self._data.expected.networks
+        self._networks = networks_of_run(config, self._data.dataset, made_for, processes, progress.message)
         prepared = self._prepare()
         self._account, self._differences = prepared.account, prepared.differences()
         self._images = self._data.some_images(_INITIALIZATION_IMAGES, seed_for(config, "student", "method"))
@@ -135,6 +136,9 @@ class _Run:
             f"{config.method} {config.bits} on {where}{self._processes.device.type}, seed {config.seed}"
         )
         self._pass_on_notes()
+        for remark in (self._data.expected.warning, *self._account.remarks):
+            if remark:
+                self._progress.message(remark)
         for difference in self._differences:
             self._progress.message(f"quantizer {config.quantizer}: {difference}")
         if self._account.replaced:
@@ -224,5 +228,6 @@ class _Run:
         quantization: QuantizationSettings | None = None,
     ) -> None:
         if self._processes.writes:
-            source, data = source_of(self._config, role), self._data.dataset
+            source = source_of(self._config, role)
+            data = self._data.dataset.normalized(self._data.expected.networks[role])
             save_checkpoint(path, network_checkpoint(network, source, data, training, quantization))

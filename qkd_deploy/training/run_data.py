@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from qkd_deploy.data import ImageDataset, load_dataset, normalize
 from qkd_deploy.data.augment.mixing import Mixing
 from qkd_deploy.data.augment.transform import Transform
 from qkd_deploy.data.dataset import AnySplit
+from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.pixels.preprocessing import Preprocessing
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
+from qkd_deploy.training.expectations import Expectations, expectations, named_in
 from qkd_deploy.training.groups import DataSource
 from qkd_deploy.training.loop.batches import BatchStream
 from qkd_deploy.training.loop.evaluate import evaluate, integer_accuracy
+from qkd_deploy.training.networks import NetworkSource, sources_of
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class RunData:
         dataset: the data set.
         augmentation: applied to training batches, or None.
         mixing: mixes pairs of training images, or None.
+        expected: what the networks expect of the images, as which they are normalised.
     """
 
     dataset: ImageDataset
     augmentation: Transform | None
     mixing: Mixing | None
+    expected: Expectations
 
     @property
     def train(self) -> AnySplit:
@@ -110,23 +117,45 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
     Raises:
         UserError: they cannot be loaded, or lack the labels that the run needs.
     """
-    dataset = dataset_of(config, config.classes or _classes_of_teacher(config)).to(device)
+    dataset, expected = images_for(config, sources_of(config), config.classes or _classes_of_teacher(config))
+    dataset = dataset.to(device)
     if not dataset.train.labelled:
         _require_label_free(config)
     mixing = Mixing(config.mixup, config.cutmix)
-    return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None)
+    return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None, expected)
 
 
-def dataset_of(source: DataSource, classes: int = 0) -> ImageDataset:
-    """Load the data set that the settings name.
+def images_for(
+    source: DataSource, networks: Mapping[Role, NetworkSource], classes: int = 0
+) -> tuple[ImageDataset, Expectations]:
+    """Load the data set that the settings name, pre-processed as the networks expect it.
+
+    Args:
+        source: the settings.
+        networks: where the networks come from, by role.
+        classes: as for ``dataset_of``.
+
+    Raises:
+        UserError: it cannot be loaded, or a normalisation does not fit it.
+    """
+    expected = expectations(source, networks)
+    dataset = dataset_of(source, classes, expected.images)
+    expected = expected.fitting(dataset.in_channels)
+    return dataset.normalized(expected.normalization), expected
+
+
+def dataset_of(source: DataSource, classes: int = 0, expected: Preprocessing | None = None) -> ImageDataset:
+    """Load the data set that the settings name; its pixels are not yet those of any network.
 
     Args:
         source: the settings.
         classes: their number where neither unlabelled data nor the settings tell.
+        expected: how image files are resized and cropped where the settings leave it open.
 
     Raises:
         UserError: it cannot be loaded.
     """
+    wanted = named_in(source).otherwise(expected or Preprocessing())
     return load_dataset(
         source.dataset,
         None if source.data_dir is None else Path(source.data_dir),
@@ -134,6 +163,8 @@ def dataset_of(source: DataSource, classes: int = 0) -> ImageDataset:
         workers=source.workers,
         strict=source.strict,
         classes=source.classes or classes,
+        interpolation=wanted.interpolation or "bilinear",
+        crop_pct=wanted.crop_pct or 0.0,
         args=source.dataset_args,
     )
 

@@ -16,6 +16,7 @@ from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
 
+_FORMERLY = {"normalization": "centered", "interpolation": "bilinear"}
 _STATE_FORMAT = "qkd-deploy run state 1"
 
 
@@ -86,7 +87,7 @@ class RunFolder:
             raise UserError(f"{self.path} holds no run to resume; check --out, or leave --resume out")
 
     def _require_same(self, config: TrainConfig) -> None:
-        old, new = asdict(make_config(read_config(self.config))), asdict(config)
+        old, new = asdict(make_config(_settings_in(self.config))), asdict(config)
         changed = [key for key in new if new[key] != old[key]]
         if changed:
             key = changed[0]
@@ -121,4 +122,9 @@ def config_of_run(path: Path | str) -> TrainConfig:
     """
     folder = RunFolder(Path(path))
     folder.require_run()
-    return make_config(read_config(folder.config))
+    return make_config(_settings_in(folder.config))
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """The settings of a run; those of older programs say nothing of what has been the only way then."""
+    return {**_FORMERLY, **read_config(path)}

@@ -17,10 +17,12 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.sensitivity import Sensitivity, sensitivity
+from qkd_deploy.pixels.normalization import CENTERED
 from qkd_deploy.settings import require_known
+from qkd_deploy.training.expectations import Expectations
 from qkd_deploy.training.groups import Student
-from qkd_deploy.training.networks import start_network
-from qkd_deploy.training.run_data import dataset_of
+from qkd_deploy.training.networks import NetworkSource, start_network
+from qkd_deploy.training.run_data import dataset_of, images_for
 from qkd_deploy.workflows.settings import PostTraining, SensitivityData
 
 Known = TypeVar("Known", PostTraining, SensitivityData)
@@ -67,6 +69,21 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
     return load_checkpoint(path)
 
 
+def images_of(
+    path: Path | str, settings: PostTraining | SensitivityData, progress: Callable[[str], None]
+) -> tuple[ImageDataset, Expectations]:
+    """Load the images of the settings as the network with the weights at ``path`` expects them.
+
+    Raises:
+        UserError: they cannot be loaded, or a normalisation does not fit them.
+    """
+    source = NetworkSource(settings.model, settings.model_args, str(path), skip=None)
+    dataset, expected = images_for(settings, {"student": source})
+    if expected.warning:
+        progress(expected.warning)
+    return dataset, expected
+
+
 def start_for(path: Path | str, dataset: ImageDataset, student: Student, progress: Callable[[str], None]) -> nn.Module:
     """Build the network in full precision, in evaluation mode; any outputs will do for a data set with its own metric.
 
@@ -111,12 +128,14 @@ def file_sensitivity(
     if known is not None and known.quantization is not None:
         given = {"model": known.model.name, "classes": known.model.num_classes, **own, **settings}
         measured = settings_for(path, SensitivityData, given, known)
-        dataset, chosen = dataset_of(measured), bits or str(known.quantization.bits)
+        pixels = known.quantization.normalization or CENTERED
+        dataset, chosen = dataset_of(measured).normalized(pixels), bits or str(known.quantization.bits)
         network = rebuild(known, settings.get("model"))
         which = f"the weights before rounding of a network trained at {known.quantization.bits}"
     else:
         measured = settings_for(path, SensitivityData, {**own, **settings}, known)
-        dataset, chosen, which = dataset_of(measured), bits or NetworkBits.bits, "full-precision weights"
+        dataset = images_of(path, measured, progress)[0]
+        chosen, which = bits or NetworkBits.bits, "full-precision weights"
         network = prepared_for(start_for(path, dataset, measured, progress), dataset, NetworkBits())
     progress(f"each layer alone at {chosen}, on {which}, with images of {dataset.known_as}")
     return sensitivity(network, dataset, chosen, images=measured.images)

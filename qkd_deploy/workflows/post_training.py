@@ -25,9 +25,9 @@ from qkd_deploy.mixed_precision.choose import choose_bits
 from qkd_deploy.mixed_precision.search import Choice
 from qkd_deploy.training.networks import NetworkSource
 from qkd_deploy.training.records import network_checkpoint
-from qkd_deploy.training.run_data import RunData, dataset_of
+from qkd_deploy.training.run_data import RunData
 from qkd_deploy.workflows.export import output_beside
-from qkd_deploy.workflows.full_precision import checkpoint_of, prepared_for, settings_for, start_for
+from qkd_deploy.workflows.full_precision import checkpoint_of, images_of, prepared_for, settings_for, start_for
 from qkd_deploy.workflows.settings import PostTraining
 
 METHOD = "ptq"
@@ -93,7 +93,8 @@ def export_calibrated(
     if beside.exists() and Path(path).exists() and beside.samefile(path):
         raise UserError(f"the weights {path} would be replaced by the quantized checkpoint; choose another --output")
     config = _config(path, settings)
-    data = RunData(dataset_of(config), None, None)
+    dataset, expected = images_of(path, config, progress)
+    data = RunData(dataset, None, None, expected)
     network = start_for(path, data.dataset, config, progress)
     before = data.score(network, 0, None) if data.measurable else None
     choice = None
@@ -106,6 +107,8 @@ def export_calibrated(
         f"{config.bits} by {config.step_initialization} on {config.images} images of {data.dataset.known_as}{norms}"
     )
     prepared = prepared_for(network, data.dataset, config)
+    for remark in prepared.account.remarks:
+        progress(remark)
     _calibrate(prepared, data.dataset, config)
     after = data.score(prepared, 0, None, network)
     checkpoint = network_checkpoint(

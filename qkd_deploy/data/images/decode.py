@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
@@ -71,11 +73,16 @@ class View:
     Attributes:
         channels: 1 (grey) or 3 (RGB).
         height, width: in pixels.
+        interpolation: of images that are resized, always with antialiasing.
+        crop_pct: for evaluation, the share of the resized image's short side that the crop in the middle leaves; 0
+            takes the largest box of the wanted proportions instead.
     """
 
     channels: int
     height: int
     width: int
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,8 +93,9 @@ class View:
         """Compute the pixels uint8 [C, H, W] of an image.
 
         Without a crop this is the view for evaluation: the largest box of the wanted proportions in the middle, brought
-        to the wanted size; an image of that size stays as it is. Transparent images lie on white, 16-bit greys are
-        divided by 257.
+        to the wanted size, where an image of that size stays as it is; or, with ``crop_pct``, what torchvision and timm
+        do: the short side is resized to the wanted one over ``crop_pct``, and the middle cut out. Transparent images
+        lie on white, 16-bit greys are divided by 257.
 
         Args:
             image: of any size and mode.
@@ -98,11 +106,30 @@ class View:
             Unreadable: the image has a mode that is not known here.
         """
         flat = _flat(image, "RGB" if self.channels == 3 else "L")
-        if crop is not None or flat.size != (self.width, self.height):
+        if crop is None and self.crop_pct:
+            flat = self._cut(flat)
+        elif crop is not None or flat.size != (self.width, self.height):
             box = self._middle(*flat.size) if crop is None else _box(crop, numbers, *flat.size)
-            flat = flat.resize((self.width, self.height), Image.Resampling.BILINEAR, box=box)
+            flat = flat.resize((self.width, self.height), _RESAMPLING[self.interpolation], box=box)
         pixels = np.asarray(flat, dtype=np.uint8).reshape(self.height, self.width, self.channels)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def named(self) -> dict[str, Any]:
+        """What evaluation does to images, where that is not the usual, for files."""
+        return {"interpolation": self.interpolation, "crop_pct": self.crop_pct} if self != self._usual() else {}
+
+    def _usual(self) -> View:
+        return View(self.channels, self.height, self.width)
+
+    def _cut(self, image: Image.Image) -> Image.Image:
+        """Resize the short side, and cut the middle out; sizes and places are rounded as torchvision rounds them."""
+        short = math.floor(min(self.height, self.width) / self.crop_pct)
+        width, height = image.size
+        size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        if image.size != size:
+            image = image.resize(size, _RESAMPLING[self.interpolation])
+        left, top = (round((own - wanted) / 2) for own, wanted in zip(size, (self.width, self.height), strict=True))
+        return image.crop((left, top, left + self.width, top + self.height))
 
     def _middle(self, width: int, height: int) -> Box:
         """Find the largest box of the view's proportions in the middle of an image."""

@@ -33,6 +33,8 @@ class Options:
     workers: int = 2
     strict: bool = False
     classes: int = 0
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def assemble(
     Raises:
         UserError: the size of the images is not clear, or images cannot be read (all, or any with ``strict``).
     """
-    view = _view(name, source, torch.cat([parts.train, parts.test]), options.image_size)
+    view = _view(name, source, torch.cat([parts.train, parts.test]), options)
     reader = Reader(source, view, options.workers, options.strict)
     train, test = (StreamedSplit(reader, part, parts.labels[part]) for part in (parts.train, parts.test))
     small = (len(train) + len(test)) * view.channels * view.height * view.width <= MEMORY_BYTES
@@ -84,6 +86,7 @@ def assemble(
         augmentation=usual(view.height, mirrored=mirrored),
         mirrored=mirrored,
         remarks=known,
+        evaluation=view.named(),
     )
 
 
@@ -108,7 +111,7 @@ def unlabelled(count: int) -> torch.Tensor:
     return torch.full((count,), UNLABELLED, dtype=torch.int64)
 
 
-def _view(name: str, source: Source, used: torch.Tensor, image_size: int) -> View:
+def _view(name: str, source: Source, used: torch.Tensor, options: Options) -> View:
     """Decide on the wanted size, or that of the images themselves where a sample agrees; grey if all of those are."""
     looked_at = used[torch.linspace(0, len(used) - 1, min(len(used), _LOOKED_AT)).long()].tolist()
     sizes: set[tuple[int, int]] = set()
@@ -116,8 +119,9 @@ def _view(name: str, source: Source, used: torch.Tensor, image_size: int) -> Vie
     for image in _readable(source, looked_at):
         sizes.add(image.size)
         grey = grey and is_grey(image)
-    width, height = (image_size, image_size) if image_size else _only_size(name, sizes, len(looked_at))
-    return View(1 if grey else 3, height, width)
+    size = options.image_size
+    width, height = (size, size) if size else _only_size(name, sizes, len(looked_at))
+    return View(1 if grey else 3, height, width, options.interpolation, options.crop_pct)
 
 
 def _readable(source: Source, indices: list[int]) -> Iterator[Image.Image]:

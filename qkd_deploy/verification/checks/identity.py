@@ -24,6 +24,7 @@ COMPARED_ENTRIES = (
     "tensors",
     "layers",
     "normalization",
+    "preprocessing",
     "classes",
     "checkpoint_sha256",
 )
