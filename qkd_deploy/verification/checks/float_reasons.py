@@ -80,10 +80,19 @@ class ExportedGraph:
         beside, exact = _EXACT_PARTS.get(node.op_type, ("", ""))
         if exact and f"{node.name.rpartition('/')[0]}/{beside}" in self._by_name:
             return exact
+        if self._undoes_normalisation(node):
+            return "it makes pixels of the normalised input, which --input uint8 does not need"
         if node.op_type not in _FUSABLE:
             return f"{DEFAULT.name} has no integer kernel for {node.op_type}"
         obstacles = (sentence for is_there, sentence in self._obstacles if is_there(node))
         return next(obstacles, f"{DEFAULT.name} {DEFAULT.version} did not fuse it with its quantizers on this machine")
+
+    def _undoes_normalisation(self, node: onnx.NodeProto) -> bool:
+        """True for the two operators between a float input and its quantizer."""
+        before = self._graph.producers.get(node.input[0])
+        chain = [node] if before is None else [before, node]
+        starts_at_input = chain[0].input[0] in self._graph.inputs
+        return starts_at_input and [each.op_type for each in chain] == ["Sub", "Div"][: len(chain)]
 
     def _has_float_weights(self, node: onnx.NodeProto) -> bool:
         return node.op_type in _PRODUCTS and not all(map(self._is_dequantized, node.input[1:2]))

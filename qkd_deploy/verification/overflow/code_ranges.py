@@ -141,7 +141,7 @@ class CodeRanges:
     def _subtract(self, node: onnx.NodeProto) -> None:
         """Codes less a constant, on their way to signed bytes."""
         less = self.array(node.input[1])
-        if less is not None and less.size == 1:
+        if less is not None and less.size == 1 and less.dtype.kind in "iu":
             self._shift(node, int(less), np.dtype(np.int32))
 
     def _shift(self, node: onnx.NodeProto, less: int, kind: np.dtype[Any]) -> None:
