@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import importlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm_models
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import picture
@@ -130,3 +132,41 @@ def test_damage_is_always_unreadable_or_still_an_image(kind: str, place: float, 
         assert str(error) and "\n" not in str(error)
     else:
         assert pixels.shape == (3, 12, 12)
+
+
+# -- evaluation as torchvision and timm do it --------------------------------------------------------------------------
+
+SHAPES = [(320, 256), (256, 320), (301, 257), (256, 256), (70, 500), (50, 41), (224, 224)]
+VIEWS = [(224, "bicubic", 0.875), (224, "bilinear", 0.95), (32, "bicubic", 1.0), (33, "bilinear", 0.9)]
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize(("side", "interpolation", "crop_pct"), VIEWS)
+def test_the_short_side_is_resized_and_the_middle_cut_out(
+    size: tuple[int, int], side: int, interpolation: str, crop_pct: float
+) -> None:
+    """The calls of Pillow that torchvision's ``Resize`` and ``CenterCrop`` document, one after the other."""
+    image, (width, height) = picture(5, size), size
+    short = int(side / crop_pct)
+    scaled = (short, int(short * height / width)) if width < height else (int(short * width / height), short)
+    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
+    resized = image.resize(scaled, method)
+    left, top = (round((length - side) / 2.0) for length in scaled)
+    expected = np.asarray(resized)[top : top + side, left : left + side].transpose(2, 0, 1)
+    assert np.array_equal(View(3, side, side, interpolation, crop_pct).of(image), expected)
+
+
+@pytest.mark.skipif(bool(timm_models.missing()), reason=timm_models.missing())
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize(("side", "interpolation", "crop_pct"), VIEWS)
+def test_pixels_are_those_of_timm(size: tuple[int, int], side: int, interpolation: str, crop_pct: float) -> None:
+    create = importlib.import_module("timm.data").create_transform
+    shape, plain = (3, side, side), {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    theirs = create(input_size=shape, interpolation=interpolation, crop_pct=crop_pct, **plain)(picture(6, size))
+    ours = View(*shape, interpolation, crop_pct).of(picture(6, size))
+    assert np.array_equal(ours, np.rint(theirs.numpy() * 255).astype(np.uint8))
+
+
+def test_other_views_are_named() -> None:
+    assert View(3, 8, 8).named() == {}
+    assert View(3, 8, 8, "bicubic", 0.9).named() == {"interpolation": "bicubic", "crop_pct": 0.9}
