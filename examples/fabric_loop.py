@@ -29,7 +29,7 @@ def main(file: str) -> int:
     fabric.launch()
     digits = qkd.load_dataset("digits").to(fabric.device)
     images = normalize(digits.train.images[:256])
-    student = qkd.prepare(qkd.create_model("plaincnn", 10, 1), "w4a4", (images,), input_quantization=(1 / 64, 128))
+    student = qkd.prepare(qkd.create_model("plaincnn", 10, 1), "w4a4", (images,), normalization="centered")
     qkd.initialize(student, images)  # before Fabric wraps it
     models = {"student": student, "teacher": qkd.create_model("resnet8", 10, 1)}
     networks = {role: fabric.setup_module(model) for role, model in models.items()}

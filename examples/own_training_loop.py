@@ -26,8 +26,8 @@ def main(file: str) -> int:
     torch.manual_seed(0)
     digits = qkd.load_dataset("digits")
     images = normalize(digits.train.images[:256])
-    # (1/64, 128): pixels normalised by (p - 128) / 64 are their own 8-bit codes
-    student = qkd.prepare(network(), "w4a4", (images,), input_quantization=(1 / 64, 128))
+    # pixels normalised by (p - 128) / 64; the codes of the integer model are the pixels themselves
+    student = qkd.prepare(network(), "w4a4", (images,), normalization="centered")
     print(student.account)
     qkd.initialize(student, images)
     groups = qkd.parameter_groups(student, lr=3e-3)

@@ -91,7 +91,7 @@ def sensitivity(
         UserError: bits or data that cannot be used, or a network that cannot be traced.
     """
     widths = [BitWidths.parse(each) for each in ((bits,) if isinstance(bits, (str, BitWidths)) else bits)]
-    batches = LabelledBatches(data, images)
+    batches = LabelledBatches(data, images, model.settings.normalization if isinstance(model, PreparedModel) else None)
     prepared = model if isinstance(model, PreparedModel) else _prepared(model, widths[0], batches)
     single, totals = SingleLayers(prepared), _Totals()
     with evaluating(prepared):

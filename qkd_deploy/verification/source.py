@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from qkd_deploy.data.metric import Metric
 
 
+_IMAGES = 4
+"""Dimensions of a batch of images."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Inputs of the ONNX model by name, the same as normalised floats in order (for torch), and labels if known."""
@@ -101,6 +105,9 @@ class Source:
         for value, (dtype, shape) in zip(self._inputs, kinds, strict=True):
             _require_shape(value, shape)
             _require_type(value, dtype)
+        pixels = (shape for dtype, shape in kinds if dtype == np.uint8 and len(shape) == _IMAGES)
+        for shape in pixels:
+            self._normalization.for_channels(shape[1])
         if not self.images or any(shape[0] != self.images for _, shape in kinds):
             raise UserError("the arrays must hold the same number of samples, at least one")
 

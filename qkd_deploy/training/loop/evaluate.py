@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,7 +57,11 @@ def evaluate(
 
 
 def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:
-    """Measure the frozen integer model of ``student`` with ``evaluate``: the accuracy that is reported and deployed."""
+    """Measure the frozen integer model of ``student`` with ``evaluate``: the accuracy that is reported and deployed.
+
+    The images are normalised as the student takes them, where it says how.
+    """
+    normalization = student.settings.normalization or split.normalization
     with evaluating(student):
         frozen = freeze(student)
-    return evaluate(frozen, split, **options)
+    return evaluate(frozen, replace(split, normalization=normalization), **options)
