@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata.digests import Digests
 from qkd_deploy.export.metadata.golden import Golden
 from qkd_deploy.pixels.normalization import CENTERED, Normalization
@@ -67,12 +66,7 @@ class Metadata:
         Raises:
             UserError: the entry is damaged.
         """
-        if self.normalization is None:
-            return CENTERED
-        try:
-            return Normalization.of_entry(self.normalization)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"the normalization in the file is damaged ({error}); export the model again") from error
+        return CENTERED if self.normalization is None else Normalization.of_entry(self.normalization)
 
     def module_of(self, name: str) -> str:
         """The user's module that a node, constant or value belongs to, from the tables or else from the name itself."""

@@ -87,11 +87,14 @@ class Normalization:
         """Read what ``as_entry`` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
-            UserError: the numbers are impossible.
+            UserError: it is something else, or the numbers are impossible.
         """
-        mean, std = (_numbers(entry[key]) for key in ("mean", "std"))
-        return cls(mean, std, float(entry.get("divisor", 1.0)))
+        try:
+            mean, std = (_numbers(entry[key]) for key in ("mean", "std"))
+            divisor = float(entry.get("divisor", 1.0))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{entry!r} is no normalization of pixels; use another file") from error
+        return cls(mean, std, divisor)
 
     @classmethod
     def parse(cls, text: str | Normalization) -> Normalization:

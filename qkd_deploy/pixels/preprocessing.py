@@ -62,5 +62,5 @@ def _entry(configuration: Any, key: str) -> Any:
 def _normalization(mean: Any, std: Any) -> Normalization | None:
     try:
         return Normalization.of_entry({"mean": mean, "std": std, "divisor": 255})
-    except (TypeError, ValueError, UserError):
+    except UserError:
         return None

@@ -25,7 +25,7 @@ from qkd_deploy.checkpoints.weights import read_weights
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.models import create_model
-from qkd_deploy.pixels.normalization import CENTERED
+from qkd_deploy.pixels.normalization import CENTERED, Normalization
 
 QUANTIZATION = NetworkBits(bits_for={"fc": "w8a8"}).quantization(CENTERED)
 
@@ -74,6 +74,19 @@ def test_float_networks_round_trip(tmp_path: Path) -> None:
     images = torch.randn(4, 1, 8, 8)
     rebuilt = float_network(tmp_path / "teacher.pt")
     assert torch.equal(rebuilt(images), network(images))
+
+
+def test_checkpoints_of_older_programs_are_centered(path: Path) -> None:
+    """Mean and deviation were two numbers for all data sets, and the quantization did not name them."""
+    content = torch.load(path, weights_only=True)
+    del content["dataset"]["normalization"], content["dataset"]["evaluation"], content["quantization"]["normalization"]
+    content["dataset"] |= {"mean": 128.0, "std": 64.0}
+    torch.save(content, path)
+    loaded = load_checkpoint(path)
+    assert Normalization.of_entry(loaded.dataset.normalization) == CENTERED
+    images = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(rebuild(loaded)(images), quantized_checkpoint()[0](images))
 
 
 def test_float_and_quantized_are_not_confused(path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.graph.ir import Graph, Node, Ref
+from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.constants import PixelMap
 from qkd_deploy.graph.ops.layers import paddings
@@ -162,7 +163,7 @@ def _border(affine: _Affine) -> tuple[float, ...]:
 
 def _keep(model: nn.Module, node: Node, affine: _Affine) -> str:
     """Give the network the numbers that a node needs; returns their path."""
-    name = f"{node.name}_pixels"
+    name = module_key(f"{node.name}_pixels")
     model.add_module(name, PixelMap(affine.gain.float(), affine.offset.float()))
     return name
 
