@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy import UserError, calibrate, create_model, initialize, load_dataset, prepare
 from qkd_deploy.data import normalize
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.quantizers.scale_search import METHODS
 
 DIGITS = load_dataset("digits")
@@ -90,6 +91,17 @@ def test_a_data_set_gives_evenly_spaced_training_images() -> None:
     assert torch.equal(calibrated(DIGITS, images=150), calibrated(batches))
     few = DIGITS.train.head(20)
     assert torch.equal(calibrated(few, images=10**6), calibrated(normalize(few.images)))
+
+
+def test_images_of_a_data_set_are_normalised_as_the_network_takes_them() -> None:
+    """Whatever the data set itself was loaded for."""
+    pixels = Normalization.parse("0.3/0.25")
+    chosen = DIGITS.train.images_at(torch.arange(40) * len(DIGITS.train) // 40)
+    network = create_model("plaincnn", 10, 1).eval()
+    from_data, from_images = (prepare(network, "w4a4", IMAGES[:1], normalization=pixels) for _ in range(2))
+    calibrate(from_data, DIGITS, images=40)
+    calibrate(from_images, normalize(chosen, pixels))
+    assert torch.equal(scales(from_data), scales(from_images))
 
 
 def test_networks_of_several_inputs_take_the_first_items() -> None:

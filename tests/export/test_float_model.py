@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from qkd_deploy import create_model, export_onnx, initialize, prepare
+from qkd_deploy.data import normalize
 from qkd_deploy.export.float_model import build_float_model
+from qkd_deploy.pixels.normalization import PRESETS
 
 PIXELS = {"mean": 128.0, "std": 64.0}
 
@@ -180,3 +182,17 @@ def test_rows_and_negative_parts_are_what_the_network_computes() -> None:
     got = run(float_form(network, x), x.numpy())
     expected = network(x).detach().numpy()
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("normalization", ["imagenet", "half"])
+def test_images_need_neither_a_border_nor_another_normalization(normalization: str) -> None:
+    """They would take time that a network in float does not need."""
+    torch.manual_seed(0)
+    network, x = stem(3, 2, 1).eval(), torch.randn(4, 3, 16, 16)
+    model = float_form(network, x, normalization=normalization)
+    written = {node.op_type for node in model.graph.node}
+    assert "Conv" in written and not {"Sub", "Div", "Slice", "Concat"} & written
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (4, 3, 16, 16), dtype=np.uint8))
+    wanted = network(normalize(images, PRESETS[normalization])).detach().numpy()
+    found = run(model, normalize(images).numpy())
+    np.testing.assert_allclose(found, wanted, atol=0.1 * float(np.abs(wanted).max()))
