@@ -102,6 +102,16 @@ def _print_sums(found: Inspection) -> None:
         click.echo(f"no input can overflow int32: {least_free.free:.1f} bits are free at least, in {least_free.name}")
 
 
+def _print_pixels(found: Inspection) -> None:
+    """What the network takes pixels as, where that is not the usual; a file for raw pixels takes those."""
+    from qkd_deploy.pixels.normalization import CENTERED, Normalization
+
+    entry = found.origin.get("normalization")
+    if entry is not None and (taken := Normalization.of_entry(entry)) != CENTERED:
+        form = "raw pixels of a network that takes them" if found.input == "uint8" else "pixels"
+        click.echo(f"input: {form} normalised by {taken}")
+
+
 def _print_rest(found: Inspection) -> None:
     _print_sums(found)
     if found.kernels is not None:
@@ -117,6 +127,7 @@ def _print_rest(found: Inspection) -> None:
         where = f"{accuracy['images']} images of {accuracy['dataset']}"
         kind = "accuracy" if found.floats else "integer accuracy"
         click.echo(f"{kind} {accuracy['integer']:.2f} % on {where}")
+    _print_pixels(found)
     weights = sum(layer.bytes for layer in found.layers)
     how = f"{found.bits}, quantizer {found.quantizer}" if found.quantizer else found.bits
     click.echo(f"{found.path}: {how}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers")

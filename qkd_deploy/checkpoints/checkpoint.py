@@ -16,6 +16,7 @@ from qkd_deploy.checkpoints.records import (
     DatasetRecord,
     ModelRecord,
     TrainingRecord,
+    as_now,
     quantization_entry,
     quantization_settings,
 )
@@ -99,7 +100,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     state = content.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is damaged: it holds no weights; use another checkpoint")
-    records = {key: _record(key, _as_now(content.get(key)), path) for key in _RECORDS}
+    records = {key: _record(key, as_now(content.get(key)), path) for key in _RECORDS}
     quantization = _quantization(content.get("quantization"), path)
     return Checkpoint(state_dict=state, source=str(path), quantization=quantization, **records)
 
@@ -117,14 +118,6 @@ def _quantization(entry: Any, path: Path | str) -> QuantizationSettings | None:
 
 def _unexpected(key: str, path: Path | str) -> str:
     return f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint"
-
-
-def _as_now(values: Any) -> Any:
-    """A record with the entries of today: of old ones, mean and deviation were two numbers for all channels."""
-    if not isinstance(values, dict) or not {"mean", "std"} <= values.keys():
-        return values
-    rest = {name: value for name, value in values.items() if name not in ("mean", "std")}
-    return {**rest, "normalization": {"mean": values["mean"], "std": values["std"]}}
 
 
 def _record(key: str, values: Any, path: Path | str) -> Any:

@@ -63,6 +63,14 @@ def dataset_record(dataset: ImageDataset) -> DatasetRecord:
     )
 
 
+def as_now(values: Any) -> Any:
+    """A record with the entries of today: of old data sets, mean and deviation were two numbers for all channels."""
+    if not isinstance(values, dict) or not {"mean", "std"} <= values.keys():
+        return values
+    rest = {name: value for name, value in values.items() if name not in ("mean", "std")}
+    return {**rest, "normalization": {"mean": values["mean"], "std": values["std"]}}
+
+
 def quantization_entry(settings: QuantizationSettings) -> dict[str, Any]:
     """Turn the settings of a network for images into plain data."""
     assert settings.input_quantization is not None  # images are pixels, whose codes are known

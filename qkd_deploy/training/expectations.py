@@ -43,6 +43,12 @@ class Expectations:
         assert self.images.normalization is not None
         return self.images.normalization
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know, in sentences; none where images are as those of this package's own networks."""
+        said = "" if self.normalization == CENTERED else f"images are normalised by {self.normalization}"
+        return tuple(filter(None, (said, self.warning)))
+
     def fitting(self, channels: int) -> Expectations:
         """Leave out what networks say about images of another number of channels; what the user names stays."""
         fits = {role: found.channels in (1, channels) for role, found in self.networks.items()}

@@ -136,9 +136,8 @@ class _Run:
             f"{config.method} {config.bits} on {where}{self._processes.device.type}, seed {config.seed}"
         )
         self._pass_on_notes()
-        for remark in (self._data.expected.warning, *self._account.remarks):
-            if remark:
-                self._progress.message(remark)
+        for remark in (*self._data.expected.remarks, *self._account.remarks):
+            self._progress.message(remark)
         for difference in self._differences:
             self._progress.message(f"quantizer {config.quantizer}: {difference}")
         if self._account.replaced:

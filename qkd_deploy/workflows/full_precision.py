@@ -79,8 +79,8 @@ def images_of(
     """
     source = NetworkSource(settings.model, settings.model_args, str(path), skip=None)
     dataset, expected = images_for(settings, {"student": source})
-    if expected.warning:
-        progress(expected.warning)
+    for remark in expected.remarks:
+        progress(remark)
     return dataset, expected
 
 

@@ -142,6 +142,7 @@ def inspect_checkpoint(path: Path | str, *, model: str | nn.Module | None = None
         "epochs": checkpoint.training.epochs,
         "seed": checkpoint.training.seed,
         "accuracy": trained.metadata["accuracy"],
+        "normalization": trained.metadata["normalization"],
     }
     return Inspection(
         path=str(path),

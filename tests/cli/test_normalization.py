@@ -86,6 +86,8 @@ def test_trained_exported_and_verified(run: Any, warm_run: Any, tmp_path: Path) 
         assert stored(tmp_path / f"{form}.onnx") == {"normalization": entry}
     described = json.loads(ok(warm_run("inspect float32.onnx --json", tmp_path)))
     assert described["origin"]["normalization"] == entry
+    for file, form in (("float32.onnx", "pixels"), ("uint8.onnx", "raw pixels of a network that takes them")):
+        assert f"input: {form} normalised by 0.3/0.25\n" in ok(warm_run(f"inspect {file}", tmp_path))
     ok(warm_run("bench uint8.onnx --against float32.onnx --rounds 1", tmp_path))
 
 

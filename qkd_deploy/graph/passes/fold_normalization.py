@@ -64,7 +64,7 @@ def fold_normalization(context: PassContext) -> None:
                 found = dict(_reached(context, node, _of_image(node, normalization)))
                 _require_own_weights(context.graph, found)
             except _Elsewhere as reason:
-                node.reason = f"{reason}, so that its scale is learned and its codes are not the pixels"
+                node.reason = f"{reason}; it keeps a learned scale, and its codes are not the pixels"
             else:
                 _fold(context, node, found)
 
