@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
+from qkd_deploy.data import ImageDataset
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.models import create_model
@@ -28,13 +30,13 @@ class Expectations:
     Attributes:
         images: what is done to the images; complete but for ``crop_pct``.
         networks: by role, the normalisation that a network was made for.
-        named: whether the user named the normalisation.
+        said_by: who names the normalisation.
         warning: a sentence for the user where weights may have been trained on other pixels; "" elsewhere.
     """
 
     images: Preprocessing
     networks: Mapping[Role, Normalization]
-    named: bool
+    said_by: Literal["user", "networks", "nobody"]
     warning: str = ""
 
     @property
@@ -49,14 +51,19 @@ class Expectations:
         said = "" if self.normalization == CENTERED else f"images are normalised by {self.normalization}"
         return tuple(filter(None, (said, self.warning)))
 
-    def fitting(self, channels: int) -> Expectations:
-        """Leave out what networks say about images of another number of channels; what the user names stays."""
-        fits = {role: found.channels in (1, channels) for role, found in self.networks.items()}
-        if self.named or all(fits.values()):
+    def fitting(self, dataset: ImageDataset) -> Expectations:
+        """Leave out what networks say about images of other channels; the data set's own normalisation comes last."""
+        if self.said_by == "user":
             return self
-        fitting = self.normalization if self.normalization.channels in (1, channels) else CENTERED
-        own = {role: found if fits[role] else fitting for role, found in self.networks.items()}
-        return replace(self, images=replace(self.images, normalization=fitting), networks=own)
+        own, known = dataset.normalization, self.said_by == "networks"
+
+        def fits(found: Normalization) -> bool:
+            return known and found.channels in (1, dataset.in_channels)
+
+        fitting = self.normalization if fits(self.normalization) else own
+        networks = {role: found if fits(found) else fitting for role, found in self.networks.items()}
+        warning = self.warning if own == CENTERED else ""
+        return replace(self, images=replace(self.images, normalization=fitting), networks=networks, warning=warning)
 
 
 def named_in(source: DataSource) -> Preprocessing:
@@ -76,7 +83,8 @@ def expectations(source: DataSource, networks: Mapping[Role, NetworkSource]) -> 
     """Decide how images are pre-processed for networks; the student is asked first.
 
     What the user names holds for all networks. Otherwise weights of this package know what they were trained on; timm's
-    networks carry ``pretrained_cfg``; and networks of which nothing is known take ``(pixel - 128) / 64``.
+    networks carry ``pretrained_cfg``; and networks of which nothing is known take what the data set says, which is
+    ``(pixel - 128) / 64`` unless its factory chose another one.
 
     Args:
         source: the settings.
@@ -95,8 +103,11 @@ def expectations(source: DataSource, networks: Mapping[Role, NetworkSource]) -> 
     images = given.otherwise(known).otherwise(Preprocessing(CENTERED, "bilinear"))
     assert images.normalization is not None
     own = {role: given.normalization or found.normalization or images.normalization for role, found in said.items()}
-    unknown = given.normalization is None and known.normalization is None
-    return Expectations(images, own, given.normalization is not None, _warning(networks) if unknown else "")
+    if given.normalization is not None:
+        return Expectations(images, own, "user")
+    if known.normalization is not None:
+        return Expectations(images, own, "networks")
+    return Expectations(images, own, "nobody", _warning(networks))
 
 
 def _of(source: NetworkSource) -> Preprocessing:

@@ -140,7 +140,7 @@ def images_for(
     """
     expected = expectations(source, networks)
     dataset = dataset_of(source, classes, expected.images)
-    expected = expected.fitting(dataset.in_channels)
+    expected = expected.fitting(dataset)
     return dataset.normalized(expected.normalization), expected
 
 

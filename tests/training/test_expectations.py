@@ -11,7 +11,7 @@ from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
-from qkd_deploy.data import normalize
+from qkd_deploy.data import ImageDataset, Split, normalize
 from qkd_deploy.models import create_model
 from qkd_deploy.pixels.normalization import CENTERED, PRESETS, Normalization
 from qkd_deploy.training.config import make_config
@@ -87,9 +87,23 @@ def test_what_the_user_names_holds_for_all(says: NetworkSource, trained: Network
 
 
 def test_what_does_not_fit_the_images_says_nothing(says: NetworkSource) -> None:
-    grey = expectations(DataSource(), {"student": says}).fitting(1)
+    grey = expectations(DataSource(), {"student": says}).fitting(images_of(1))
     assert (grey.normalization, grey.networks) == (CENTERED, {"student": CENTERED})
-    assert expectations(DataSource(), {"student": says}).fitting(3).normalization == THREE_HALVES
+    assert expectations(DataSource(), {"student": says}).fitting(images_of(3)).normalization == THREE_HALVES
+
+
+def images_of(channels: int, normalization: Normalization = CENTERED) -> ImageDataset:
+    split = Split(torch.zeros(2, channels, 4, 4, dtype=torch.uint8), torch.arange(2), normalization)
+    return ImageDataset("d", split, split, ("a", "b"))
+
+
+def test_a_data_set_is_asked_last(says: NetworkSource) -> None:
+    halved = images_of(3, HALF)
+    weights = NetworkSource("own:net", {}, "weights.pt", None)
+    nothing = expectations(DataSource(), {"student": weights})
+    assert nothing.fitting(images_of(3)).warning
+    assert (nothing.fitting(halved).networks, nothing.fitting(halved).warning) == ({"student": HALF}, "")
+    assert expectations(DataSource(), {"student": says}).fitting(halved).normalization == THREE_HALVES
 
 
 def test_asking_does_not_disturb_random_numbers(says: NetworkSource) -> None:
