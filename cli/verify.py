@@ -83,7 +83,9 @@ def command(
     if "dataset" in given:
         metadata = read_metadata(load_model(file))
         source = DataSource(classes=len(metadata.classes or ()), **given)
-        data = dataset_of(source, expected=Preprocessing(**(metadata.preprocessing or {})))
+        recorded = metadata.preprocessing or {}
+        expected = Preprocessing(interpolation=recorded.get("interpolation"), crop_pct=recorded.get("crop_pct"))
+        data = dataset_of(source, expected=expected)
     report = verify_deployed(
         file,
         checkpoint=checkpoint,
