@@ -1,11 +1,12 @@
 """Accuracy of ordinary training loops, optimizer by optimizer, against parameter groups with RelativeAdam.
 
     python benchmarks/optimizers.py --json optimizers.json
-    python benchmarks/optimizers.py --dataset cifar10 --data-dir D --model resnet20 --images 5000 --epochs 4
+    python benchmarks/optimizers.py --dataset cifar10 --data-dir D --model package.module:factory --init weights.pt \
+        --normalization imagenet --images 5000 --epochs 2
 
 Every loop is the one that everybody writes: one optimizer over ``student.parameters()``, cross entropy, a cosine. All
-start from the same weights, trained in full precision in the same run, and see the same batches. The accuracy is that
-of the frozen integer model on the held-out images.
+start from the same weights, trained in full precision in the same run or given, and see the same batches. The accuracy
+is that of the frozen integer model on the held-out images.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import qkd_deploy as qkd
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.data import ImageDataset, Split, batches, normalize
+from qkd_deploy.pixels.normalization import Normalization
 
 BITS = ("w4a4", "w2a2")
 
@@ -48,7 +51,9 @@ LOOPS: dict[str, Callable[[Any], list[Optimizer]]] = {
 }
 
 
-def train(network: nn.Module, optimizers: list[Optimizer], data: ImageDataset, epochs: int, seed: int) -> None:
+def train(
+    network: nn.Module, optimizers: list[Optimizer], data: ImageDataset, how: Normalization, epochs: int, seed: int
+) -> None:
     """Minimise cross entropy with all optimizers at once; their rates fall as a cosine."""
     generator = torch.Generator().manual_seed(seed)
     schedules = [CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
@@ -69,7 +74,7 @@ def train(network: nn.Module, optimizers: list[Optimizer], data: ImageDataset, e
 def accuracy(network: Any, split: Any) -> float:
     """Top-1 in percent."""
     right = sum(
-        int((network(normalize(split.images[part])).argmax(1) == split.labels[part]).sum())
+        int((network(normalize(split.images[part], split.normalization)).argmax(1) == split.labels[part]).sum())
         for part in torch.arange(len(split)).split(500)
     )
     return 100 * right / len(split)
@@ -77,9 +82,9 @@ def accuracy(network: Any, split: Any) -> float:
 
 def student_of(network: nn.Module, bits: str, data: ImageDataset, scales: str) -> Any:
     """The network with initialised quantizers."""
-    images = normalize(data.train.images[:512])
+    images = normalize(data.train.images[:512], data.normalization)
     student = qkd.prepare(
-        copy.deepcopy(network), bits, (images[:2],), input_quantization=(1 / 64, 128), weight_scales=scales
+        copy.deepcopy(network), bits, (images[:2],), weight_scales=scales, normalization=data.normalization
     )
     qkd.initialize(student, images)
     return student
@@ -89,14 +94,20 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """All loops from one start."""
     torch.manual_seed(seed)
     data = qkd.load_dataset(arguments.dataset, arguments.data_dir)
-    assert isinstance(data.train, Split)
+    data = data.normalized(Normalization.parse(arguments.normalization))
+    assert isinstance(data.train, Split) and isinstance(data.test, Split)
     if arguments.images:
         data.train.images, data.train.labels = (t[: arguments.images] for t in (data.train.images, data.train.labels))
+        data.test.images, data.test.labels = (t[: arguments.images] for t in (data.test.images, data.test.labels))
     network = qkd.create_model(arguments.model, len(data.classes), data.train.images.shape[1])
-    start = [SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)]
-    train(network, start, data, arguments.float_epochs, seed)
-    network.eval()
-    rows = [{"loop": "fp32", "bits": "", "scales": "", "seed": seed, "accuracy": accuracy(network, data.test)}]
+    rows: list[dict[str, Any]] = []
+    if arguments.init:
+        load_into(network, read_weights(arguments.init), arguments.model, arguments.init)
+    else:
+        start = [SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)]
+        train(network, start, data, arguments.float_epochs, seed)
+        reached = accuracy(network.eval(), data.test)
+        rows.append({"loop": "fp32", "bits": "", "scales": "", "seed": seed, "accuracy": reached})
     for scales in arguments.scales:
         for bits in BITS:
             for name, make in LOOPS.items():
@@ -124,7 +135,9 @@ def main() -> None:
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--model", default="resnet8")
-    parser.add_argument("--images", type=int, default=0, help="training images to use; 0 takes all")
+    parser.add_argument("--init", type=Path, help="weights in full precision; trained without")
+    parser.add_argument("--normalization", default="centered", help="what the network of --init takes pixels as")
+    parser.add_argument("--images", type=int, default=0, help="training images and held-out images to use; 0 takes all")
     parser.add_argument("--float-epochs", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
