@@ -16,6 +16,7 @@ import copy
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import qkd_deploy as qkd
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.data import ImageDataset, Split, batches, normalize
+from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.pixels.normalization import Normalization
 
 BITS = ("w4a4", "w2a2")
@@ -90,16 +92,20 @@ def student_of(network: nn.Module, bits: str, data: ImageDataset, scales: str) -
     return student
 
 
+def first(split: AnySplit, count: int) -> Split:
+    """The first images of a split in memory; all of them where ``count`` is 0."""
+    assert isinstance(split, Split)
+    part = slice(count or None)
+    return replace(split, images=split.images[part], labels=split.labels[part])
+
+
 def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """All loops from one start."""
     torch.manual_seed(seed)
     data = qkd.load_dataset(arguments.dataset, arguments.data_dir)
     data = data.normalized(Normalization.parse(arguments.normalization))
-    assert isinstance(data.train, Split) and isinstance(data.test, Split)
-    if arguments.images:
-        data.train.images, data.train.labels = (t[: arguments.images] for t in (data.train.images, data.train.labels))
-        data.test.images, data.test.labels = (t[: arguments.images] for t in (data.test.images, data.test.labels))
-    network = qkd.create_model(arguments.model, len(data.classes), data.train.images.shape[1])
+    data = replace(data, train=first(data.train, arguments.images), test=first(data.test, arguments.images))
+    network = qkd.create_model(arguments.model, len(data.classes), data.in_channels)
     rows: list[dict[str, Any]] = []
     if arguments.init:
         load_into(network, read_weights(arguments.init), arguments.model, arguments.init)
