@@ -53,9 +53,7 @@ LOOPS: dict[str, Callable[[Any], list[Optimizer]]] = {
 }
 
 
-def train(
-    network: nn.Module, optimizers: list[Optimizer], data: ImageDataset, how: Normalization, epochs: int, seed: int
-) -> None:
+def train(network: nn.Module, optimizers: list[Optimizer], data: ImageDataset, epochs: int, seed: int) -> None:
     """Minimise cross entropy with all optimizers at once; their rates fall as a cosine."""
     generator = torch.Generator().manual_seed(seed)
     schedules = [CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
