@@ -208,3 +208,19 @@ def test_teacher_weights_may_follow_its_name(trained: Path, warm_run: Any) -> No
     settings = json.loads(ok(done))["settings"]
     assert (settings["teacher"], settings["teacher_checkpoint"]) == ("plaincnn", "run/checkpoints/student-float.pt")
     assert "pretrain-teacher" not in done.err
+
+
+def test_scales_far_from_their_weights_are_named_by_export_and_verify(chain: Any, run: Any) -> None:
+    folder = chain["folder"]
+    content = torch.load(folder / "runs/a/model.pt", weights_only=True)
+    content["state_dict"]["weights.layer1/0/conv1.step.start"] *= 1e3
+    torch.save(content, folder / "far.pt")
+    for line in (
+        "export far.pt",
+        "verify far.onnx --dataset digits --checkpoint far.pt --tolerance 100 --limit 64",
+    ):
+        done = run(line, folder)
+        named = [text for text in done.err.splitlines() if text.startswith("Warning: ")]
+        assert len(named) == 1 and "the scale of layer1.0.conv1.weight is " in named[0], done.err
+        assert " times too wide for its weights; calibrate or initialize after" in named[0]
+        assert "Traceback" not in done.err

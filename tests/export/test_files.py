@@ -46,6 +46,19 @@ def prepared_net(bits: str = "w4a4", *, pixels: bool = True, **options: Any) -> 
     return prepared
 
 
+@pytest.mark.parametrize("weights", ["int8", "packed"])
+def test_scales_per_channel_change_neither_the_size_nor_the_graph(weights: str) -> None:
+    channel, layer = (
+        emitted(prepared, freeze(prepared), weights=weights).model
+        for prepared in (prepared_net(weight_scales=scales) for scales in ("channel", "layer"))
+    )
+    assert [(node.op_type, *node.input) for node in channel.graph.node] == [
+        (node.op_type, *node.input) for node in layer.graph.node
+    ]
+    shapes = [{one.name: (one.data_type, *one.dims) for one in model.graph.initializer} for model in (channel, layer)]
+    assert shapes[0] == shapes[1]
+
+
 @pytest.mark.parametrize("bits", ["w2a2", "w3a3", "w4a4", "w2a8", "w5a5"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_packed_weights_give_the_same_bits(bits: str, threads: int) -> None:
