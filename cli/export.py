@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, named, option, options_of, refuse_without
-from qkd_deploy.cli.values import Choice
+from qkd_deploy.cli.values import Choice, Points
 from qkd_deploy.export.settings import INPUTS, TARGETS, WEIGHTS
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import PostTraining
@@ -26,6 +26,7 @@ _RENAMED = {
     "images": "--calibrate-images",
     "step_initialization": "--calibrate-method",
     "batch_norm": "--calibrate-batch-norm",
+    "correction": "--calibrate-correction/--no-calibrate-correction",
 }
 _NAMED_APART = ("dataset", "bits", "model", "workers", "strict")
 """Settings of ``PostTraining`` that --calibrate, --bits and --model give, or that do not pay for few images."""
@@ -67,6 +68,13 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     group=_CALIBRATE,
     help="Quantize full-precision weights on training images of this data set, named as for `train`.",
 )
+@option(
+    "--max-drop",
+    type=Points(min=0),
+    group=_CALIBRATE,
+    help="Exit with 1 where accuracy (agreement, without labels) falls by more points; the files are written all the "
+    "same.",
+)
 @options_of(PostTraining, only=_SETTINGS, renamed=_RENAMED, group=_CALIBRATE)
 def command(
     checkpoint: Path,
@@ -77,23 +85,25 @@ def command(
     weights: str,
     input_type: str,
     calibrate: str | None,
+    max_drop: float | None,
     as_json: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Write a trained model as an integer ONNX file.
 
     The file is run in ONNX Runtime before it is written. A table says for each layer which bits, scales and kernel it
     has. With --calibrate DATASET, MODEL.PT holds full-precision weights: they are quantized without training, and the
-    quantized checkpoint is written beside the file, with suffix .quantized.pt.
+    quantized checkpoint is written beside the file, with suffix .quantized.pt. Layers for which the bits are too few
+    are named on stderr.
     """
     given = named(options)
     form = {"weights": weights, "input": input_type}
     if calibrate is None:
-        refuse_without("--calibrate", "--calibrate DATASET", given)
+        refuse_without("--calibrate", "--calibrate DATASET", {**given, **named({"max_drop": max_drop})})
         from qkd_deploy.workflows.export import export_checkpoint
 
         _print(export_checkpoint(checkpoint, output, bits=bits, model=model, **form), target, as_json)
-        return
+        return 0
     if bits is None and "auto_bits" not in given:
         raise click.UsageError("--calibrate quantizes weights; say to which bits, such as --bits w8a8")
     from qkd_deploy.workflows.post_training import export_calibrated
@@ -103,6 +113,10 @@ def command(
         checkpoint, output, settings=settings, progress=lambda line: click.echo(line, err=True), **form
     )
     _print(done.report, target, as_json, done)
+    if max_drop is not None and done.drop > max_drop:
+        fell = f"{done.measure} fell by {done.drop:.2f} points"
+        click.echo(f"FAILED: {fell}, more than --max-drop {max_drop:g}; both files are written", err=True)
+        return 1
     if not as_json:
         data = {
             "--dataset": calibrate,
@@ -112,6 +126,7 @@ def command(
         }
         words = [word for option, value in data.items() if value is not None for word in (option, str(value))]
         click.echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")
+    return 0
 
 
 def _print(report: ExportReport, target: str, as_json: bool, calibrated: CalibratedExport | None = None) -> None:
@@ -154,4 +169,6 @@ def _calibration(done: CalibratedExport) -> dict[str, Any]:
         "measure": done.measure,
         "accuracy": done.accuracy,
         "float_accuracy": done.float_accuracy,
+        "drop": done.drop,
+        "warnings": asdict(done.diagnosis),
     }

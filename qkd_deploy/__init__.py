@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qkd_deploy.errors import UserError
 
 if TYPE_CHECKING:
-    from qkd_deploy.calibration.calibrate import calibrate
+    from qkd_deploy.calibration.calibrate import CalibrationWarning, calibrate
     from qkd_deploy.calibration.one_batch import initialize
     from qkd_deploy.data.registry import load_dataset
     from qkd_deploy.export.onnx_export import export_onnx
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibrationWarning",
     "RelativeAdam",
     "TrainConfig",
     "UserError",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "CalibrationWarning": "qkd_deploy.calibration.calibrate",
     "RelativeAdam": "qkd_deploy.training.loop.steps_optimizer",
     "TrainConfig": "qkd_deploy.training.config",
     "calibrate": "qkd_deploy.calibration.calibrate",

@@ -8,6 +8,7 @@ at the 2nd, 4th, 8th ... batch and at the end.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -16,23 +17,31 @@ import torch
 from torch import Tensor
 
 from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
+from qkd_deploy.calibration.correction import OutputCorrection
+from qkd_deploy.calibration.diagnosis import Diagnosis, diagnose
+from qkd_deploy.calibration.float_reference import FloatReference
 from qkd_deploy.calibration.inputs import evenly_spaced, network_inputs
-from qkd_deploy.calibration.one_batch import initialize, tie_breaking_factors
+from qkd_deploy.calibration.observed_activations import ObservedActivations
+from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.pixels.normalization import Normalization
-from qkd_deploy.quantizers.observer import HistogramObserver
-from qkd_deploy.quantizers.scale_search import require_method, scale_from
+from qkd_deploy.quantizers.scale_search import require_method
 
-_BATCH = 128
+_BATCH = 32
+"""Two networks keep their activations of a batch in memory at the same time."""
+_DIAGNOSED = 16
+"""Samples on which layers are compared with their float form."""
 
 
-@torch.no_grad()
+class CalibrationWarning(UserWarning):
+    """The bits of a layer are too few, as ``diagnosis.py`` says."""
+
+
 def calibrate(
     prepared: PreparedModel,
     data: Tensor | Iterable[Any] | ImageDataset | AnySplit,
@@ -40,8 +49,11 @@ def calibrate(
     method: str = "mse",
     images: int = IMAGES,
     batch_norm: bool = False,
-) -> None:
+    correction: bool = True,
+) -> Diagnosis:
     """Set every learned scale from the weights and from ``data``; memory does not grow with the number of batches.
+
+    Layers for which the bits are too few come back, the worst first, and each as a ``CalibrationWarning``.
 
     Args:
         prepared: the model from ``prepare``.
@@ -53,80 +65,58 @@ def calibrate(
         images: how many images of a data set to use; batches are all used.
         batch_norm: re-estimate the running statistics of batch norms as well, in the quantized network, and set the
             activations' scales once more behind them. ``data`` must then be no iterator.
+        correction: change biases, and gains of batch norms, so that every output channel has the mean and the spread
+            that it had in float. Prepare the float network anew to calibrate it once more.
 
     Raises:
         UserError: an unknown method, no data, raw pixels, or values that are not finite.
     """
+    options: dict[str, Any] = {"images": images, "batch_norm": batch_norm, "correction": correction}
+    diagnosis = calibrate_and_diagnose(prepared, data, method=method, **options)
+    for line in diagnosis.lines():
+        warnings.warn(line, CalibrationWarning, stacklevel=2)
+    return diagnosis
+
+
+@torch.no_grad()
+def calibrate_and_diagnose(
+    prepared: PreparedModel, data: Any, *, method: str, images: int, batch_norm: bool, correction: bool
+) -> Diagnosis:
+    """Do what ``calibrate`` does, without warnings."""
     if method != "auto":
         require_method(method)
     if batch_norm and isinstance(data, Iterator):
         raise UserError("batch norms need a second pass over the data; give a list or a loader instead of an iterator")
     if batch_norm and images < 2:
         raise UserError("batch norms cannot be estimated from one image; give some hundred")
-    _set_scales(prepared, _batches(prepared, data, images), method)
+    reference = FloatReference(prepared)
     if batch_norm:
+        _set_scales(prepared, _batches(prepared, data, images), method, None)
         reestimate_batch_norms(prepared, _batches(prepared, data, images))
-        _set_scales(prepared, _batches(prepared, data, images), method)
+    corrected = OutputCorrection(prepared, reference) if correction else None
+    first = _set_scales(prepared, _batches(prepared, data, images), method, corrected)
+    with evaluating(prepared):
+        return diagnose(prepared, reference, tuple(value[:_DIAGNOSED] for value in first))
 
 
-def _set_scales(prepared: PreparedModel, batches: Iterator[tuple[Any, ...]], method: str) -> None:
+def _set_scales(
+    prepared: PreparedModel, batches: Iterator[tuple[Any, ...]], method: str, correction: OutputCorrection | None
+) -> tuple[Any, ...]:
+    """Set all scales; returns the first batch."""
     first = next(batches, None)
     if first is None:
         raise UserError("there is nothing to calibrate with; give at least one batch")
     initialize(prepared, *first, method=method)
-    second = next(batches, None)
-    if second is None:
-        return
-    observed = _ObservedActivations(prepared, method)
+    observed = ObservedActivations(prepared, method)
     with evaluating(prepared):
-        for number, inputs in enumerate(chain((first, second), batches), 1):
-            observed.run(inputs, follow=_is_power_of_two(number))
+        for number, inputs in enumerate(chain((first,), batches), 1):
+            observed.run(inputs, follow=_is_power_of_two(number), correction=correction)
     observed.set_scales()
+    return first
 
 
 def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
-
-
-class _ObservedActivations:
-    """An observer of every activation that has a learned scale, fed with the batches run so far."""
-
-    def __init__(self, prepared: PreparedModel, method: str) -> None:
-        self._prepared = prepared
-        self._method = method
-        self._observers: dict[str, HistogramObserver] = {}
-        self._factors: dict[str, float] = {}
-        self._next_factors = tie_breaking_factors()
-
-    def run(self, inputs: tuple[Any, ...], *, follow: bool) -> None:
-        """Observe a batch; with ``follow``, each scale is set anew before its tensor is quantized and passed on."""
-
-        def observe(node: Node, value: Any) -> None:
-            if node.quantizer is None:
-                return
-            quantizer = self._prepared.activation(node.quantizer)
-            if not quantizer.fixed:
-                self._observe(node.quantizer, value, signed=quantizer.spec.signed)
-                if follow:
-                    self._set_scale(node.quantizer)
-
-        self._prepared.run_observed(inputs, observe)
-
-    def _observe(self, key: str, value: Tensor, *, signed: bool) -> None:
-        if key not in self._observers:
-            self._observers[key] = HistogramObserver(signed=signed)
-            self._factors[key] = next(self._next_factors)
-        self._observers[key].update(value)
-
-    def set_scales(self) -> None:
-        """Set every scale from all batches."""
-        for key in self._observers:
-            self._set_scale(key)
-
-    def _set_scale(self, key: str) -> None:
-        quantizer = self._prepared.activation(key)
-        method = quantizer.initialization if self._method == "auto" else self._method
-        quantizer.set_scale(scale_from(self._observers[key], quantizer.spec, method) * self._factors[key])
 
 
 def _batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[tuple[Any, ...]]:

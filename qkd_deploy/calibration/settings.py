@@ -23,3 +23,4 @@ class CalibrationSettings(Settings):
     images: Annotated[int, Field(ge=1), "Training images to calibrate on."] = IMAGES
     step_initialization: Annotated[str, OneOf(*SCALE_METHODS), "How quantization steps are chosen."] = "mse"
     batch_norm: Annotated[bool, "Estimate batch norms anew in the quantized network; pays at 4 bits and fewer."] = False
+    correction: Annotated[bool, "Give every channel the mean and the spread that it had in float."] = True

@@ -189,13 +189,16 @@ class PreparedModel(nn.Module):
         self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], source: tuple[Tensor, int] | None = None
     ) -> Any:
         """One node before its quantizer; ``source`` is for a layer's constants, as in ``folded``."""
+        value = self.unclipped(node, args, kwargs, source)
+        return value if node.clip is None else value.clamp(*node.clip)
+
+    def unclipped(
+        self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], source: tuple[Tensor, int] | None = None
+    ) -> Any:
+        """One node before its activation function and its quantizer; ``source`` as in ``unquantized``."""
         if node.is_layer:
-            value = self._layer(node, args[0], source)
-        else:
-            value = apply(self.network, node, args, kwargs, training=self.training)
-        if node.clip is not None:
-            value = value.clamp(*node.clip)
-        return value
+            return self._layer(node, args[0], source)
+        return apply(self.network, node, args, kwargs, training=self.training)
 
     def _layer(self, node: Node, x: Tensor, source: tuple[Tensor, int] | None) -> Tensor:
         if self.training:

@@ -54,14 +54,15 @@ class HistogramObserver:
         if not values.numel():
             return
         values = values.detach().float()
-        values = values if self.signed else values.clamp(min=0)  # keeps NaN
-        magnitudes = values.abs()
-        largest = float(magnitudes.max())
-        if not math.isfinite(largest):
+        low, high = (float(end) for end in torch.aminmax(values))  # of NaN both are NaN
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise UserError("cannot initialise a step from values that are not finite; check the weights and the batch")
+        if low < 0 and not self.signed:
+            values, low = values.clamp(min=0), 0.0
+        largest = max(-low, high, 0.0)
         self.largest = max(self.largest, largest)
         self.count += values.numel()
-        self.total += float(magnitudes.mean()) * values.numel()
+        self.total += float((values if low >= 0 else values.abs()).mean()) * values.numel()
         self._widen(math.frexp(largest)[1])
         scaled = _sample(values) * (1.0 / self._width)  # the width is a power of two: no rounding
         bins = scaled.clamp(min=0).ceil_() + scaled.clamp(max=0).floor_()

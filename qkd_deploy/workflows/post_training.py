@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.calibration.calibrate import calibrate
+from qkd_deploy.calibration.calibrate import calibrate_and_diagnose
+from qkd_deploy.calibration.diagnosis import Diagnosis
 from qkd_deploy.checkpoints.checkpoint import save_checkpoint
 from qkd_deploy.checkpoints.origin import longest_origin, origin
 from qkd_deploy.checkpoints.records import TrainingRecord
@@ -48,6 +49,7 @@ class CalibratedExport:
         accuracy: that measure of the frozen integer model, in percent.
         float_accuracy: the same of the network in full precision; None where there are no labels.
         bits: what was given or chosen for the network.
+        diagnosis: layers for which the bits are too few.
         choice: the bits chosen under a budget; None where none was given.
     """
 
@@ -59,7 +61,13 @@ class CalibratedExport:
     accuracy: float
     float_accuracy: float | None
     bits: str
+    diagnosis: Diagnosis
     choice: Choice | None = None
+
+    @property
+    def drop(self) -> float:
+        """Points lost against full precision: of the measure, or, without labels, of agreement."""
+        return (100.0 if self.float_accuracy is None else self.float_accuracy) - self.accuracy
 
 
 def export_calibrated(
@@ -109,7 +117,9 @@ def export_calibrated(
     prepared = prepared_for(network, data.dataset, config)
     for remark in prepared.account.remarks:
         progress(remark)
-    _calibrate(prepared, data.dataset, config)
+    diagnosis = _calibrate(prepared, data.dataset, config)
+    for line in diagnosis.lines():
+        progress(f"warning: {line}")
     after = data.score(prepared, 0, None, network)
     checkpoint = network_checkpoint(
         prepared,
@@ -125,13 +135,19 @@ def export_calibrated(
         )
     measure = data.measure if data.measurable else "agreement with full precision"
     return CalibratedExport(
-        report, beside, data.dataset.known_as, len(data.test), measure, after, before, config.bits, choice
+        report, beside, data.dataset.known_as, len(data.test), measure, after, before, config.bits, diagnosis, choice
     )
 
 
-def _calibrate(prepared: PreparedModel, dataset: ImageDataset, config: PostTraining) -> None:
-    method = config.step_initialization
-    calibrate(prepared, dataset, method=method, images=config.images, batch_norm=config.batch_norm)
+def _calibrate(prepared: PreparedModel, dataset: ImageDataset, config: PostTraining) -> Diagnosis:
+    return calibrate_and_diagnose(
+        prepared,
+        dataset,
+        method=config.step_initialization,
+        images=config.images,
+        batch_norm=config.batch_norm,
+        correction=config.correction,
+    )
 
 
 def _choose(

@@ -89,6 +89,7 @@ def test_weights_of_every_kind_end_verified(
     table = json.loads(ok(warm_run(f"{PTQ} --output {tmp_path / 'm.onnx'} {STARTS[start]} --json", folder)))
     reached = table["calibration"]
     assert reached["float_accuracy"] == accuracy > 90
+    assert reached["warnings"] == {"coarse": [], "noisy": []}
     assert abs(reached["accuracy"] - accuracy) < 1.5
     assert reached["checkpoint"] == str(tmp_path / "m.quantized.pt")
     verify = "verify m.onnx --dataset digits --checkpoint m.quantized.pt --require-integer --tolerance 1"
@@ -143,11 +144,28 @@ def test_methods_and_numbers_of_images_give_other_steps(
 ) -> None:
     seen = set()
     methods = ("--calibrate-method minmax", "--calibrate-method lsq", "--calibrate-batch-norm")
-    for options in ("", *methods, "--calibrate-images 20"):
+    for options in ("", *methods, "--calibrate-images 20", "--no-calibrate-correction"):
         ok(warm_run(f"{PTQ} {options} --output {tmp_path / 'm.onnx'} own.pt", floats[0]))
         state = load_checkpoint(tmp_path / "m.quantized.pt").state_dict
         seen.add(tuple(float(v) for name, v in sorted(state.items()) if name.startswith("activations")))
-    assert len(seen) == 5
+    assert len(seen) == 6
+
+
+def test_a_larger_drop_than_allowed_is_a_failed_check_with_both_files(
+    floats: tuple[Path, float], warm_run: Any, tmp_path: Path
+) -> None:
+    line = f"export --bits w2a2 --first-last-bits 2 --calibrate digits --calibrate-images 40 {floats[0] / 'own.pt'}"
+    failed = warm_run(f"{line} --output m.onnx --max-drop 0 --json", tmp_path)
+    reached = json.loads(failed.out)["calibration"]
+    assert failed.code == 1
+    assert reached["drop"] == reached["float_accuracy"] - reached["accuracy"] > 0
+    assert failed.err.strip().splitlines()[-1] == (
+        f"FAILED: accuracy fell by {reached['drop']:.2f} points, more than --max-drop 0; both files are written"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.quantized.pt"]
+    ok(warm_run(f"{line} --output m.onnx --max-drop 100", tmp_path))
+    warned = [text for text in failed.err.splitlines() if text.startswith("warning: ")]
+    assert reached["warnings"]["noisy"] and any("dB of signal over noise at w2a2" in text for text in warned)
 
 
 def test_unlabelled_images_tell_how_often_both_networks_agree(
@@ -207,6 +225,9 @@ BAD = {
     "export quantized.pt --calibrate-method mse": ("--calibrate-method belongs to --calibrate",),
     "export quantized.pt --calibrate-batch-norm": ("--calibrate-batch-norm belongs to --calibrate",),
     "export quantized.pt --data-dir .": ("--data-dir belongs to --calibrate", "give --calibrate DATASET"),
+    f"{PTQ} own.pt --max-drop -1": ("--max-drop",),
+    f"{PTQ} own.pt --max-drop nan": ("nan",),
+    "export quantized.pt --max-drop 1": ("--max-drop belongs to --calibrate",),
     "export quantized.pt --placement paper": ("--placement belongs to --calibrate",),
     "export quantized.pt --bits-for fc=w8a8": ("--bits-for belongs to --calibrate",),
 }
