@@ -72,7 +72,7 @@ def ours(measured: Measured, bits: str, options: argparse.Namespace) -> dict[str
     """Quantize at ``bits`` with the defaults, but for what the command line changes."""
     spec = measured.spec
     example = torch.full((1, 3, spec.size, spec.size), -1.0)  # negative: normalised pixels are signed
-    prepared = prepare(measured.network, bits, (example,), input_quantization=spec.input_quantization)
+    prepared = prepare(measured.network, bits, (example,), normalization=spec.normalization)
     started = time.perf_counter()
     found = calibrate(prepared, measured.calibration(), method=options.method, correction=not options.no_correction)
     seconds = time.perf_counter() - started

