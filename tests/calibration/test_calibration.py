@@ -98,10 +98,10 @@ def test_a_data_set_gives_evenly_spaced_training_images() -> None:
 def test_images_of_a_data_set_are_normalised_as_the_network_takes_them() -> None:
     """Whatever the data set itself was loaded for."""
     pixels = Normalization.parse("0.3/0.25")
-    chosen = DIGITS.train.images_at(torch.arange(40) * len(DIGITS.train) // 40)
+    chosen = DIGITS.train.images_at(torch.arange(32) * len(DIGITS.train) // 32)
     network = create_model("plaincnn", 10, 1).eval()
     from_data, from_images = (prepare(network, "w4a4", IMAGES[:1], normalization=pixels) for _ in range(2))
-    calibrate(from_data, DIGITS, images=40)
+    calibrate(from_data, DIGITS, images=32)
     calibrate(from_images, normalize(chosen, pixels))
     assert torch.equal(scales(from_data), scales(from_images))
 
