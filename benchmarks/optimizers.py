@@ -2,7 +2,7 @@
 
     python benchmarks/optimizers.py --json optimizers.json
     python benchmarks/optimizers.py --dataset cifar10 --data-dir D --model package.module:factory --init weights.pt \
-        --normalization imagenet --images 5000 --epochs 2
+        --normalization imagenet --images 2000 --epochs 2 --sgd 0.01 --adam 3e-4
 
 Every loop is the one that everybody writes: one optimizer over ``student.parameters()``, cross entropy, a cosine. All
 start from the same weights, trained in full precision in the same run or given, and see the same batches. The accuracy
@@ -38,19 +38,24 @@ from qkd_deploy.pixels.normalization import Normalization
 BITS = ("w4a4", "w2a2")
 
 
-def relative(student: Any) -> list[Optimizer]:
+def relative(student: Any, rate: float) -> list[Optimizer]:
     """The trainer's own: SGD for weights, RelativeAdam for steps."""
-    groups = qkd.parameter_groups(student, 0.01, weight_decay=1e-4)
+    groups = qkd.parameter_groups(student, rate, weight_decay=1e-4)
     return [SGD(groups.weights, momentum=0.9, nesterov=True), qkd.RelativeAdam(groups.steps)]
 
 
-LOOPS: dict[str, Callable[[Any], list[Optimizer]]] = {
-    "groups + RelativeAdam": relative,
-    "SGD 0.05": lambda student: [SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)],
-    "SGD 0.01": lambda student: [SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)],
-    "Adam 1e-3": lambda student: [Adam(student.parameters(), lr=1e-3)],
-    "AdamW 1e-3": lambda student: [AdamW(student.parameters(), lr=1e-3, weight_decay=0.05)],
-}
+def loops(sgd_rates: list[float], adam_rate: float) -> dict[str, Callable[[Any], list[Optimizer]]]:
+    """The optimizers by name; the trainer's own and Adam take one rate, SGD several."""
+    found: dict[str, Callable[[Any], list[Optimizer]]] = {
+        f"groups + RelativeAdam {sgd_rates[-1]:g}": lambda student: relative(student, sgd_rates[-1])
+    }
+    for rate in sgd_rates:
+        found[f"SGD {rate:g}"] = lambda student, rate=rate: [  # type: ignore[misc]
+            SGD(student.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+        ]
+    found[f"Adam {adam_rate:g}"] = lambda student: [Adam(student.parameters(), lr=adam_rate)]
+    found[f"AdamW {adam_rate:g}"] = lambda student: [AdamW(student.parameters(), lr=adam_rate, weight_decay=0.05)]
+    return found
 
 
 def train(network: nn.Module, optimizers: list[Optimizer], data: ImageDataset, epochs: int, seed: int) -> None:
@@ -114,7 +119,7 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         rows.append({"loop": "fp32", "bits": "", "scales": "", "seed": seed, "accuracy": reached})
     for scales in arguments.scales:
         for bits in BITS:
-            for name, make in LOOPS.items():
+            for name, make in loops(arguments.sgd, arguments.adam).items():
                 student = student_of(network, bits, data, scales)
                 train(student, make(student), data, arguments.epochs, seed)
                 reached = accuracy(qkd.freeze(student.eval()), data.test)
@@ -145,6 +150,8 @@ def main() -> None:
     parser.add_argument("--float-epochs", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sgd", type=float, nargs="+", default=[0.05, 0.01], help="rates; the trainer takes the last")
+    parser.add_argument("--adam", type=float, default=1e-3, help="rate")
     parser.add_argument("--scales", nargs="+", default=["channel"], choices=["channel", "layer"])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
