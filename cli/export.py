@@ -148,10 +148,12 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
         click.echo(f"wrote {calibrated.checkpoint} (the quantized checkpoint)")
         if calibrated.choice is not None:
             _print_choice(calibrated.choice, calibrated.bits)
-        before = calibrated.float_accuracy
+        before, first = calibrated.float_accuracy, calibrated.calibrated_accuracy
         click.echo(
             f"integer {calibrated.measure} {calibrated.accuracy:.2f} % on {calibrated.images} held-out images of "
-            f"{calibrated.dataset}" + ("" if before is None else f"; {before:.2f} % in full precision")
+            f"{calibrated.dataset}"
+            + ("" if first is None else f"; {first:.2f} % before --reconstruct")
+            + ("" if before is None else f"; {before:.2f} % in full precision")
         )
 
 
@@ -171,4 +173,5 @@ def _calibration(done: CalibratedExport) -> dict[str, Any]:
         "float_accuracy": done.float_accuracy,
         "drop": done.drop,
         "warnings": asdict(done.diagnosis),
+        "calibrated_accuracy": done.calibrated_accuracy,
     }

@@ -13,6 +13,7 @@ from qkd_deploy.errors import UserError
 if TYPE_CHECKING:
     from qkd_deploy.calibration.calibrate import CalibrationWarning, calibrate
     from qkd_deploy.calibration.one_batch import initialize
+    from qkd_deploy.calibration.reconstruct import reconstruct
     from qkd_deploy.data.registry import load_dataset
     from qkd_deploy.export.onnx_export import export_onnx
     from qkd_deploy.graph.integer.freeze import freeze
@@ -42,6 +43,7 @@ __all__ = [
     "load_dataset",
     "parameter_groups",
     "prepare",
+    "reconstruct",
     "train",
     "verify_onnx",
 ]
@@ -59,6 +61,7 @@ _HOME = {
     "load_dataset": "qkd_deploy.data.registry",
     "parameter_groups": "qkd_deploy.training.loop.parameter_groups",
     "prepare": "qkd_deploy.graph.prepare",
+    "reconstruct": "qkd_deploy.calibration.reconstruct",
     "train": "qkd_deploy.training.run",
     "verify_onnx": "qkd_deploy.verification.verify",
 }

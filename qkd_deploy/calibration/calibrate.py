@@ -34,7 +34,7 @@ from qkd_deploy.quantizers.scale_search import require_method
 
 _BATCH = 32
 """Two networks keep their activations of a batch in memory at the same time."""
-_DIAGNOSED = 16
+DIAGNOSED = 16
 """Samples on which layers are compared with their float form."""
 
 
@@ -91,12 +91,12 @@ def calibrate_and_diagnose(
         raise UserError("batch norms cannot be estimated from one image; give some hundred")
     reference = FloatReference(prepared)
     if batch_norm:
-        _set_scales(prepared, _batches(prepared, data, images), method, None)
-        reestimate_batch_norms(prepared, _batches(prepared, data, images))
+        _set_scales(prepared, input_batches(prepared, data, images), method, None)
+        reestimate_batch_norms(prepared, input_batches(prepared, data, images))
     corrected = OutputCorrection(prepared, reference) if correction else None
-    first = _set_scales(prepared, _batches(prepared, data, images), method, corrected)
+    first = _set_scales(prepared, input_batches(prepared, data, images), method, corrected)
     with evaluating(prepared):
-        return diagnose(prepared, reference, tuple(value[:_DIAGNOSED] for value in first))
+        return diagnose(prepared, reference, tuple(value[:DIAGNOSED] for value in first))
 
 
 def _set_scales(
@@ -119,7 +119,7 @@ def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def _batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[tuple[Any, ...]]:
+def input_batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[tuple[Any, ...]]:
     """Yield the inputs of the network, batch by batch, on its device."""
     if isinstance(data, ImageDataset):
         data = data.train

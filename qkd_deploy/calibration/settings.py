@@ -24,3 +24,16 @@ class CalibrationSettings(Settings):
     step_initialization: Annotated[str, OneOf(*SCALE_METHODS), "How quantization steps are chosen."] = "mse"
     batch_norm: Annotated[bool, "Estimate batch norms anew in the quantized network; pays at 4 bits and fewer."] = False
     correction: Annotated[bool, "Give every channel the mean and the spread that it had in float."] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishingSettings(Settings):
+    """What follows ``calibrate`` where nothing is trained."""
+
+    group = "calibration"
+
+    reconstruct: Annotated[
+        bool,
+        "Choose weights layer by layer so that outputs stay those in full precision; takes minutes, needs no labels, "
+        "and pays most at 4 bits and fewer.",
+    ] = False

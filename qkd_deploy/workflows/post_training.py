@@ -14,6 +14,7 @@ from torch import nn
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.calibration.calibrate import calibrate_and_diagnose
 from qkd_deploy.calibration.diagnosis import Diagnosis
+from qkd_deploy.calibration.reconstruct import reconstruct
 from qkd_deploy.checkpoints.checkpoint import save_checkpoint
 from qkd_deploy.checkpoints.origin import longest_origin, origin
 from qkd_deploy.checkpoints.records import TrainingRecord
@@ -31,8 +32,8 @@ from qkd_deploy.workflows.export import output_beside
 from qkd_deploy.workflows.full_precision import checkpoint_of, images_of, prepared_for, settings_for, start_for
 from qkd_deploy.workflows.settings import PostTraining
 
-METHOD = "ptq"
-"""What checkpoints say about how their steps came about."""
+METHOD, RECONSTRUCTED = "ptq", "ptq-reconstruct"
+"""What checkpoints say about how their steps, and their weights, came about."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class CalibratedExport:
         bits: what was given or chosen for the network.
         diagnosis: layers for which the bits are too few.
         choice: the bits chosen under a budget; None where none was given.
+        calibrated_accuracy: the measure before ``reconstruct``; None where that was not asked for.
     """
 
     report: ExportReport
@@ -63,6 +65,7 @@ class CalibratedExport:
     bits: str
     diagnosis: Diagnosis
     choice: Choice | None = None
+    calibrated_accuracy: float | None = None
 
     @property
     def drop(self) -> float:
@@ -118,14 +121,19 @@ def export_calibrated(
     for remark in prepared.account.remarks:
         progress(remark)
     diagnosis = _calibrate(prepared, data.dataset, config)
+    after, calibrated = data.score(prepared, 0, None, network), None
+    if config.reconstruct:
+        calibrated = after
+        diagnosis = reconstruct(prepared, network, data.dataset, images=config.images, progress=progress)
+        after = data.score(prepared, 0, None, network)
     for line in diagnosis.lines():
         progress(f"warning: {line}")
-    after = data.score(prepared, 0, None, network)
+    method = RECONSTRUCTED if config.reconstruct else METHOD
     checkpoint = network_checkpoint(
         prepared,
         NetworkSource(config.model, config.model_args, str(path), skip=None),
         data.dataset,
-        TrainingRecord(METHOD, epochs=0, seed=0, accuracy=after, images=len(data.test)),
+        TrainingRecord(method, epochs=0, seed=0, accuracy=after, images=len(data.test)),
         prepared.settings,
     )
     with _all_or_nothing(beside):
@@ -135,7 +143,17 @@ def export_calibrated(
         )
     measure = data.measure if data.measurable else "agreement with full precision"
     return CalibratedExport(
-        report, beside, data.dataset.known_as, len(data.test), measure, after, before, config.bits, diagnosis, choice
+        report,
+        beside,
+        data.dataset.known_as,
+        len(data.test),
+        measure,
+        after,
+        before,
+        config.bits,
+        diagnosis,
+        choice,
+        calibrated,
     )
 
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from qkd_deploy.calibration.settings import IMAGES, CalibrationSettings
+from qkd_deploy.calibration.settings import IMAGES, CalibrationSettings, FinishingSettings
 from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.mixed_precision.settings import BudgetSettings
 from qkd_deploy.training.groups import DataSource, Student
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostTraining(DataSource, Student, NetworkBits, BudgetSettings, CalibrationSettings):
+class PostTraining(DataSource, Student, NetworkBits, BudgetSettings, CalibrationSettings, FinishingSettings):
     """How full-precision weights are quantized without training.
 
     Raises:
