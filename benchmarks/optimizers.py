@@ -35,8 +35,6 @@ from qkd_deploy.data import ImageDataset, Split, batches, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.pixels.normalization import Normalization
 
-BITS = ("w4a4", "w2a2")
-
 
 def relative(student: Any, rate: float) -> list[Optimizer]:
     """The trainer's own: SGD for weights, RelativeAdam for steps."""
@@ -118,7 +116,7 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         reached = accuracy(network.eval(), data.test)
         rows.append({"loop": "fp32", "bits": "", "scales": "", "seed": seed, "accuracy": reached})
     for scales in arguments.scales:
-        for bits in BITS:
+        for bits in arguments.bits:
             for name, make in loops(arguments.sgd, arguments.adam).items():
                 student = student_of(network, bits, data, scales)
                 train(student, make(student), data, arguments.epochs, seed)
@@ -152,6 +150,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sgd", type=float, nargs="+", default=[0.05, 0.01], help="rates; the trainer takes the last")
     parser.add_argument("--adam", type=float, default=1e-3, help="rate")
+    parser.add_argument("--bits", nargs="+", default=["w4a4", "w2a2"])
     parser.add_argument("--scales", nargs="+", default=["channel"], choices=["channel", "layer"])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
