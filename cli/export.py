@@ -136,10 +136,13 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
     written = inspect_onnx(report.path, build=False)
     if as_json:
         table = {"path": str(report.path), "target": target, "requires_onnxruntime": report.requires or None}
+        table["weight_codes"] = report.weight_codes
         extra = {} if calibrated is None else {"calibration": _calibration(calibrated)}
         click.echo(json.dumps({**table, **written.as_dict(), **extra}, indent=2))
         return
     print_tables(layer_table(written))
+    if report.weight_codes:
+        click.echo(report.weight_codes)
     if written.replaced:
         click.echo(f"replaced: {replaced_in_words(written.replaced)}")
     needs = f"; needs ONNX Runtime {report.requires} or newer" if report.requires else ""

@@ -28,6 +28,7 @@ from qkd_deploy.export.metadata import (
 )
 from qkd_deploy.export.settings import INPUTS, WEIGHTS
 from qkd_deploy.export.targets.ort import trial_run
+from qkd_deploy.export.weight_codes import weight_codes
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
@@ -48,6 +49,7 @@ class ExportReport:
         tensors: quantized activations, in graph order.
         codes_used: for every layer, how many distinct weight codes occur.
         requires: the oldest ONNX Runtime that loads it, or "".
+        weight_codes: the range that 8-bit weights use, and why; "" where there are none.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class ExportReport:
     tensors: tuple[TensorRecord, ...]
     codes_used: dict[str, int]
     requires: str
+    weight_codes: str
 
 
 def export_onnx(
@@ -88,7 +91,9 @@ def export_onnx(
     opset = proto.opset_import[0].version
     requires = PACKED_RUNTIME if weights == "packed" or opset > OPSET else ""
     target = Path(path)
-    return ExportReport(target, target.stat().st_size, emitted.layers, emitted.tensors, used, requires)
+    return ExportReport(
+        target, target.stat().st_size, emitted.layers, emitted.tensors, used, requires, weight_codes(frozen)
+    )
 
 
 @dataclass(frozen=True)

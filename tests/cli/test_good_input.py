@@ -210,6 +210,10 @@ def test_teacher_weights_may_follow_its_name(trained: Path, warm_run: Any) -> No
     assert "pretrain-teacher" not in done.err
 
 
+def test_the_table_of_an_export_says_how_far_8_bit_weights_reach(chain: Any) -> None:
+    assert "8-bit weights stay within 63, so that sums of pairs saturate on no CPU\n" in ok(chain["export"])
+
+
 def test_scales_far_from_their_weights_are_named_by_export_and_verify(chain: Any, run: Any) -> None:
     folder = chain["folder"]
     content = torch.load(folder / "runs/a/model.pt", weights_only=True)

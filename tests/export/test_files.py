@@ -46,6 +46,39 @@ def prepared_net(bits: str = "w4a4", *, pixels: bool = True, **options: Any) -> 
     return prepared
 
 
+class Separable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.depthwise = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.depthwise(self.stem(x).relu()).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("weight_range", "words"),
+    [
+        ("safe", "8-bit weights stay within 63, so that sums of pairs saturate on no CPU, and reach 127 in depthwise "),
+        (
+            "narrow",
+            "8-bit weights stay within 63, so that sums of pairs saturate on no CPU, and reach 63 in depthwise ",
+        ),
+        ("full", "8-bit weights reach 127: sums may saturate on x86 CPUs without VNNI, which --weight-range safe "),
+    ],
+)
+def test_the_report_says_how_far_weights_reach_and_why(weight_range: str, words: str, tmp_path: Path) -> None:
+    prepared = prepare(
+        Separable().eval(), "w8a8", (IMAGES,), input_quantization=(1 / 64, 128), weight_range=weight_range
+    )
+    initialize(prepared, IMAGES, method="minmax")
+    report = export_onnx(prepared, tmp_path / "model.onnx")
+    assert report.weight_codes.startswith(f"8-bit weights {words}")
+    if weight_range != "full":
+        assert not assert_same_codes(emitted(prepared, freeze(prepared)), (IMAGES,))
+
+
 @pytest.mark.parametrize("weights", ["int8", "packed"])
 def test_scales_per_channel_change_neither_the_size_nor_the_graph(weights: str) -> None:
     channel, layer = (
