@@ -17,7 +17,8 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
 
 _FORMERLY = {"normalization": "centered", "interpolation": "bilinear"}
-_STATE_FORMAT = "qkd-deploy run state 1"
+_STATE_FORMAT = "qkd-deploy run state 2"
+"""2 since scales are learned as movements: the optimizer's state of before says nothing of those."""
 
 
 class RunFolder:
@@ -110,7 +111,9 @@ class RunFolder:
             return None, 0
         content = read_tensors(self.last)
         if not isinstance(content, dict) or content.get("format") != _STATE_FORMAT:
-            raise UserError(f"{self.last} is not the state of a run; start again with another --out")
+            raise UserError(
+                f"{self.last} is not the state of a run, or one of another version; start again with another --out"
+            )
         return content["loop"], content["metrics_lines"]
 
 

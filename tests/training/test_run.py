@@ -9,7 +9,7 @@ import torch
 from filelock import FileLock
 from float_networks import float_network
 
-from qkd_deploy.checkpoints.checkpoint import load_checkpoint, rebuild
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint, rebuild, save_tensors
 from qkd_deploy.data import load_dataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import make_config
@@ -245,3 +245,11 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
         train(config, tmp_path / "run", progress=NoProgress())
     state, lines = RunFolder(tmp_path / "run").load_state()
     assert state is not None and state["stage"] == "pretrain-student" and lines == 3
+
+
+def test_the_state_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.last.parent.mkdir()
+    save_tensors(folder.last, {"format": "qkd-deploy run state 1", "loop": {}, "metrics_lines": 0})
+    with pytest.raises(UserError, match="is not the state of a run, or one of another version; start again"):
+        folder.load_state()
