@@ -86,7 +86,7 @@ def test_two_processes_train_as_one_at_the_same_global_batch(tmp_path: Path) -> 
     for mine, other in zip(ours, theirs, strict=True):
         for role, terms in mine["losses"].items():
             # averaging in another order rounds otherwise, and now and then a code flips
-            assert other["losses"][role] == pytest.approx(terms, rel=1e-3, abs=1e-4), mine["phase"]
+            assert other["losses"][role] == pytest.approx(terms, rel=5e-3, abs=5e-4), mine["phase"]
     assert ours[-1]["losses"]["student"]["ce"] < 0.7 * ours[0]["losses"]["teacher"]["ce"]  # they do learn
     assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.0)
     weights = [load_checkpoint(tmp_path / name / "model.pt").state_dict for name in ("one", "two")]

@@ -73,8 +73,9 @@ def test_the_teacher_computes_with_its_quantized_feature(name: str, bits: int) -
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_feature_of_the_student_is_found_before_its_quantizer(name: str) -> None:
     torch.manual_seed(0)
-    network = NETWORKS[name]()
-    prepared = prepared_of(network)
+    network = NETWORKS[name]().train()
+    network(IMAGES)  # batch norms have statistics
+    prepared = prepared_of(network.eval())
     expected = input_of_last_layer(network)
     student = FeatureStudent(prepared, "", expected.shape[1], IMAGES).eval()
     with torch.no_grad():

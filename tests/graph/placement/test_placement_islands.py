@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from qkd_deploy import UserError, prepare
 from qkd_deploy.verification.runtime import CodesModel
 
+
+def trained_norm() -> nn.Module:
+    """A batch norm with statistics, which it keeps while scales are initialised."""
+    norm = nn.BatchNorm3d(8)
+    nn.init.constant_(norm.running_mean, 0.1)  # type: ignore[arg-type]
+    return norm
+
+
 ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "LayerNorm": (
         lambda: Small(lambda n, x: n.norm1(x), norm1=nn.LayerNorm([8, 8, 8])),
@@ -40,7 +48,7 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a choice": (lambda: Small(lambda n, x: torch.where(x > 0.5, x, x * 0.1)), "contract table"),
     "a guard": (lambda: Small(lambda n, x: x * torch.rsqrt(x.square().mean(1, keepdim=True) + 0.5)), "between floats"),
     "norm of volumes": (
-        lambda: Small(lambda n, x: n.norm1(x[..., None])[..., 0], norm1=nn.BatchNorm3d(8)),
+        lambda: Small(lambda n, x: n.norm1(x[..., None])[..., 0], norm1=trained_norm()),
         "contract table",
     ),
     "padding with a number": (lambda: Small(lambda n, x: F.pad(x, (1, 1), value=0.5)), "other values"),
