@@ -86,7 +86,8 @@ def networks_of_run(
     networks: dict[Role, nn.Module] = {}
     for role, source in sources_of(config).items():
         seed_for(config, role, "network")
-        network = start_network(source.name, source.weights, dataset, args=source.args, skip=source.skip, report=report)
+        own = dataset.normalized(made_for[role])
+        network = start_network(source.name, source.weights, own, args=source.args, skip=source.skip, report=report)
         if config.sync_batch_norm and (role == "teacher" or source.incomplete):
             synchronise(network, processes)
         if made_for[role] != dataset.normalization:
@@ -136,7 +137,8 @@ def start_network(
 
 def _images(dataset: ImageDataset) -> Tensor:
     """Normalise the first training images, on the CPU."""
-    return normalize(dataset.train.images_at(torch.arange(min(_ONNX_IMAGES, len(dataset.train))))).cpu()
+    first = torch.arange(min(_ONNX_IMAGES, len(dataset.train)))
+    return normalize(dataset.train.images_at(first), dataset.normalization).cpu()
 
 
 @torch.no_grad()

@@ -17,6 +17,9 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, create_model
+from qkd_deploy.data import ImageDataset, Split, normalize
+from qkd_deploy.pixels.normalization import Normalization
+from qkd_deploy.training.networks import start_network
 from qkd_deploy.training.start.onnx_start import load_onnx_into
 
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -98,6 +101,17 @@ def test_folded_batch_norms_get_statistics_again(dynamo: bool, tmp_path: Path) -
     assert same(source, target)
     evaluated = target(IMAGES)
     assert torch.allclose(target.train()(IMAGES), evaluated, atol=1e-3)  # batch statistics are the running ones
+
+
+def test_statistics_come_from_pixels_as_the_network_takes_them(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (20, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = Split(pixels, torch.arange(20) % 5)
+    imagenet = Normalization.parse("imagenet")
+    dataset = ImageDataset("noise", split, split, tuple("abcde")).normalized(imagenet)
+    network = start_network("resnet8", exported(resnet(), tmp_path / "net.onnx"), dataset)
+    with torch.no_grad():
+        before = network.get_submodule("conv1")(normalize(pixels, imagenet))
+    torch.testing.assert_close(network.get_buffer("bn1.running_mean"), before.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
 
 
 def test_files_in_archives_are_read(tmp_path: Path) -> None:
