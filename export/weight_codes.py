@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qkd_deploy.graph.integer.model import FrozenModel
-from qkd_deploy.graph.ops.layers import is_depthwise
+from qkd_deploy.graph.ops.layers import is_depthwise, layer_of
 
 SAFE = 64
 """Pairs of products with an unsigned code stay within 16 bits up to here."""
@@ -14,7 +14,7 @@ def weight_codes(frozen: FrozenModel) -> str:
     largest = {False: 0, True: 0}
     for node in frozen.graph.nodes:
         if node.is_layer and frozen.layer(node).weight_bits == 8:
-            depthwise = is_depthwise(frozen.network.get_submodule(str(node.target)))
+            depthwise = is_depthwise(layer_of(frozen.network, node))
             codes = frozen.layer(node).codes
             largest[depthwise] = max(largest[depthwise], int(codes.short().abs().max()))
     parts = []

@@ -26,7 +26,7 @@ from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import QuantizationWarning, UserError
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.pixels.normalization import Normalization
@@ -38,7 +38,7 @@ DIAGNOSED = 16
 """Samples on which layers are compared with their float form."""
 
 
-class CalibrationWarning(UserWarning):
+class CalibrationWarning(QuantizationWarning):
     """The bits of a layer are too few, as ``diagnosis.py`` says."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.calibration.float_reference import FloatReference
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.layers import batch_norm_of
+from qkd_deploy.graph.ops.layers import batch_norm_of, channel_dim, layer_of
 from qkd_deploy.graph.prepared import PreparedModel
 
 _MOST = 2.0
@@ -124,7 +124,7 @@ class OutputCorrection:
         output = self._output_of(node)
         if output is None:
             return value
-        dim = -1 if isinstance(self._prepared.network.get_submodule(str(node.target)), nn.Linear) else 1
+        dim = channel_dim(layer_of(self._prepared.network, node))
         factor, offset = output.factor, output.offset
         output.update(floats, value, dim)
         factor = output.factor / factor
@@ -143,8 +143,7 @@ def _handles(network: nn.Module, node: Node) -> tuple[Tensor | None, Tensor | fl
     """The tensor that is added to a layer's output, what moves the output by 1 in it, and a batch norm's gain."""
     batch_norm = batch_norm_of(network, node)
     if batch_norm is None:
-        layer: Any = network.get_submodule(str(node.target))
-        return layer.bias, 1.0, None
+        return layer_of(network, node).bias, 1.0, None
     if batch_norm.affine:
         return batch_norm.bias, 1.0, batch_norm.weight
     assert batch_norm.running_mean is not None and batch_norm.running_var is not None

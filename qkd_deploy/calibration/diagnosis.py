@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.float_reference import FloatReference
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.layers import batch_norm_of, layer_parameters
+from qkd_deploy.graph.ops.layers import batch_norm_of, channel_dim, layer_of, layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
 
 FLOOR = 10.0
@@ -110,7 +110,7 @@ def diagnose(prepared: PreparedModel, reference: FloatReference, inputs: tuple[A
 
     def observe(node: Node, x: Tensor, floats: Tensor) -> None:
         value = prepared.unclipped(node, (_quantized(prepared, node.source, x),), {})
-        dim = -1 if isinstance(prepared.network.get_submodule(str(node.target)), nn.Linear) else 1
+        dim = channel_dim(layer_of(prepared.network, node))
         decibels = _decibels(floats, value, dim)
         known = ratios.get(str(node.target))
         if decibels < FLOOR and (known is None or decibels < known.decibels):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.interpreter import start, step
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import apply
-from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
+from qkd_deploy.graph.ops.layers import layer_in_float
 from qkd_deploy.graph.prepared import PreparedModel
 
 RunBeside = Callable[[Node, tuple[Any, ...], dict[str, Any], Tensor | None], Any]
@@ -58,13 +58,6 @@ class FloatReference:
 
     def _node(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Tensor | None]:
         """The value of a node, and, of a layer, what it was before its clip."""
-        unclipped = self._layer(node, args[0]) if node.is_layer else None
+        unclipped = layer_in_float(self._network, node, args[0]) if node.is_layer else None
         value: Any = apply(self._network, node, args, kwargs, training=False) if unclipped is None else unclipped
         return (value if node.clip is None else value.clamp(*node.clip)), unclipped
-
-    def _layer(self, node: Node, x: Tensor) -> Tensor:
-        """A layer with its batch norm, before its activation function."""
-        weight, bias = layer_parameters(self._network, node)
-        value = layer_forward(self._network.get_submodule(str(node.target)), x, weight, bias)
-        batch_norm = batch_norm_of(self._network, node)
-        return value if batch_norm is None else batch_norm(value)

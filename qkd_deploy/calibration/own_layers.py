@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract.evaluation import attribute_at
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ops.layers import layer_of
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.base import Quantizer
-
-
-def layer_module(prepared: PreparedModel, node: Node) -> Any:
-    """Look up the convolution or linear module of a layer."""
-    return prepared.network.get_submodule(str(node.target))
 
 
 def own_layers(prepared: PreparedModel) -> set[str]:
@@ -45,9 +40,11 @@ def _gain_divides(prepared: PreparedModel, node: Node) -> bool:
     """Say if a gain in front of a layer can be taken out of its weights again."""
     if node.gain is None:
         return True
-    return isinstance(layer_module(prepared, node), nn.Linear) and bool(attribute_at(prepared.network, node.gain).all())
+    return isinstance(layer_of(prepared.network, node), nn.Linear) and bool(
+        attribute_at(prepared.network, node.gain).all()
+    )
 
 
 def _address(prepared: PreparedModel, node: Node) -> int:
     """Tell weights apart, also where several modules hold one tensor."""
-    return int(layer_module(prepared, node).weight.data_ptr())
+    return int(layer_of(prepared.network, node).weight.data_ptr())

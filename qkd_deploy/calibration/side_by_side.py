@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from qkd_deploy.calibration.compensated_rounding import rounded_weight
-from qkd_deploy.calibration.own_layers import layer_module
 from qkd_deploy.calibration.second_moments import second_moments
 from qkd_deploy.graph.contract.evaluation import attribute_at
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import apply
-from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
+from qkd_deploy.graph.ops.layers import batch_norm_of, layer_in_float, layer_of, layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
 
 
@@ -38,11 +37,9 @@ class SideBySide:
         if not node.is_layer:
             value = apply(network, node, args, kwargs, training=False)
         else:
-            weight, bias = layer_parameters(network, node)
-            value = layer_forward(network.get_submodule(str(node.target)), args[0], weight, bias)
-            batch_norm = batch_norm_of(network, node)
-            value = value if batch_norm is None else batch_norm(value)
+            value = layer_in_float(network, node, args[0])
             if self.chosen:
+                weight, bias = layer_parameters(network, node)
                 self._input, self._weight, self._bias = args[0], weight.clone(), None if bias is None else bias.clone()
         return value if node.clip is None else value.clamp(*node.clip)
 
@@ -53,7 +50,7 @@ class SideBySide:
         return self._prepared.evaluate(node, args, kwargs)
 
     def _reconstruct(self, node: Node, x: Tensor) -> None:
-        prepared, layer = self._prepared, layer_module(self._prepared, node)
+        prepared, layer = self._prepared, layer_of(self._prepared.network, node)
         moments = second_moments(layer, x, self._input, self._generator)
         quantizer, groups = prepared.weight(node), moments.mean.shape[0]
         weight = self._weight.view(groups, -1, moments.mean.shape[1])
@@ -76,7 +73,7 @@ def _means(weight: Tensor, mean: Tensor, bias: Tensor | None) -> Tensor:
 def _move_mean(prepared: PreparedModel, node: Node, shift: Tensor) -> None:
     """Add ``shift`` [outputs] to what a layer gives, where it has something to add it to."""
     batch_norm = batch_norm_of(prepared.network, node)
-    bias = layer_module(prepared, node).bias
+    bias = layer_of(prepared.network, node).bias
     if batch_norm is not None and batch_norm.running_mean is not None:
         batch_norm.running_mean -= shift
     elif bias is not None:

@@ -16,25 +16,20 @@ FAR = 100.0
 """A scale that is this many times too wide or too narrow leaves its tensor hardly more than one code."""
 
 
-def require_near(moves: Sequence[Tensor], quantizers: Mapping[str, Quantizer]) -> None:
-    """Refuse to go on with scales that are not finite or moved by a factor of ``FAR`` since they were initialised.
+def are_near(moves: Sequence[Tensor]) -> bool:
+    """Say in one comparison if all moves of learned ranges are finite and below a factor of ``FAR``."""
+    return not moves or bool((torch.cat([move.detach().flatten() for move in moves]).abs() < move_by(FAR)).all())
 
-    Args:
-        moves: of the learned ranges of all ``quantizers``; a single comparison looks at them.
-        quantizers: by the names that messages use.
 
-    Raises:
-        UserError: names the first of them, and the likely reason.
-    """
-    if not moves or bool((torch.cat([move.detach().flatten() for move in moves]).abs() < move_by(FAR)).all()):
-        return
+def lost_scales(quantizers: Mapping[str, Quantizer]) -> UserError:
+    """Name the first of the scales that are not near, and the likely reason; quantizers are by their names there."""
     lost = [sentence for name, quantizer in quantizers.items() for sentence in _lost(name, quantizer)]
-    raise UserError(f"training lost {_first(lost)}")
+    return UserError(f"training lost {_first(lost)}")
 
 
 def _lost(name: str, quantizer: Quantizer) -> Iterator[str]:
     for learned in quantizer.children():
-        if not isinstance(learned, LearnedRange) or bool((learned.move.abs() < move_by(FAR)).all()):
+        if not isinstance(learned, LearnedRange) or are_near([learned.move]):
             continue
         if not bool(torch.isfinite(learned.move).all()):
             yield (

@@ -12,10 +12,10 @@ from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.interpreter import run
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.lost_scales import require_near
+from qkd_deploy.graph.lost_scales import are_near, lost_scales
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import apply, operator_of
-from qkd_deploy.graph.ops.layers import batch_norm_of, is_depthwise, layer_forward, layer_parameters
+from qkd_deploy.graph.ops.layers import batch_norm_of, is_depthwise, layer_forward, layer_of, layer_parameters
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_identity
 from qkd_deploy.graph.placement.place import Placed, has_known_codes
 from qkd_deploy.graph.placement.report import Account, account_of
@@ -70,7 +70,7 @@ class PreparedModel(nn.Module):
 
     def _weight_quantizer(self, node: Node) -> Quantizer:
         bits = self.layer_bits[node.name].weight
-        if is_channel_identity(self._module(node)):
+        if is_channel_identity(layer_of(self.network, node)):
             return StepQuantizer(TensorSpec.weight(bits), step=STEP, learnable=False)
         spec = self.weight_spec(node, bits)
         channels = None
@@ -80,7 +80,7 @@ class PreparedModel(nn.Module):
 
     def weight_spec(self, node: Node, bits: int) -> TensorSpec:
         """The grid that a layer's weights have at so many bits."""
-        depthwise = is_depthwise(self._module(node))
+        depthwise = is_depthwise(layer_of(self.network, node))
         return TensorSpec.weight(bits, self.settings.weight_range, depthwise=depthwise)
 
     def layers(self) -> list[Node]:
@@ -138,8 +138,8 @@ class PreparedModel(nn.Module):
     def _watch_scales(self) -> None:
         """Look at the scales before every batch; on accelerators, where looking means waiting, now and then."""
         self._trained_batches += 1
-        moves = [*self.weight_steps(), *self.activation_steps()]
-        if moves and (moves[0].is_cpu or self._trained_batches % _WATCH_EVERY == 0):
+        first = next(self.parameters(), None)
+        if first is not None and (first.is_cpu or self._trained_batches % _WATCH_EVERY == 0):
             self.require_scales()
 
     def require_scales(self) -> None:
@@ -148,10 +148,12 @@ class PreparedModel(nn.Module):
         Raises:
             UserError: one is not finite, or a factor of 100 from where it was initialised; names it.
         """
+        if are_near([*self.weight_steps(), *self.activation_steps()]):
+            return
         names = {node.quantizer: node.name for node in self.graph.nodes if node.quantizer is not None}
         quantizers = {names[key]: self.activation(key) for key in self.activations}
         quantizers |= {f"{node.target}.weight": self.weight(node) for node in self.layers()}
-        require_near([*self.weight_steps(), *self.activation_steps()], quantizers)
+        raise lost_scales(quantizers)
 
     def run_observed(self, inputs: tuple[Any, ...], observe: Callable[[Node, Any], None]) -> Any:
         """Run the network, and show ``observe`` every node with its value before the quantizer.
@@ -205,7 +207,7 @@ class PreparedModel(nn.Module):
             return self._train_layer(node, x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             folded = self.folded(node, source)
-            value = layer_forward(self._module(node), x.float(), folded.weight(), folded.real_bias())
+            value = layer_forward(layer_of(self.network, node), x.float(), folded.weight(), folded.real_bias())
         if not torch.is_grad_enabled():
             return value
         trained = self._train_layer(node, x)  # eval mode with gradients: the folded value, the ordinary gradient
@@ -220,10 +222,7 @@ class PreparedModel(nn.Module):
     def _products(self, node: Node, x: Tensor) -> Tensor:
         """A layer with quantized weights, without its batch norm."""
         weight, bias = layer_parameters(self.network, node)
-        return layer_forward(self._module(node), x, self.weight(node)(weight), bias)
-
-    def _module(self, node: Node) -> nn.Module:
-        return self.network.get_submodule(str(node.target))
+        return layer_forward(layer_of(self.network, node), x, self.weight(node)(weight), bias)
 
     def folded(self, node: Node, source: tuple[Tensor, int] | None = None) -> FoldedLayer:
         """The layer's constants as ``freeze`` would make them.

@@ -132,6 +132,24 @@ def _borrowing(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
 # -- computation -------------------------------------------------------------------------------------------------------
 
 
+def layer_of(network: nn.Module, node: Node) -> Any:
+    """Look up the convolution or linear module of a layer."""
+    return network.get_submodule(str(node.target))
+
+
+def layer_in_float(network: nn.Module, node: Node, x: Tensor) -> Tensor:
+    """Compute a layer with its batch norm as it is in full precision, before its activation function."""
+    weight, bias = layer_parameters(network, node)
+    value = layer_forward(layer_of(network, node), x, weight, bias)
+    batch_norm = batch_norm_of(network, node)
+    return value if batch_norm is None else batch_norm(value)
+
+
+def channel_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's output that its channels, or features, are in."""
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
 def layer_forward(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute a convolution or linear layer with other parameters than its own."""
     if isinstance(layer, nn.Linear):
@@ -159,7 +177,7 @@ def layer_parameters(network: nn.Module, node: Node, *, exact: bool = False) -> 
         node: a layer.
         exact: add up the bias in one order and in float64, so that every machine gives the same bits.
     """
-    layer: Any = network.get_submodule(str(node.target))
+    layer = layer_of(network, node)
     weight, bias = layer.weight, layer.bias
     if node.offset is not None:
         moved = _moved(layer, weight, attribute_at(network, node.offset), exact)
@@ -211,7 +229,7 @@ def batch_norm_of(network: nn.Module, node: Node) -> BatchNorm | None:
 
 
 def _layer_codes(operator: Operator, frozen: Frozen, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    module = frozen.network.get_submodule(str(node.target))
+    module = layer_of(frozen.network, node)
     floats = not operator.floats_at_the_end
     return frozen.layer(node).forward(module, args[0], output_grid(frozen, node), node.clip, needs_grid=floats)
 
