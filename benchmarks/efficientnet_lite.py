@@ -14,16 +14,8 @@ from functools import partial
 import torch
 from torch import nn
 
-_STAGES = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
-    (6, 3, 1, 320, 1),
-)
-"""Expansion, kernel, stride of the first block, channels, blocks: table 1 of the paper."""
+from qkd_deploy.models.efficientnet import STAGES
+
 _STEM, _HEAD, _DROPOUT = 32, 1280, 0.2
 _batch_norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
@@ -45,8 +37,8 @@ class EfficientNetLite(nn.Module):
         self._relu0 = nn.ReLU6(inplace=True)
         blocks: list[nn.Module] = []
         channels = _STEM
-        for number, (expansion, kernel, stride, wanted, count) in enumerate(_STAGES):
-            outer = number in (0, len(_STAGES) - 1)
+        for number, (expansion, kernel, stride, wanted, count) in enumerate(STAGES):
+            outer = number in (0, len(STAGES) - 1)
             for index in range(count if outer else math.ceil(depth * count)):
                 block = _Block(channels, _rounded(wanted * width), expansion, kernel, stride if index == 0 else 1)
                 channels = block.channels

@@ -8,18 +8,18 @@ from typing import Any, TypeVar
 
 import click
 
-from qkd_deploy.cli.values import Argument, Choice, Epochs, Names, Override, Replacement
+from qkd_deploy.cli.values import OVERRIDE, REPLACEMENT, Argument, Choice, Epochs, Names, Pair
 from qkd_deploy.settings import Arguments, Declaration, Settings, declarations
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _VALUES: dict[Any, Any] = {
     tuple[int, ...]: Epochs(),
     tuple[str, ...]: Names(),
-    dict[str, str]: Override(),
-    Mapping[str, str]: Replacement(),
+    dict[str, str]: OVERRIDE,
+    Mapping[str, str]: REPLACEMENT,
     Arguments: Argument(),
 }
-_PAIRS = (Override, Replacement, Argument)
+_PAIRS = (Pair, Argument)
 
 
 class Option(click.Option):

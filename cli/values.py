@@ -64,30 +64,28 @@ class Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
-class Override(click.ParamType[tuple[str, str]]):
-    """``PATTERN=wXaY``."""
+class Pair(click.ParamType[tuple[str, str]]):
+    """Two words with an equals sign between them.
 
-    name = "PATTERN=BITS"
+    Args:
+        name: the form, for help texts.
+        advice: what to write instead of something else.
+    """
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Split at the last equals sign."""
-        pattern, _, bits = str(value).rpartition("=")
-        if not pattern or not bits:
-            self.fail(f"{value!r}; write PATTERN=wXaY, such as 'layer3.*=w8a8'", param, ctx)
-        return pattern, bits
-
-
-class Replacement(click.ParamType[tuple[str, str]]):
-    """``[PATTERN:]OLD=NEW``."""
-
-    name = "[PATTERN:]OLD=NEW"
+    def __init__(self, name: str, advice: str) -> None:
+        self.name = name
+        self._advice = advice
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         """Split at the last equals sign."""
-        old, _, new = str(value).rpartition("=")
-        if not old or not new:
-            self.fail(f"{value!r}; write OLD=NEW, such as silu=relu6, or 'features.*:silu=relu6'", param, ctx)
-        return old, new
+        left, _, right = str(value).rpartition("=")
+        if not left or not right:
+            self.fail(f"{value!r}; write {self._advice}", param, ctx)
+        return left, right
+
+
+OVERRIDE = Pair("PATTERN=BITS", "PATTERN=wXaY, such as 'layer3.*=w8a8'")
+REPLACEMENT = Pair("[PATTERN:]OLD=NEW", "OLD=NEW, such as silu=relu6, or 'features.*:silu=relu6'")
 
 
 class Argument(click.ParamType[tuple[str, Any]]):

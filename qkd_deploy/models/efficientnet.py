@@ -9,7 +9,7 @@ from torch import nn
 
 from qkd_deploy.models.initialize import kaiming_normal
 
-_STAGES = (
+STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -43,7 +43,7 @@ class EfficientNet(nn.Module):
         activation: Activation = _relu6 if lite else _silu
         features: list[nn.Module] = [unit(in_channels, _STEM, 3, 1 if small_images else 2, activation=activation)]
         width = _STEM
-        for number, (expansion, kernel, stride, channels, count) in enumerate(_STAGES):
+        for number, (expansion, kernel, stride, channels, count) in enumerate(STAGES):
             first = 1 if small_images and number == 1 else stride
             blocks = []
             for index in range(count):

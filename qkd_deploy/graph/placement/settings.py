@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator
@@ -140,14 +140,9 @@ class NetworkBits(Placement):
             quantizer: a key of ``registry.QUANTIZERS``.
         """
         return QuantizationSettings(
+            **{item.name: getattr(self, item.name) for item in fields(Placement)},
             bits=BitWidths.parse(self.bits),
             overrides=parse_overrides(self.bits_for),
-            placement=self.placement,
-            residual=self.residual,
-            first_last_bits=self.first_last_bits,
-            weight_range=self.weight_range,
-            weight_scales=self.weight_scales,
-            replace=self.replace,
             quantizer=quantizer,
             input_quantization=(SCALE, ZERO_POINT),
             normalization=normalization,
