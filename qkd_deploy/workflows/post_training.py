@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -113,33 +113,19 @@ def export_calibrated(
         form = {"weights": weights, "input": input}
         choice = _choose(network, data.dataset, config, form, progress)
         config = replace(config, bits_for={**config.bits_for, **choice.overrides(config.bits)})
-    norms = ", with new batch norms" if config.batch_norm else ""
-    progress(
-        f"{config.bits} by {config.step_initialization} on {config.images} images of {data.dataset.known_as}{norms}"
-    )
-    prepared = prepared_for(network, data.dataset, config)
-    for remark in prepared.account.remarks:
-        progress(remark)
-    diagnosis = _calibrate(prepared, data.dataset, config)
-    after, calibrated = data.score(prepared, 0, None, network), None
-    if config.reconstruct:
-        calibrated = after
-        diagnosis = reconstruct(prepared, network, data.dataset, images=config.images, progress=progress)
-        after = data.score(prepared, 0, None, network)
-    for line in diagnosis.lines():
-        progress(f"warning: {line}")
+    made = _quantize(network, data, config, progress)
     method = RECONSTRUCTED if config.reconstruct else METHOD
     checkpoint = network_checkpoint(
-        prepared,
+        made.prepared,
         NetworkSource(config.model, config.model_args, str(path), skip=None),
         data.dataset,
-        TrainingRecord(method, epochs=0, seed=0, accuracy=after, images=len(data.test)),
-        prepared.settings,
+        TrainingRecord(method, epochs=0, seed=0, accuracy=made.accuracy, images=len(data.test)),
+        made.prepared.settings,
     )
     with _all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
         report = export_onnx(
-            prepared, target, weights=weights, input=input, metadata=origin(checkpoint, _sha256(beside))
+            made.prepared, target, weights=weights, input=input, metadata=origin(checkpoint, _sha256(beside))
         )
     measure = data.measure if data.measurable else "agreement with full precision"
     return CalibratedExport(
@@ -148,13 +134,42 @@ def export_calibrated(
         data.dataset.known_as,
         len(data.test),
         measure,
-        after,
+        made.accuracy,
         before,
         config.bits,
-        diagnosis,
+        made.diagnosis,
         choice,
-        calibrated,
+        made.calibrated_accuracy,
     )
+
+
+class _Quantized(NamedTuple):
+    """A calibrated and perhaps reconstructed network, with the fields of ``CalibratedExport`` that belong to it."""
+
+    prepared: PreparedModel
+    diagnosis: Diagnosis
+    accuracy: float
+    calibrated_accuracy: float | None
+
+
+def _quantize(network: nn.Module, data: RunData, config: PostTraining, progress: Callable[[str], None]) -> _Quantized:
+    """Prepare, calibrate and measure a network; reconstruct and measure it once more where that is asked for."""
+    norms = ", with new batch norms" if config.batch_norm else ""
+    progress(
+        f"{config.bits} by {config.step_initialization} on {config.images} images of {data.dataset.known_as}{norms}"
+    )
+    prepared = prepared_for(network, data.dataset, config)
+    for remark in prepared.account.remarks:
+        progress(remark)
+    diagnosis = _calibrate(prepared, data.dataset, config)
+    accuracy, calibrated = data.score(prepared, 0, None, network), None
+    if config.reconstruct:
+        calibrated = accuracy
+        diagnosis = reconstruct(prepared, network, data.dataset, images=config.images, progress=progress)
+        accuracy = data.score(prepared, 0, None, network)
+    for line in diagnosis.lines():
+        progress(f"warning: {line}")
+    return _Quantized(prepared, diagnosis, accuracy, calibrated)
 
 
 def _calibrate(prepared: PreparedModel, dataset: ImageDataset, config: PostTraining) -> Diagnosis:
