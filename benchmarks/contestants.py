@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
 import torch.nn.functional as F
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from static_forms import preprocessed, quantize_per_channel
 from torch import nn
 
 from qkd_deploy import create_model, export_onnx, initialize, prepare
@@ -122,28 +119,6 @@ def export_float(network: nn.Module, images: torch.Tensor, path: Path) -> None:
     onnx.save(model, path)
 
 
-class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Feeds the images one by one."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self._feeds: Iterator[dict[str, Any]] = iter([{"x": image[None].numpy()} for image in images])
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next feed, or None at the end."""
-        return next(self._feeds, None)
-
-
 def export_static(fp32: Path, images: torch.Tensor, path: Path) -> None:
     """``quantize_static`` at its best: preprocessed model, uint8 activations, int8 weights per channel."""
-    preprocessed = path.with_suffix(".pre.onnx")
-    logging.getLogger().setLevel(logging.ERROR)
-    quant_pre_process(str(fp32), str(preprocessed))
-    quantize_static(
-        str(preprocessed),
-        str(path),
-        _Calibration(images),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
+    quantize_per_channel(preprocessed(fp32, path.parent), path, images.numpy())

@@ -22,7 +22,7 @@ _HISTOGRAM_IMAGES = 100
 """Histograms need all activations of all images in memory at once."""
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     """Feeds images one by one, and those of a range, for calibration in parts."""
 
     def __init__(self, images: npt.NDArray[np.float32]) -> None:
@@ -41,27 +41,43 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
         return next(self._feeds, None)
 
 
+def preprocessed(fp32: Path, folder: Path) -> Path:
+    """Write the float file as ``quantize_static`` wants it into ``folder``."""
+    logging.getLogger().setLevel(logging.ERROR)
+    path = folder / "preprocessed.onnx"
+    quant_pre_process(str(fp32), str(path))
+    return path
+
+
+def quantize_per_channel(prepared: Path, path: Path, images: npt.NDArray[np.float32], **options: Any) -> None:
+    """Run ``quantize_static`` on a preprocessed file: QDQ, uint8 activations, int8 weights per channel."""
+    quantize_static(
+        str(prepared),
+        str(path),
+        Reader(images),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        **options,
+    )
+
+
 def static_files(fp32: Path, images: npt.NDArray[np.float32], folder: Path) -> Iterator[tuple[str, Path]]:
     """Quantize a float file in every form: QDQ, uint8 activations, int8 weights per channel.
 
     Yields:
         the name of the form and its file.
     """
-    logging.getLogger().setLevel(logging.ERROR)
-    prepared = folder / "preprocessed.onnx"
-    quant_pre_process(str(fp32), str(prepared))
+    prepared = preprocessed(fp32, folder)
     for method, reduce_range in FORMS:
         strided = method is CalibrationMethod.MinMax
         used = images if strided else images[:: max(1, len(images) // _HISTOGRAM_IMAGES)]
         path = folder / "static.onnx"
-        quantize_static(
-            str(prepared),
-            str(path),
-            _Reader(used),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
+        quantize_per_channel(
+            prepared,
+            path,
+            used,
             reduce_range=reduce_range,
             calibrate_method=method,
             extra_options={"CalibStridedMinMax": math.gcd(len(used), 10)} if strided else {},

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from digits_networks import resnet8_of_two_epochs
 from torch import Tensor, nn
 
 from qkd_deploy import UserError, calibrate, create_model, freeze, initialize, load_dataset, prepare, reconstruct
 from qkd_deploy.calibration import reconstruct as module
-from qkd_deploy.data import batches, normalize
+from qkd_deploy.data import normalize
 from qkd_deploy.graph.prepared import PreparedModel
 
 DIGITS = load_dataset("digits")
@@ -21,16 +22,7 @@ TEST = normalize(DIGITS.test.images)
 
 @functools.cache
 def network() -> nn.Module:
-    """A ResNet-8 after two epochs on the digits."""
-    torch.manual_seed(0)
-    net, generator = create_model("resnet8", 10, 1), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(2):
-        for images, labels in batches(DIGITS.train, 64, generator):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    return net.eval()
+    return resnet8_of_two_epochs()
 
 
 def calibrated(bits: str, **options: Any) -> PreparedModel:

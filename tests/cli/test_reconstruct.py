@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from digits_networks import resnet8_of_two_epochs
 from PIL import Image
-from torch import nn
 
-from qkd_deploy import create_model, load_dataset
+from qkd_deploy import load_dataset
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
-from qkd_deploy.data import batches
 
 DIGITS = load_dataset("digits")
 EXPORT = "export --bits w2a4 --model resnet8 float.pt --reconstruct --json"
@@ -23,15 +22,7 @@ EXPORT = "export --bits w2a4 --model resnet8 float.pt --reconstruct --json"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained ResNet-8, and some of the digits as images without labels."""
     place = tmp_path_factory.mktemp("reconstruct")
-    torch.manual_seed(0)
-    network, generator = create_model("resnet8", 10, 1), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(2):
-        for images, labels in batches(DIGITS.train, 64, generator):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    torch.save(network.state_dict(), place / "float.pt")
+    torch.save(resnet8_of_two_epochs().state_dict(), place / "float.pt")
     for part, split in (("train", DIGITS.train), ("val", DIGITS.test)):
         (place / "images" / part).mkdir(parents=True)
         for number, image in enumerate(split.images[:200, 0]):
