@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class QuantizationWarning(UserWarning):
-    """A model is quantized as asked, but hardly as it was meant: one sentence that says where, and what to do.
+    """A model is quantized or read as asked, but perhaps not as it was meant: one sentence that says where and why.
 
     The command line prints the sentence on stderr.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints.records import (
     DatasetRecord,
     ModelRecord,
@@ -20,7 +18,9 @@ from qkd_deploy.checkpoints.records import (
     quantization_entry,
     quantization_settings,
 )
-from qkd_deploy.checkpoints.weights import load_into, read_tensors
+from qkd_deploy.checkpoints.seal import Digests
+from qkd_deploy.checkpoints.torch_file import read_torch_file, save_tensors
+from qkd_deploy.checkpoints.weights import load_into
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepare import prepare_as
@@ -35,7 +35,10 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with all that is needed to rebuild it; ``quantization`` is None for full precision."""
+    """A network with all that is needed to rebuild it; ``quantization`` is None for full precision.
+
+    ``source`` and ``digests`` say where it was read; ``digests`` is None for one that was not.
+    """
 
     state_dict: dict[str, Tensor]
     model: ModelRecord
@@ -43,6 +46,7 @@ class Checkpoint:
     training: TrainingRecord
     quantization: QuantizationSettings | None = None
     source: str = "the checkpoint"
+    digests: Digests | None = None
 
 
 _RECORDS: dict[str, type] = {
@@ -71,25 +75,13 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     save_tensors(path, content)
 
 
-def save_tensors(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Save as ``torch.save`` does, but leave either the whole new file or the old one; equal contents give equal bytes.
-
-    Raises:
-        UserError: the file cannot be written, as on a full disk.
-    """
-    buffer = io.BytesIO()  # given a file, torch's writer would hide the operating system's error
-    torch.save(dict(content), buffer)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
         UserError: the file is missing, damaged, wants to run code, or is not a checkpoint of this version.
     """
-    content = read_tensors(path)
+    content, digests = read_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path} is not a checkpoint of qkd-deploy; use the model.pt of a training run")
     if content.get("format_version") != _VERSION:
@@ -102,7 +94,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise UserError(f"{path} is damaged: it holds no weights; use another checkpoint")
     records = {key: _record(key, as_now(content.get(key)), path) for key in _RECORDS}
     quantization = _quantization(content.get("quantization"), path)
-    return Checkpoint(state_dict=state, source=str(path), quantization=quantization, **records)
+    return Checkpoint(state_dict=state, source=str(path), digests=digests, quantization=quantization, **records)
 
 
 def _quantization(entry: Any, path: Path | str) -> QuantizationSettings | None:

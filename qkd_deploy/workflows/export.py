@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepared_with_own_functions, rebuild
 from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.checkpoints.weights_file import split_archive
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import QuantizationWarning, UserError
 from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import Built, ExportReport, build_model, export_onnx
@@ -94,8 +94,14 @@ def load_trained(
             raise UserError(
                 f"{path} was trained at {trained}, not {wanted}; use --bits {trained}, or train at {wanted}"
             )
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return Trained(checkpoint, rebuild(checkpoint, model), origin(checkpoint, digest))
+    assert checkpoint.digests is not None  # it was read from a file
+    if not checkpoint.digests.sealed:
+        warnings.warn(
+            f"{path} carries no digest, as an older version wrote it, so that damage to it cannot be told",
+            QuantizationWarning,
+            stacklevel=2,
+        )
+    return Trained(checkpoint, rebuild(checkpoint, model), origin(checkpoint, checkpoint.digests.sha256))
 
 
 def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedModel:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild
-from qkd_deploy.checkpoints.weights import read_tensors
+from qkd_deploy.checkpoints.torch_file import read_tensors
 from qkd_deploy.checkpoints.weights_file import weights_file
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError

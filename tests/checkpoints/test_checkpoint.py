@@ -21,6 +21,7 @@ from qkd_deploy.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
+from qkd_deploy.checkpoints.torch_file import save_tensors
 from qkd_deploy.checkpoints.weights import read_weights
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import NetworkBits
@@ -81,7 +82,7 @@ def test_checkpoints_of_older_programs_are_centered(path: Path) -> None:
     content = torch.load(path, weights_only=True)
     del content["dataset"]["normalization"], content["dataset"]["evaluation"], content["quantization"]["normalization"]
     content["dataset"] |= {"mean": 128.0, "std": 64.0}
-    torch.save(content, path)
+    save_tensors(path, content)
     loaded = load_checkpoint(path)
     assert Normalization.of_entry(loaded.dataset.normalization) == CENTERED
     images = torch.randn(4, 1, 8, 8)
@@ -164,7 +165,7 @@ def test_truncated_files(path: Path, share: float) -> None:
 
 def edited(path: Path, **entries: Any) -> Path:
     content = torch.load(path, weights_only=True)
-    torch.save({**content, **entries}, path)
+    save_tensors(path, {**content, **entries})
     return path
 
 

@@ -11,6 +11,7 @@ import torch
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild, save_checkpoint
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
+from qkd_deploy.checkpoints.torch_file import save_tensors
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.placement.settings import NetworkBits
@@ -54,7 +55,7 @@ def test_checkpoints_from_before_there_was_a_choice_hold_intervals(tmp_path: Pat
     save_checkpoint(tmp_path / "model.pt", saved)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     assert content["quantization"].pop("quantizer") == "interval"
-    torch.save(content, tmp_path / "old.pt")
+    save_tensors(tmp_path / "old.pt", content)
     loaded = load_checkpoint(tmp_path / "old.pt")
     assert loaded.quantization == saved.quantization
     assert rebuild(loaded).settings.quantizer == "interval"
@@ -79,6 +80,6 @@ def test_another_quantizer_does_not_fit(tmp_path: Path) -> None:
         rebuild(replace(saved, quantization=replace(saved.quantization, quantizer="interval")))
     save_checkpoint(tmp_path / "model.pt", saved)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
-    torch.save({**content, "quantization": {**content["quantization"], "quantizer": "quil"}}, tmp_path / "odd.pt")
+    save_tensors(tmp_path / "odd.pt", {**content, "quantization": {**content["quantization"], "quantizer": "quil"}})
     with pytest.raises(UserError, match=r"odd\.pt: quantizer is 'quil'; did you mean 'qil'\?"):
         rebuild(load_checkpoint(tmp_path / "odd.pt"))

@@ -16,6 +16,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from qkd_deploy.checkpoints.torch_file import save_tensors
+
 
 @dataclass(frozen=True)
 class Case:
@@ -272,7 +274,7 @@ def material(trained: Path) -> Path:
 def write_checkpoints(folder: Path) -> None:
     def changed(source: str, name: str, **entries: Any) -> dict[str, Any]:
         content: dict[str, Any] = {**torch.load(folder / source, weights_only=True), **entries}
-        torch.save(content, folder / name)
+        save_tensors(folder / name, content)
         return content
 
     weights = torch.load(folder / "model.pt", weights_only=True)["state_dict"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from qkd_deploy.checkpoints.torch_file import save_tensors
 from qkd_deploy.data import load_dataset
 
 
@@ -218,7 +219,7 @@ def test_scales_far_from_their_weights_are_named_by_export_and_verify(chain: Any
     folder = chain["folder"]
     content = torch.load(folder / "runs/a/model.pt", weights_only=True)
     content["state_dict"]["weights.layer1/0/conv1.step.start"] *= 1e3
-    torch.save(content, folder / "far.pt")
+    save_tensors(folder / "far.pt", content)
     for line in (
         "export far.pt",
         "verify far.onnx --dataset digits --checkpoint far.pt --tolerance 100 --limit 64",

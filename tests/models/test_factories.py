@@ -20,6 +20,7 @@ from qkd_deploy.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
+from qkd_deploy.checkpoints.torch_file import save_tensors
 from qkd_deploy.errors import UserError
 from qkd_deploy.factory import plain_arguments
 from qkd_deploy.graph.placement.settings import NetworkBits, QuantizationSettings
@@ -171,7 +172,7 @@ def test_checkpoints_from_before_there_were_arguments_are_read(tmp_path: Path) -
     save_checkpoint(tmp_path / "old.pt", checkpoint(network, None))
     content = torch.load(tmp_path / "old.pt", weights_only=True)
     old = {key: value for key, value in asdict(ModelRecord("plaincnn", 10, 1, [1, 8, 8])).items() if key != "args"}
-    torch.save({**content, "model": old}, tmp_path / "old.pt")
+    save_tensors(tmp_path / "old.pt", {**content, "model": old})
     loaded = load_checkpoint(tmp_path / "old.pt")
     assert loaded.model.args == {}
     images = torch.randn(3, 1, 8, 8)

@@ -22,7 +22,7 @@ import torch
 
 import qkd_deploy.training.run_folder as run_folder
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.checkpoints import checkpoint
+from qkd_deploy.checkpoints import torch_file
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 from qkd_deploy.cli.main import main
 
@@ -137,7 +137,7 @@ def in_the_middle_of_a_checkpoint(number: int) -> Callable[[], None]:
             nonlocal count
             count += 1
             if count < number:
-                checkpoint.save_tensors(path, content)
+                torch_file.save_tensors(path, content)
                 return
             with atomic_write(path) as temporary:
                 torch.save(content, temporary)
@@ -160,7 +160,7 @@ def before_epoch(number: int) -> Callable[[], None]:
         def save(path: Path, content: dict[str, Any]) -> None:
             nonlocal count
             count += 1
-            checkpoint.save_tensors(path, content)
+            torch_file.save_tensors(path, content)
             if count == number:
                 die()
 
@@ -180,7 +180,7 @@ def after_metrics(number: int) -> Callable[[], None]:
             count += 1
             if count == number:
                 die()
-            checkpoint.save_tensors(path, content)
+            torch_file.save_tensors(path, content)
 
         run_folder.save_tensors = save
 

@@ -9,7 +9,8 @@ import torch
 from filelock import FileLock
 from float_networks import float_network
 
-from qkd_deploy.checkpoints.checkpoint import load_checkpoint, rebuild, save_tensors
+from qkd_deploy.checkpoints.checkpoint import load_checkpoint, rebuild
+from qkd_deploy.checkpoints.torch_file import save_tensors
 from qkd_deploy.data import load_dataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import make_config
