@@ -61,6 +61,7 @@ LAYERS = (
     "provenance",
     "atomic",
     "bits",
+    "console",
     "errors",
 )
 """Rooms from top to bottom; a file may import from its own room and from those below."""

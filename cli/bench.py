@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, option, require_checkpoint_of
+from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice
 
 if TYPE_CHECKING:
@@ -75,13 +76,13 @@ def command(
         rival = trained.build_float() if against == "fp32" else trained.build_unreplaced(model)
     report = bench(file, against=against, rival=rival, threads=threads, batch=batch, rounds=rounds)
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
+        echo(json.dumps(report.as_dict(), indent=2))
         return
     print_tables(_table(report))
     for name, ratio in report.ratios.items():
         low, high = ratio.latency_quartiles
         memory = "" if ratio.peak_memory is None else f", {1 / ratio.peak_memory:.2f}x the memory"
-        click.echo(
+        echo(
             f"against {name}: {ratio.latency:.2f}x the speed (quartiles {low:.2f} .. {high:.2f}){memory}, "
             f"{1 / ratio.file_bytes:.2f}x the size"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, named, option, options_of, refuse_without
+from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points
 from qkd_deploy.export.settings import INPUTS, TARGETS, WEIGHTS
 from qkd_deploy.graph.replacements import replaced_in_words
@@ -109,13 +110,11 @@ def command(
     from qkd_deploy.workflows.post_training import export_calibrated
 
     settings = {**given, "dataset": calibrate, **named({"bits": bits, "model": model})}
-    done = export_calibrated(
-        checkpoint, output, settings=settings, progress=lambda line: click.echo(line, err=True), **form
-    )
+    done = export_calibrated(checkpoint, output, settings=settings, progress=lambda line: echo(line, err=True), **form)
     _print(done.report, target, as_json, done)
     if max_drop is not None and done.drop > max_drop:
         fell = f"{done.measure} fell by {done.drop:.2f} points"
-        click.echo(f"FAILED: {fell}, more than --max-drop {max_drop:g}; both files are written", err=True)
+        echo(f"FAILED: {fell}, more than --max-drop {max_drop:g}; both files are written", err=True)
         return 1
     if not as_json:
         data = {
@@ -125,7 +124,7 @@ def command(
             "--checkpoint": done.checkpoint,
         }
         words = [word for option, value in data.items() if value is not None for word in (option, str(value))]
-        click.echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")
+        echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")
     return 0
 
 
@@ -138,21 +137,21 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
         table = {"path": str(report.path), "target": target, "requires_onnxruntime": report.requires or None}
         table["weight_codes"] = report.weight_codes
         extra = {} if calibrated is None else {"calibration": _calibration(calibrated)}
-        click.echo(json.dumps({**table, **written.as_dict(), **extra}, indent=2))
+        echo(json.dumps({**table, **written.as_dict(), **extra}, indent=2))
         return
     print_tables(layer_table(written))
     if report.weight_codes:
-        click.echo(report.weight_codes)
+        echo(report.weight_codes)
     if written.replaced:
-        click.echo(f"replaced: {replaced_in_words(written.replaced)}")
+        echo(f"replaced: {replaced_in_words(written.replaced)}")
     needs = f"; needs ONNX Runtime {report.requires} or newer" if report.requires else ""
-    click.echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
+    echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
     if calibrated is not None:
-        click.echo(f"wrote {calibrated.checkpoint} (the quantized checkpoint)")
+        echo(f"wrote {calibrated.checkpoint} (the quantized checkpoint)")
         if calibrated.choice is not None:
             _print_choice(calibrated.choice, calibrated.bits)
         before, first = calibrated.float_accuracy, calibrated.calibrated_accuracy
-        click.echo(
+        echo(
             f"integer {calibrated.measure} {calibrated.accuracy:.2f} % on {calibrated.images} held-out images of "
             f"{calibrated.dataset}"
             + ("" if first is None else f"; {first:.2f} % before --reconstruct")
@@ -162,7 +161,7 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
 
 def _print_choice(choice: BitsChoice, base: str) -> None:
     """The choice, and how to repeat it by hand."""
-    click.echo(f"{choice.in_words()}; the same by hand: {shlex.join(choice.options(base))}")
+    echo(f"{choice.in_words()}; the same by hand: {shlex.join(choice.options(base))}")
 
 
 def _calibration(done: CalibratedExport) -> dict[str, Any]:

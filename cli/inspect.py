@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, refuse_without
+from qkd_deploy.cli.printing import echo
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import SensitivityData
 
@@ -66,7 +67,7 @@ def command(file: Path, model: str | None, sensitivity: bool, as_json: bool, **o
 
     found = inspect_model(file, model=model)
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
+        echo(json.dumps(found.as_dict(), indent=2))
     else:
         print_tables(layer_table(found), tensor_table(found))
         _print_rest(found)
@@ -79,12 +80,12 @@ def _print_sensitivity(file: Path, model: str | None, given: dict[str, Any], as_
 
     bits = given.pop("bits", None)
     settings = {**given, **named({"model": model})}
-    found = file_sensitivity(file, bits, settings=settings, progress=lambda text: click.echo(text, err=True))
+    found = file_sensitivity(file, bits, settings=settings, progress=lambda text: echo(text, err=True))
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2))
+        echo(json.dumps(asdict(found), indent=2))
         return
     print_tables(sensitivity_table(found))
-    click.echo(f"{found.measure} {found.baseline:.4g} in full precision, on {found.images} training images")
+    echo(f"{found.measure} {found.baseline:.4g} in full precision, on {found.images} training images")
 
 
 def _print_sums(found: Inspection) -> None:
@@ -93,13 +94,13 @@ def _print_sums(found: Inspection) -> None:
     layers = {layer.name for layer in found.layers}
     for sums in found.sums:
         if sums.name not in layers:
-            click.echo(f"{sums.name}: {in_words(sums)}")
+            echo(f"{sums.name}: {in_words(sums)}")
     for sums in found.overflows:
         least, largest = (pick(*sums.accumulator, *sums.total, *sums.running) for pick in (min, max))
-        click.echo(f"int32 overflows: {sums.name} can reach {least:,} .. {largest:,} in channel {sums.channel}")
+        echo(f"int32 overflows: {sums.name} can reach {least:,} .. {largest:,} in channel {sums.channel}")
     if found.sums and not found.overflows:
         least_free = min(found.sums, key=lambda sums: sums.free)
-        click.echo(f"no input can overflow int32: {least_free.free:.1f} bits are free at least, in {least_free.name}")
+        echo(f"no input can overflow int32: {least_free.free:.1f} bits are free at least, in {least_free.name}")
 
 
 def _print_pixels(found: Inspection) -> None:
@@ -109,25 +110,25 @@ def _print_pixels(found: Inspection) -> None:
     entry = found.origin.get("normalization")
     if entry is not None and (taken := Normalization.of_entry(entry)) != CENTERED:
         form = "raw pixels of a network that takes them" if found.input == "uint8" else "pixels"
-        click.echo(f"input: {form} normalised by {taken}")
+        echo(f"input: {form} normalised by {taken}")
 
 
 def _print_rest(found: Inspection) -> None:
     _print_sums(found)
     if found.kernels is not None:
-        click.echo("kernels: " + ", ".join(f"{count} {op}" for op, count in found.kernels.items()))
+        echo("kernels: " + ", ".join(f"{count} {op}" for op, count in found.kernels.items()))
     if found.replaced:
-        click.echo(f"replaced: {replaced_in_words(found.replaced)}")
+        echo(f"replaced: {replaced_in_words(found.replaced)}")
     for part in found.floats:
-        click.echo(f"in float: {part.module} ({part.op}): {part.reason}")
+        echo(f"in float: {part.module} ({part.op}): {part.reason}")
     if not found.floats:
-        click.echo("everything computes in integers")
+        echo("everything computes in integers")
     accuracy = found.origin.get("accuracy")
     if accuracy is not None:
         where = f"{accuracy['images']} images of {accuracy['dataset']}"
         kind = "accuracy" if found.floats else "integer accuracy"
-        click.echo(f"{kind} {accuracy['integer']:.2f} % on {where}")
+        echo(f"{kind} {accuracy['integer']:.2f} % on {where}")
     _print_pixels(found)
     weights = sum(layer.bytes for layer in found.layers)
     how = f"{found.bits}, quantizer {found.quantizer}" if found.quantizer else found.bits
-    click.echo(f"{found.path}: {how}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers")
+    echo(f"{found.path}: {how}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, option
+from qkd_deploy.cli.printing import echo
 
 if TYPE_CHECKING:
     from qkd_deploy.sweep import SweepReport
@@ -30,9 +31,9 @@ def command(file: Path, out: Path | None, jobs: int, as_json: bool) -> int:
 
     folder = out or Path("runs", file.stem)
     called = shlex.join(["qkd-deploy", "sweep", str(file), *(["--jobs", str(jobs)] if jobs > 1 else [])])
-    report = run_sweep(file, folder, jobs=jobs, command=called, report=lambda line: click.echo(line, err=True))
+    report = run_sweep(file, folder, jobs=jobs, command=called, report=lambda line: echo(line, err=True))
     if as_json:
-        click.echo(json.dumps(json.loads((folder / "results.json").read_text(encoding="utf-8")), indent=2))
+        echo(json.dumps(json.loads((folder / "results.json").read_text(encoding="utf-8")), indent=2))
     else:
         _print(report)
     return 1 if report.failures else 0
@@ -53,5 +54,5 @@ def _print(report: SweepReport) -> None:
         shown.add_row(*map(Text, row))
     print_tables(shown)
     for label, failure in report.failures.items():
-        click.echo(f"not verified: {label}: {failure}")
-    click.echo(f"wrote {report.folder / 'results.md'} and {report.folder / 'results.json'}")
+        echo(f"not verified: {label}: {failure}")
+    echo(f"wrote {report.folder / 'results.md'} and {report.folder / 'results.json'}")

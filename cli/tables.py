@@ -17,10 +17,10 @@ _WIDTH_OF_PIPES = 170
 
 def console(*, stderr: bool = False) -> Console:
     """Where tables are printed; as wide as they like where it is no terminal."""
-    from rich.console import Console
+    from qkd_deploy.console import PlainTextConsole
 
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=_WIDTH_OF_PIPES)
+    found = PlainTextConsole(stderr=stderr)
+    return found if found.is_terminal else PlainTextConsole(stderr=stderr, width=_WIDTH_OF_PIPES)
 
 
 def print_tables(*tables: Table) -> None:

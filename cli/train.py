@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkd_deploy.cli.main import Terminated
+from qkd_deploy.cli.ending import Terminated
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, split_teacher
+from qkd_deploy.cli.printing import echo
 from qkd_deploy.distill.methods import METHODS, OPEN
 from qkd_deploy.settings import Declaration
 from qkd_deploy.training.config import TrainConfig, make_config, read_config
@@ -74,7 +75,7 @@ def command(config_file: Path | None, out: Path | None, resume: bool, as_json: b
         result = train(config, folder, resume=resume)
     except (KeyboardInterrupt, Terminated):
         if (folder / "config.toml").exists():
-            click.echo(f"continue with: qkd-deploy train --out {shlex.quote(str(folder))} --resume", err=True)
+            echo(f"continue with: qkd-deploy train --out {shlex.quote(str(folder))} --resume", err=True)
         raise
     if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks for all
         _print(result, config, as_json)
@@ -109,13 +110,13 @@ def _print(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
         "settings": asdict(config),
     }
     if as_json:
-        click.echo(json.dumps(table, indent=2))
+        echo(json.dumps(table, indent=2))
         return
-    click.echo(f"student   {result.checkpoint}")
+    echo(f"student   {result.checkpoint}")
     if with_teacher:
         reached = "" if result.teacher_accuracy is None else f"  ({result.teacher_accuracy:.2f} % in full precision)"
-        click.echo(f"teacher   {table['teacher']}{reached}")
-    click.echo(f"settings  {result.folder / 'config.toml'}")
+        echo(f"teacher   {table['teacher']}{reached}")
+    echo(f"settings  {result.folder / 'config.toml'}")
     kind = result.measure if result.student.account.floats else f"integer {result.measure}"
-    click.echo(f"{kind} {result.accuracy:.2f} % on {result.images} held-out images ({config.bits})")
-    click.echo(f"next: qkd-deploy export --bits {config.bits} {shlex.quote(str(result.checkpoint))}")
+    echo(f"{kind} {result.accuracy:.2f} % on {result.images} held-out images ({config.bits})")
+    echo(f"next: qkd-deploy export --bits {config.bits} {shlex.quote(str(result.checkpoint))}")

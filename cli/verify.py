@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, require_checkpoint_of
+from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points
 from qkd_deploy.settings import declarations
 from qkd_deploy.training.groups import DataSource
@@ -98,7 +99,7 @@ def command(
         require_integer=require_integer,
     )
     for note in data.notes if data is not None else ():
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     _print(report, json_file)
     return 0 if report.passed else 1
 
@@ -112,4 +113,4 @@ def _print(report: VerificationReport, json_file: str | None) -> None:
             temporary.write_text(report.to_json() + "\n", encoding="utf-8")
     report.render(console(stderr=json_file == "-"))
     if json_file == "-":
-        click.echo(report.to_json())
+        echo(report.to_json())

@@ -1,8 +1,12 @@
-"""The one exception for mistakes that the user can correct, the one warning, and the hint for a misspelt word."""
+"""The one exception for users' mistakes, the one warning, the hint for a misspelt word, and text that can be shown."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
+
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, lone surrogates, and separators of lines and paragraphs."""
 
 
 class UserError(Exception):
@@ -41,3 +45,19 @@ def hint_at(word: object, known: Iterable[str]) -> str:
     """Ask the same in brackets, led by a blank, inside a sentence; empty where no name resembles the word."""
     hint = closest(word, known)
     return f" ({hint})" if hint else ""
+
+
+def printable(text: str, *, keep: str = "\n\t") -> str:
+    r"""Write control characters as ``\x1b``, so that text from files and paths cannot move a terminal's cursor.
+
+    Args:
+        text: to be shown.
+        keep: those that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in keep or unicodedata.category(c) not in _INVISIBLE else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

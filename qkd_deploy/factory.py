@@ -57,7 +57,7 @@ def build(
         return factory(**keywords)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself would end the command as if all went well
         advice = f"correct its arguments {_listed(given)} or" if given else "correct"
         raise UserError(f"{name} failed with {_reason(error)}; {advice} that {kind} factory") from error
 
@@ -77,7 +77,7 @@ def import_factory(name: str) -> Factory:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         advice = "check the name and the folder you start from"
         raise UserError(f"cannot import {module_name} for '{name}' ({_reason(error)}); {advice}") from error
     if not hasattr(module, attribute):
@@ -162,7 +162,7 @@ def _checked(name: str, factory: Factory, offered: Mapping[str, Any], given: dic
     return arguments
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     """Write type and first line of an exception, so that a message stays one line."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 

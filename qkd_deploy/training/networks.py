@@ -147,7 +147,9 @@ def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classi
     try:
         with evaluating(network):
             logits = network(images)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # code of the user's raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot process images of shape {list(images.shape[1:])}: {reason}") from error
     expected = [len(images), len(dataset.classes)]

@@ -167,15 +167,16 @@ def _pieces(response: HTTPResponse) -> Iterator[bytes]:
 @contextmanager
 def _shown(url: str, length: str | None) -> Iterator[Callable[[int], None]]:
     """Say on stderr what is downloaded; on a terminal, with a bar that the yielded function moves."""
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from qkd_deploy.console import PlainTextConsole
+
+    console = PlainTextConsole(stderr=True)
     if not console.is_terminal:
         console.print(f"downloading {url}", soft_wrap=True)
         yield lambda _: None
         return
-    columns = (TextColumn("downloading {task.description}"), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("downloading {task.description}", markup=False), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(url, total=None if length is None else int(length))
         yield lambda size: progress.advance(task, size)

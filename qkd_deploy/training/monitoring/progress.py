@@ -10,6 +10,8 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from qkd_deploy.console import PlainTextConsole
+from qkd_deploy.errors import printable
 from qkd_deploy.training.monitoring.metrics import EpochRecord
 from qkd_deploy.training.monitoring.summary import print_summary
 from qkd_deploy.training.monitoring.wording import epoch_line, speed_text
@@ -94,7 +96,7 @@ class PlainProgress(NoProgress):
     def message(self, text: str) -> None:
         """Print the line."""
         self._last = time.monotonic()
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def epoch_begins(self, stage: str, epoch: int, epochs: int, images: int) -> None:
         """Note it."""
@@ -112,7 +114,7 @@ class PlainProgress(NoProgress):
 
     def summary(self, folder: Path, teacher_accuracy: float | None) -> None:
         """Print the run's summary, aligned, without lines and colours."""
-        console = Console(file=self._stream, width=_WIDTH_OF_PIPES, force_terminal=False, no_color=True)
+        console = PlainTextConsole(file=self._stream, width=_WIDTH_OF_PIPES, force_terminal=False, no_color=True)
         print_summary(console, folder, teacher_accuracy)
 
 
@@ -122,9 +124,9 @@ class TerminalProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[count]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[detail]}", markup=False),
             console=console,
@@ -178,5 +180,5 @@ class TerminalProgress:
 
 def progress_on_stderr() -> RunProgress:
     """Choose the progress that suits stderr: bars on a terminal, lines elsewhere."""
-    console = Console(stderr=True)
+    console = PlainTextConsole(stderr=True)
     return TerminalProgress(console) if console.is_terminal else PlainProgress()
