@@ -69,9 +69,9 @@ class Comparison:
     first: str = ""
 
 
-def deploy(build: Callable[[], nn.Module], shape: tuple[int, ...], bits: str) -> Trial:
-    """Train a fresh network for some steps in float and some with quantizers, and export it."""
-    torch.manual_seed(0)
+def deploy(build: Callable[[], nn.Module], shape: tuple[int, ...], bits: str, seed: int = 0) -> Trial:
+    """Train a fresh network of the weights that ``seed`` draws, in float and with quantizers, and export it."""
+    torch.manual_seed(seed)
     network = build()
     vary(network)
     train(network, shape, seed=0)
@@ -183,17 +183,18 @@ def integer_macs(trial: Trial, shape: tuple[int, ...]) -> float:
 
 
 def row(
-    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], bits: str, rounds: int = 0
+    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], bits: str, rounds: int = 0, seed: int = 0
 ) -> dict[str, Any]:
     """Everything about one network at one width; its speed where ``rounds`` samples of it are wanted."""
     started = time.perf_counter()
-    trial = deploy(build, shape, bits)
+    trial = deploy(build, shape, bits, seed)
     comparison = compare(trial, shape)
     moving, dead = liveness(trial, shape)
     speed = speed_over_fp32(trial.float_model, trial.model, shape, rounds) if rounds else None
     return {
         "network": name,
         "bits": bits,
+        "seed": seed,
         "floats": floats(trial.prepared),
         "float_kernels": dict(float_kernels(trial)),
         **vars(comparison),
