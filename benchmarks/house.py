@@ -32,6 +32,7 @@ LAYERS = (
     "verification",
     "export",
     "runtimes",
+    "gate",
     "checkpoints",
     "calibration",
     "graph.integer",

@@ -75,20 +75,20 @@ def command(
             raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data.sets.arrays import read_arrays
     from qkd_deploy.export.metadata import read_metadata
+    from qkd_deploy.gate.onnx_file import read_exported
     from qkd_deploy.pixels.preprocessing import Preprocessing
     from qkd_deploy.training.run_data import dataset_of
-    from qkd_deploy.verification.load import load_model
     from qkd_deploy.workflows.export import verify_deployed
 
-    data = None
+    read, data = read_exported(file), None
     if "dataset" in given:
-        metadata = read_metadata(load_model(file))
+        metadata = read_metadata(read.model)
         source = DataSource(classes=len(metadata.classes or ()), **given)
         recorded = metadata.preprocessing or {}
         expected = Preprocessing(interpolation=recorded.get("interpolation"), crop_pct=recorded.get("crop_pct"))
         data = dataset_of(source, expected=expected)
     report = verify_deployed(
-        file,
+        read,
         checkpoint=checkpoint,
         model=model,
         data=data,

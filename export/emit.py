@@ -17,7 +17,8 @@ import onnx_ir as ir
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.ops import EMITTERS, NOT_WRITTEN
-from qkd_deploy.export.ops.constants import BATCH, emit_constant
+from qkd_deploy.export.ops.constants import emit_constant
+from qkd_deploy.gate.names import BATCH
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Graph, Node, Ref, references
 from qkd_deploy.graph.ops import operator_of

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.gate.names import GRAPH, PRODUCER
 
 OPSET = 21
 PACKED_OPSETS = {4: 21, 2: 25}
@@ -98,10 +99,10 @@ class GraphBuilder:
             nodes=self.nodes,
             initializers=list(self.initializers.values()),
             opset_imports={"": self.opset},
-            name="qkd_deploy",
+            name=GRAPH,
         )
         ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", self.opset)])
-        model = ir.Model(graph, ir_version=ir_version, producer_name="qkd-deploy")
+        model = ir.Model(graph, ir_version=ir_version, producer_name=PRODUCER)
         RemoveUnusedNodesPass()(model)  # the runtime would execute a DequantizeLinear that nobody reads
         proto = ir.to_proto(model)
         try:

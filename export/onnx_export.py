@@ -29,6 +29,8 @@ from qkd_deploy.export.metadata import (
 from qkd_deploy.export.settings import INPUTS, WEIGHTS
 from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.export.weight_codes import weight_codes
+from qkd_deploy.gate.onnx_file import require_exported
+from qkd_deploy.gate.refusal import NotAsExportedError
 from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
@@ -83,7 +85,7 @@ def export_onnx(
     """
     proto, emitted = build_model(model, weights=weights, input=input, metadata=metadata)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
     frozen = emitted.frozen
     used = {
         node.name: int(torch.unique(frozen.layer(node).codes).numel()) for node in frozen.graph.nodes if node.is_layer
@@ -133,8 +135,17 @@ def build_model(
         **described,
     )
     write_metadata(emitted.model, full)
+    _require_readable(emitted.model)
     trial_run(emitted.model, golden)
     return emitted.model, Built(emitted.model, emitted.tensors, emitted.layers, frozen)
+
+
+def _require_readable(model: onnx.ModelProto) -> None:
+    """Refuse to write what ``verify`` would refuse to read."""
+    try:
+        require_exported(model, model.SerializeToString(deterministic=True))
+    except NotAsExportedError as error:
+        raise UserError(f"the network cannot be exported: {error.what}; compute that part otherwise") from error
 
 
 def _known_of(model: PreparedModel | FrozenModel) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The description that an exported file holds of itself: bits, tables, golden results, digests of all constants."""
 
 from qkd_deploy.export.metadata.digests import (
-    PREFIX,
     Digests,
     array_digest,
     constant_digest,
@@ -13,6 +12,7 @@ from qkd_deploy.export.metadata.digests import (
 from qkd_deploy.export.metadata.entries import read_metadata, write_metadata
 from qkd_deploy.export.metadata.golden import Golden, GoldenInput
 from qkd_deploy.export.metadata.records import LayerRecord, Metadata, TensorRecord
+from qkd_deploy.gate.names import PREFIX
 
 __all__ = [
     "PREFIX",

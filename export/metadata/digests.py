@@ -14,8 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-PREFIX = "qkd_deploy."
-"""Begins the key of each of our metadata entries."""
+from qkd_deploy.gate.names import PREFIX
 
 
 @dataclass(frozen=True)

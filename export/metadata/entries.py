@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import onnx
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata.digests import PREFIX, Digests, graph_digests
+from qkd_deploy.export.metadata.digests import Digests, graph_digests
 from qkd_deploy.export.metadata.golden import decode_golden, encode_golden
 from qkd_deploy.export.metadata.records import LayerRecord, Metadata, TensorRecord
+from qkd_deploy.gate.names import PREFIX
 
 _T = TypeVar("_T")
 

@@ -8,12 +8,10 @@ import onnx_ir as ir
 
 from qkd_deploy.export.context import EmitContext, NamedParams
 from qkd_deploy.export.emitter import Emitter
+from qkd_deploy.gate.names import BATCH
 from qkd_deploy.graph.ir import Node, Ref, substitute
 from qkd_deploy.graph.ops.constants import pixel_map
 from qkd_deploy.graph.quantized import QuantizedTensor
-
-BATCH = "batch"
-"""What the batch dimension is called in the file."""
 
 
 def emit_input(ctx: EmitContext, node: Node) -> ir.Value:

@@ -18,8 +18,8 @@ from qkd_deploy.bench.session import RUNTIME, load_session, noise_for
 from qkd_deploy.bench.timing import interleaved
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.gate.onnx_file import read_exported, read_onnx
 from qkd_deploy.runtimes.runtime import RuntimeFault
-from qkd_deploy.verification.load import load_model
 
 INTEGER, FP32, UNREPLACED = "integer", "fp32", "unreplaced"
 
@@ -88,24 +88,27 @@ def bench(
     for name, number in (("threads", threads), ("batch", batch), ("rounds", rounds)):
         if number < 1:
             raise UserError(f"{name} is {number}; give 1 or more")
-    read_metadata(load_model(path))
+    file = read_exported(path)
+    read_metadata(file.model)
     with _files(path, against, rival) as files:
-        samples = _timed(files, threads, batch, rounds)
+        samples = _timed({**files, INTEGER: file.data}, threads, batch, rounds)
         models = {name: _measurement(file, samples[name], threads, batch) for name, file in files.items()}
     ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
     return BenchReport(str(path), batch, threads, rounds, RUNTIME.version, models, ratios)
 
 
-def median_latencies(path: Path | str, fp32: onnx.ModelProto | None = None, rounds: int = 9) -> dict[str, float]:
-    """Seconds per image of a file ("integer") and, where given, of the network in float ("fp32"), as medians.
+def median_latencies(model: bytes, fp32: onnx.ModelProto | None = None, rounds: int = 9) -> dict[str, float]:
+    """Seconds per image of a model ("integer") and, where given, of the network in float ("fp32"), as medians.
 
-    One thread, batch 1.
+    One thread, batch 1; ``model`` is the content of its file.
 
     Raises:
         UserError: the file cannot be run.
     """
-    with _files(path, None if fp32 is None else FP32, fp32) as files:
-        return {name: float(np.median(samples)) for name, samples in _timed(files, 1, 1, rounds).items()}
+    models: dict[str, bytes | Path] = {INTEGER: model}
+    if fp32 is not None:
+        models[FP32] = fp32.SerializeToString()
+    return {name: float(np.median(samples)) for name, samples in _timed(models, 1, 1, rounds).items()}
 
 
 @contextmanager
@@ -121,7 +124,7 @@ def _files(path: Path | str, against: str | None, rival: onnx.ModelProto | None)
 def _other_file(against: str, rival: onnx.ModelProto | None, folder: Path) -> Path:
     """The file to compare with; ``rival`` is written into ``folder`` first."""
     if against not in (FP32, UNREPLACED):
-        load_model(against)
+        read_onnx(against)
         return Path(against)
     if rival is None:
         raise UserError(
@@ -132,8 +135,8 @@ def _other_file(against: str, rival: onnx.ModelProto | None, folder: Path) -> Pa
     return file
 
 
-def _timed(files: Mapping[str, Path], threads: int, batch: int, rounds: int) -> dict[str, np.ndarray]:
-    sessions = {name: load_session(file, threads) for name, file in files.items()}
+def _timed(models: Mapping[str, bytes | Path], threads: int, batch: int, rounds: int) -> dict[str, np.ndarray]:
+    sessions = {name: load_session(model, threads) for name, model in models.items()}
     runs = {name: partial(loaded.run, noise_for(loaded, batch)) for name, loaded in sessions.items()}
     try:
         return interleaved(runs, rounds)

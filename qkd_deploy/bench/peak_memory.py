@@ -29,7 +29,7 @@ def _peak_resident() -> int:
     return int(kilobytes) * 1024
 
 
-def _measure(path: str, batch: int, threads: int) -> int:
+def _measure(path: Path, batch: int, threads: int) -> int:
     before = _peak_resident()
     loaded = load_session(path, threads)
     loaded.run(noise_for(loaded, batch))
@@ -37,4 +37,4 @@ def _measure(path: str, batch: int, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(str(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    sys.stdout.write(str(_measure(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -13,16 +13,19 @@ from qkd_deploy.runtimes.runtime import Runtime, RuntimeFault, Session, SessionI
 RUNTIME: Runtime = OnnxRuntime()
 
 
-def load_session(path: Path | str, threads: int) -> Session:
-    """Load a file with all optimizations; idle threads sleep, so that models timed in turns stay undisturbed.
+def load_session(model: Path | bytes, threads: int) -> Session:
+    """Load a file, or its content, with all optimizations.
+
+    Idle threads sleep, so that models timed in turns stay undisturbed.
 
     Raises:
         UserError: the runtime cannot load the file.
     """
     try:
-        return RUNTIME.session(Path(path), threads)
+        return RUNTIME.session(model, threads)
     except RuntimeFault as error:
-        raise UserError(f"{RUNTIME.name} {RUNTIME.version} cannot load {path}: {error.last_line}") from error
+        what = model if isinstance(model, Path) else "the model"
+        raise UserError(f"{RUNTIME.name} {RUNTIME.version} cannot load {what}: {error.last_line}") from error
 
 
 def noise_for(session: Session, batch: int) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ class OnnxRuntime:
     version: str = onnxruntime.__version__
 
     def session(
-        self, model: onnx.ModelProto | Path, threads: int = 1, *, precise: bool = False, optimized: bool = True
+        self, model: onnx.ModelProto | bytes | Path, threads: int = 1, *, precise: bool = False, optimized: bool = True
     ) -> OrtSession:
         """Load a model; ``precise`` sets ``session.x64quantprecision``, with which no 8-bit sum saturates.
 
@@ -36,7 +36,7 @@ class OnnxRuntime:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return OrtSession(model, options)
 
-    def optimized_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
+    def optimized_graph(self, model: onnx.ModelProto | bytes) -> onnx.ModelProto:
         """The graph after all optimizations, with the fused kernels of this machine.
 
         Raises:
@@ -53,15 +53,14 @@ class OnnxRuntime:
 class OrtSession:
     """One session of ONNX Runtime."""
 
-    def __init__(self, model: onnx.ModelProto | Path, options: onnxruntime.SessionOptions) -> None:
-        """Load a model or a file.
+    def __init__(self, model: onnx.ModelProto | bytes | Path, options: onnxruntime.SessionOptions) -> None:
+        """Load a model, its bytes or a file.
 
         Raises:
             RuntimeFault: the model cannot be loaded.
         """
         try:
-            source = str(model) if isinstance(model, Path) else model.SerializeToString()
-            self._session = onnxruntime.InferenceSession(source, options, providers=_PROVIDERS)
+            self._session = onnxruntime.InferenceSession(_source(model), options, providers=_PROVIDERS)
         except Exception as error:  # onnxruntime's errors have no public common base
             raise _fault(error) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -95,7 +94,14 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever mark the bytes bear
     return options
+
+
+def _source(model: onnx.ModelProto | bytes | Path) -> str | bytes:
+    if isinstance(model, Path):
+        return str(model)
+    return model if isinstance(model, bytes) else model.SerializeToString()
 
 
 def _size(dimension: int | str | None) -> int | None:

@@ -61,12 +61,12 @@ class Runtime(Protocol):
         """The installed version."""
 
     def session(
-        self, model: onnx.ModelProto | Path, threads: int = 1, *, precise: bool = False, optimized: bool = True
+        self, model: onnx.ModelProto | bytes | Path, threads: int = 1, *, precise: bool = False, optimized: bool = True
     ) -> Session:
-        """Load a model, or the file of one.
+        """Load a model.
 
         Args:
-            model: the model.
+            model: the model, its bytes, or the path of a file.
             threads: how many it computes with.
             precise: keep sums of 8-bit products from saturating, on CPUs where they would.
             optimized: fuse and rewrite operators; False runs them as they are written.
@@ -75,7 +75,7 @@ class Runtime(Protocol):
             RuntimeFault: the model cannot be loaded.
         """
 
-    def optimized_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
+    def optimized_graph(self, model: onnx.ModelProto | bytes) -> onnx.ModelProto:
         """The graph that the runtime builds from ``model`` on this machine, with its fused kernels.
 
         Raises:

@@ -12,6 +12,7 @@ import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata, read_metadata
+from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.runtimes.runtime import Runtime
@@ -21,7 +22,6 @@ from qkd_deploy.verification.checks.identity import check_identity
 from qkd_deploy.verification.checks.kernels import check_kernels
 from qkd_deploy.verification.checks.preview import check_preview
 from qkd_deploy.verification.findings import Level
-from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.report import VerificationReport
@@ -44,7 +44,7 @@ CHECKS: dict[str, Check] = {
 
 
 def verify_onnx(
-    path: Path | str,
+    path: Path | str | OnnxFile,
     *,
     data: ImageDataset | None = None,
     inputs: np.ndarray | Mapping[str, np.ndarray] | None = None,
@@ -61,7 +61,7 @@ def verify_onnx(
     """Verify an exported file on the levels of ``CHECKS``: identity, codes, preview, accuracy and kernels.
 
     Args:
-        path: the ONNX file.
+        path: the ONNX file, or what ``read_exported`` made of it.
         data: images, read batch by batch; without labels, only codes and outputs are compared; or
         inputs: an array for the model's only input, or arrays by input name: uint8 pixels or normalised floats. With
             neither, codes are compared on the golden inputs of the file.
@@ -79,10 +79,11 @@ def verify_onnx(
     Raises:
         UserError: the file or the data cannot be used (which is no verdict about the model).
     """
-    model = load_model(path)
+    file = path if isinstance(path, OnnxFile) else read_exported(path)
+    model = file.model
     subject = ModelUnderTest(model, read_metadata(model), frozen, prepared)
     source = _source(model, subject.metadata, data, inputs, split, limit)
-    report = _empty_report(Path(path), subject.runtime)
+    report = _empty_report(file, subject.runtime)
     report.metric = source.metric_name
     if data is not None:
         about = {"name": data.known_as, "fingerprint": data.fingerprint}
@@ -145,10 +146,10 @@ def _source(
     return from_golden(model, metadata)
 
 
-def _empty_report(path: Path, runtime: Runtime) -> VerificationReport:
+def _empty_report(file: OnnxFile, runtime: Runtime) -> VerificationReport:
     return VerificationReport(
-        path=str(path),
+        path=str(file.path),
         cpu=cpu_capabilities(),
-        file_bytes=path.stat().st_size,
+        file_bytes=len(file.data),
         versions={"onnxruntime": runtime.version, "onnx": onnx.__version__, "numpy": np.__version__},
     )

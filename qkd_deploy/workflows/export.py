@@ -22,8 +22,8 @@ from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import Built, ExportReport, build_model, export_onnx
 from qkd_deploy.export.settings import INPUTS, WEIGHTS
+from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.verify import verify_onnx
 
@@ -159,12 +159,16 @@ def output_beside(path: Path | str, output: Path | str | None) -> Path:
 
 
 def verify_deployed(
-    path: Path | str, *, checkpoint: Path | str | None = None, model: str | nn.Module | None = None, **options: Any
+    path: Path | str | OnnxFile,
+    *,
+    checkpoint: Path | str | None = None,
+    model: str | nn.Module | None = None,
+    **options: Any,
 ) -> VerificationReport:
     """Verify a file as ``verify_onnx`` does, also against its checkpoint; a file that passes is timed.
 
     Args:
-        path: the ONNX file.
+        path: the ONNX file, or what ``read_exported`` made of it.
         checkpoint: the ``model.pt`` of a training run; None verifies the file by itself.
         model: the network, where it is the user's own (see ``rebuild``).
         options: further arguments of ``verify_onnx``.
@@ -172,22 +176,23 @@ def verify_deployed(
     Raises:
         UserError: as ``load_trained`` and ``verify_onnx``.
     """
+    file = path if isinstance(path, OnnxFile) else read_exported(path)
     if checkpoint is None:
-        return _timed(verify_onnx(path, **options), None)
-    stored = read_metadata(load_model(path))
+        return _timed(file, verify_onnx(file, **options), None)
+    stored = read_metadata(file.model)
     # Unknown values would be refused; with the defaults, the comparison names them as what they are: changed.
     weights = stored.weights if stored.weights in WEIGHTS else WEIGHTS[0]
     input_type = stored.input if stored.input in INPUTS else INPUTS[0]
     trained = load_trained(checkpoint, model=model)
     built = trained.build(weights=weights, input=input_type)
-    report = verify_onnx(path, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
-    return _timed(report, trained)
+    report = verify_onnx(file, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
+    return _timed(file, report, trained)
 
 
-def _timed(report: VerificationReport, trained: Trained | None) -> VerificationReport:
+def _timed(file: OnnxFile, report: VerificationReport, trained: Trained | None) -> VerificationReport:
     """The report of a file that passed, with its latency, and that of the network of its checkpoint in float."""
     if report.passed:
-        report.latency_seconds = median_latencies(report.path, None if trained is None else _float_if_possible(trained))
+        report.latency_seconds = median_latencies(file.data, None if trained is None else _float_if_possible(trained))
     return report
 
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
+from qkd_deploy.gate.onnx_file import read_exported
 from qkd_deploy.verification.checks.kernels import list_kernels
 from qkd_deploy.verification.findings import Kernel
-from qkd_deploy.verification.load import load_model
 from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
 from qkd_deploy.verification.runtime import optimized_graph
 from qkd_deploy.workflows.export import load_trained
@@ -173,7 +173,8 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
     Raises:
         UserError: the file cannot be used, or was not exported by this package.
     """
-    model = load_model(path)
+    file = read_exported(path)
+    model = file.model
     metadata = read_metadata(model)
     kernels = list_kernels(model, optimized_graph(model), metadata) if build else None
     origin: dict[str, Any] = {"version": metadata.version, "checkpoint_sha256": metadata.checkpoint_sha256}
@@ -192,7 +193,7 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
         floats=tuple(FloatPart(k.module, k.op, k.reason) for k in kernels or [] if not k.integer),
         replaced=dict(metadata.replaced),
         kernels=None if kernels is None else dict(Counter(kernel.op for kernel in kernels).most_common()),
-        bytes=Path(path).stat().st_size,
+        bytes=len(file.data),
         origin=origin,
     )
 

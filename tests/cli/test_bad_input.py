@@ -325,7 +325,8 @@ def write_onnx(folder: Path) -> None:
     onnx.save(model, folder / "tables.onnx")
     model = onnx.load(folder / "model.onnx")
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "features.4.weight")
-    weight.name = "elsewhere"
+    described = next(value for value in model.graph.value_info if value.name == "features.4.weight")
+    weight.name = described.name = "elsewhere"
     for node in model.graph.node:
         node.input[:] = ["elsewhere" if name == "features.4.weight" else name for name in node.input]
     onnx.save(model, folder / "lost.onnx")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from qkd_deploy.export.metadata import Golden, LayerRecord, Metadata, TensorRecord, write_metadata
+from qkd_deploy.gate.names import GRAPH, PRODUCER
 
 TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
@@ -75,9 +78,10 @@ class GraphBuilder:
         if packed is None:
             stored = self.constant(f"{layer}.weight", codes, np.int8)
         else:
-            kind = TensorProto.INT4 if packed == 4 else TensorProto.INT2
+            kind, np_type = (TensorProto.INT4, ml_dtypes.int4) if packed == 4 else (TensorProto.INT2, ml_dtypes.int2)
             name = f"{layer}.weight_packed"
-            self.constants.append(helper.make_tensor(name, kind, codes.shape, codes.astype(np.int32).ravel()))
+            made = ir.to_proto(ir.tensor(codes.astype(np_type), dtype=ir.DataType(kind), name=name))
+            self.constants.append(made)
             cast = self.node("Cast", [name], f"{layer}.packed", to=TensorProto.INT8)
             stored = self.node("Mul", [cast, self.constant(f"{layer}.weight_upscale", 8, np.int8)], f"{layer}.packed")
         parameters = [
@@ -124,10 +128,10 @@ class GraphBuilder:
         return self.node(op, inputs, name, **attributes)
 
     def build(self, golden: Golden | None = None, metadata: bool = True) -> onnx.ModelProto:
-        graph = helper.make_graph(self.nodes, "hand_built", self.inputs, self.outputs, self.constants)
+        graph = helper.make_graph(self.nodes, GRAPH, self.inputs, self.outputs, self.constants)
         opsets = [helper.make_opsetid("", self.opset)]
         opsets += [helper.make_opsetid("com.microsoft", 1)] if any(n.domain for n in self.nodes) else []
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name=PRODUCER)
         if metadata:
             tables = {"tensors": tuple(self.tensors), "layers": tuple(self.layers)}
             write_metadata(model, Metadata("0.0", "w8a8", "integer", golden=golden, **tables))

@@ -1,0 +1,1 @@
+"""What an ONNX file must be before anything is done with it."""
