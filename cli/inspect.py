@@ -121,8 +121,10 @@ def _print_rest(found: Inspection) -> None:
         echo(f"replaced: {replaced_in_words(found.replaced)}")
     for part in found.floats:
         echo(f"in float: {part.module} ({part.op}): {part.reason}")
+    for part in found.tail:
+        echo(f"tail in float: {part.module} ({part.op}): {part.reason}")
     if not found.floats:
-        echo("everything computes in integers")
+        echo(f"everything {'in front of the tail ' if found.tail else ''}computes in integers")
     accuracy = found.origin.get("accuracy")
     if accuracy is not None:
         where = f"{accuracy['images']} images of {accuracy['dataset']}"

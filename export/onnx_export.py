@@ -132,6 +132,7 @@ def build_model(
         tensors=emitted.tensors,
         layers=emitted.layers,
         golden=golden,
+        tail=tuple(node.name for node in frozen.graph.nodes if node.tail),
         **described,
     )
     write_metadata(emitted.model, full)

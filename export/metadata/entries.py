@@ -36,6 +36,7 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
         "quantizer": metadata.quantizer or None,
         "replaced": _dump(metadata.replaced or None),
         "preprocessing": _dump(metadata.preprocessing),
+        "tail": _dump(metadata.tail or None),
     }
     _replace(model, plain)
     _replace(model, {"digests": json.dumps(asdict(graph_digests(model)))})
@@ -70,6 +71,7 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         quantizer=entries.get("quantizer", ""),
         replaced=_parsed(entries, "replaced", dict) or {},
         preprocessing=_parsed(entries, "preprocessing", dict),
+        tail=_parsed(entries, "tail", lambda names: tuple(str(name) for name in names)) or (),
         digests=_parsed(entries, "digests", lambda table: Digests(**table)),
     )
 

@@ -40,7 +40,10 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Everything that ``export`` writes beside the graph. ``digests`` is computed by :func:`write_metadata`."""
+    """Everything that ``export`` writes beside the graph. ``digests`` is computed by :func:`write_metadata`.
+
+    ``tail`` names the tensors behind the last integer kernels that are computed in float.
+    """
 
     version: str
     bits: str
@@ -57,6 +60,7 @@ class Metadata:
     quantizer: str = ""
     replaced: Mapping[str, int] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] | None = None
+    tail: tuple[str, ...] = ()
     digests: Digests | None = field(default=None, compare=False)
 
     @property

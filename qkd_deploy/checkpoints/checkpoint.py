@@ -24,10 +24,9 @@ from qkd_deploy.checkpoints.weights import load_into
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepare import prepare_as
-from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.graph.prepared import PreparedModel, renewed
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
-from qkd_deploy.quantizers.learned_range import with_moves
 
 _FORMAT = "qkd-deploy checkpoint"
 _VERSION = 1
@@ -199,7 +198,7 @@ def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
 
 
 def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint, name: str) -> None:
-    load_into(prepared, with_moves(checkpoint.state_dict, prepared), name, checkpoint.source)
+    load_into(prepared, renewed(checkpoint.state_dict, prepared), name, checkpoint.source)
     quantizers = [module for module in prepared.modules() if isinstance(module, Quantizer)]
     for step in (value.detach().min().item() for quantizer in quantizers for value in quantizer.ranges()):
         if not step > 0:

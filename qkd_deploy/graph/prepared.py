@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -259,11 +259,21 @@ class PreparedModel(nn.Module):
         return quantizer.scale().detach(), max(-quantizer.spec.lo, quantizer.spec.hi)
 
 
-def _renew(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+def renewed(state: Mapping[str, Tensor], model: PreparedModel, prefix: str = "") -> dict[str, Tensor]:
+    """Give a state_dict of an older version the entries of today.
+
+    Ranges were single tensors, and tensors that are floats today, in the tail of the network, had scales.
+    """
+    floats = (module_key(node.name) for node in model.graph.nodes if node.quantizer is None)
+    gone = tuple(f"{prefix}activations.{key}." for key in floats)
+    return {name: value for name, value in with_moves(state, model, prefix).items() if not name.startswith(gone)}
+
+
+def _renew(model: PreparedModel, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Let ``load_state_dict`` take what older versions saved."""
-    renewed = with_moves(state, model, prefix)
+    entries = renewed(state, model, prefix)
     state.clear()
-    state.update(renewed)
+    state.update(entries)
 
 
 def weight_key(node: Node) -> str:

@@ -39,9 +39,13 @@ class FirstDifference:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One node of the runtime's graph that computes; ``reason`` says why a float one is not an integer one."""
+    """One node of the runtime's graph that computes; ``reason`` says why a float one is not an integer one.
+
+    ``tail``: it computes in float behind the last integer kernels, as the file says of itself.
+    """
 
     op: str
     module: str
     integer: bool
     reason: str = ""
+    tail: bool = False

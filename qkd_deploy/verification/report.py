@@ -23,6 +23,7 @@ class VerificationReport:
     ``accuracy`` is in percent (of right classes, or of the score that ``metric`` names where the data set has its own),
     by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
+    ``tail`` are the operators in float behind the last integer kernels, which ``kernels`` does not hold.
     ``saturation`` is None until the file could be read; its ``layers`` are empty for a file that is exact on every CPU.
     ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float; whoever
     measures puts them there (see ``verify_deployed``).
@@ -38,6 +39,7 @@ class VerificationReport:
     differing_codes: int = 0
     first_difference: FirstDifference | None = None
     kernels: list[Kernel] = field(default_factory=list)
+    tail: list[Kernel] = field(default_factory=list)
     identity: list[Difference] = field(default_factory=list)
     cpu: dict[str, str | bool] = field(default_factory=dict)
     saturation: Saturation | None = None
@@ -71,7 +73,8 @@ class VerificationReport:
     def _proof(self) -> str:
         floats = len(self.float_ops)
         compared = f"0 of {self.compared_codes:,} codes differ" if self.compared_codes else "outputs agree"
-        kernels = f"{floats} float operators" if floats else "every kernel in integers"
+        behind = f" but {len(self.tail)} behind the last" if self.tail else ""
+        kernels = f"{floats} float operators" if floats else f"every kernel in integers{behind}"
         return f"{self._score()}{compared}, {kernels}"
 
     def _score(self) -> str:
@@ -105,6 +108,8 @@ class VerificationReport:
             table.add_row(level.name, Text(level.status, style=colour), Text("\n".join(level.sentences)))
         console.print(table)
         _print_some(console, "Differences", [difference.message for difference in self.identity])
+        tail = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.tail]
+        _print_some(console, "Tail in float", tail)
         reasons = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops]
         _print_some(console, "In float", reasons)
         if self.saturation is not None and self.saturation.prediction:

@@ -17,12 +17,13 @@ from torch import nn
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
 from qkd_deploy.gate.onnx_file import read_exported
-from qkd_deploy.verification.checks.kernels import list_kernels
+from qkd_deploy.verification.checks.kernels import list_all
 from qkd_deploy.verification.findings import Kernel
 from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
 from qkd_deploy.verification.runtime import optimized_graph
 from qkd_deploy.workflows.export import load_trained
 
+_BEHIND = "it stands behind the last integer kernels, and outputs are floats"
 _CONSTANTS = (
     *("weight", "weight_packed", "weight_upscale", "weight_scale", "weight_zero_point"),
     *("bias", "bias_scale", "bias_zero_point"),
@@ -76,7 +77,8 @@ class Inspection:
         quantizer: the published method of its quantizers; empty where the file does not tell.
         layers, tensors: layers with weights, and quantized activations, in graph order.
         sums: worst cases of all integer sums of products, those of poolings included, in graph order.
-        floats: what computes in float.
+        floats: what computes in float in front of the last integer kernels.
+        tail: what computes in float behind them.
         replaced: activation functions that became others, by ``OLD=NEW`` the number of places.
         kernels: how often ONNX Runtime built each kernel; None where that was not asked for.
         bytes: size of the file.
@@ -94,6 +96,7 @@ class Inspection:
     tensors: tuple[TensorRecord, ...]
     sums: tuple[Headroom, ...]
     floats: tuple[FloatPart, ...]
+    tail: tuple[FloatPart, ...]
     replaced: dict[str, int]
     kernels: dict[str, int] | None
     bytes: int
@@ -156,6 +159,7 @@ def inspect_checkpoint(path: Path | str, *, model: str | nn.Module | None = None
         tensors=built.tensors,
         sums=tuple(file_headroom(built.model).values()),
         floats=tuple(FloatPart(e.name, e.operation, e.reason) for e in trained.prepared.account.floats),
+        tail=tuple(FloatPart(e.name, e.operation, _BEHIND) for e in trained.prepared.account.tail),
         replaced=dict(trained.prepared.account.replaced),
         kernels=None,
         bytes=Path(path).stat().st_size,
@@ -176,7 +180,8 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
     file = read_exported(path)
     model = file.model
     metadata = read_metadata(model)
-    kernels = list_kernels(model, optimized_graph(model), metadata) if build else None
+    everything = list_all(model, optimized_graph(model), metadata) if build else None
+    kernels = None if everything is None else [kernel for kernel in everything if not kernel.tail]
     origin: dict[str, Any] = {"version": metadata.version, "checkpoint_sha256": metadata.checkpoint_sha256}
     origin |= {"accuracy": metadata.accuracy, "normalization": metadata.normalization}
     return Inspection(
@@ -191,6 +196,7 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
         tensors=metadata.tensors,
         sums=tuple(file_headroom(model).values()),
         floats=tuple(FloatPart(k.module, k.op, k.reason) for k in kernels or [] if not k.integer),
+        tail=tuple(FloatPart(k.module, k.op, _BEHIND) for k in everything or [] if k.tail),
         replaced=dict(metadata.replaced),
         kernels=None if kernels is None else dict(Counter(kernel.op for kernel in kernels).most_common()),
         bytes=len(file.data),

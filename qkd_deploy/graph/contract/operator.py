@@ -30,6 +30,14 @@ class Operands(Enum):
     NONE = "none"  # it reads no tensors
 
 
+class Tail(Enum):
+    """Where an operation with an integer kernel is computed in float: behind the last integer kernels."""
+
+    NEVER = "never"
+    BESIDE_OTHERS = "where it adds or multiplies constants, or stands beside others of the tail"
+    ALWAYS = "always"
+
+
 class Sign(Enum):
     """How far below zero a tensor goes."""
 
@@ -127,6 +135,7 @@ class Operator:
         factor: the operand that becomes signed bytes in products of two activations; None in other kinds.
         sums_products: True where int32 sums of products of two activations have to be kept from overflowing.
         floats_at_the_end: True where integers may give floats, so that the last one needs no quantizer.
+        tail: if it is computed in float where nothing in integers reads its result.
         absorbs_clip: True where a clip behind it is a narrower range of its codes.
         moves_with_clip: True where a clip behind it may as well stand in front of it.
         pads: True where zeros are put between the operand's codes.
@@ -154,6 +163,7 @@ class Operator:
     factor: int | None = None
     sums_products: bool = False
     floats_at_the_end: bool = False
+    tail: Tail = Tail.NEVER
     absorbs_clip: bool = False
     moves_with_clip: bool = False
     pads: bool = False

@@ -48,6 +48,7 @@ class Node:
         batch_dims: its dimensions that follow the batch.
         dtype: the type of its elements in the float network.
         reason: why the node stays in float, as a sentence.
+        tail: whether it stands between the last integer kernels and the outputs, where it is computed in float.
         partial: whether only those rows are computed that anybody reads.
         line: of the user's code that makes the value, as ``file:line``; "" for values that no line of it makes.
         unchanged: whether the user's call returned its first operand as it was: type, shape and elements.
@@ -75,6 +76,7 @@ class Node:
     batch_dims: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     reason: str = ""
+    tail: bool = False
     partial: bool = False
     line: str = field(default="", repr=False)
     unchanged: bool = False

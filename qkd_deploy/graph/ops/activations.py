@@ -14,7 +14,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import attribute_at, kernel, mover, own_call, plain, requantized
 from qkd_deploy.graph.contract.lowering import Lowering, called, named, torch_key
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Sign, StaysInFloat, Tail, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.unary import leaky_scale
@@ -202,6 +202,7 @@ CLIP = Operator(
     kernel="QLinearAdd",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(lambda x: x),
     integers=kernel(requantized),
     torch=(
@@ -222,6 +223,7 @@ LEAKY_RELU = Operator(
     kernel="QLinearLeakyRelu",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(leaky_relu),
     integers=kernel(_leaky_codes),
     torch=(nn.LeakyReLU, F.leaky_relu, nn.PReLU, F.prelu, torch.prelu, "prelu"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, plain, requantized
 from qkd_deploy.graph.contract.lowering import Lowering, is_number
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat, Tail, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
 from qkd_deploy.graph.exact.mul_scale import portable_mul_scale
@@ -200,6 +200,7 @@ ADD = Operator(
     kernel="QLinearAdd",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(torch.add),
     integers=kernel(_added),
     torch=(operator.add, torch.add, "add"),
@@ -215,6 +216,7 @@ MUL = Operator(
     kernel="QLinearMul",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(torch.mul),
     integers=kernel(_multiplied),
     torch=(operator.mul, torch.mul, torch.multiply, "mul", "multiply"),
@@ -231,6 +233,7 @@ RESCALE = Operator(
     kernel="",
     operands=Operands.CODES,
     own_scale=False,
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(lambda x, factor: x * factor),
     integers=_rescaled,
     sign=as_operands,

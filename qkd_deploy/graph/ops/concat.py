@@ -13,7 +13,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, refuse_if
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Tail, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.ops.arithmetic import ADD
@@ -136,6 +136,7 @@ CONCAT = Operator(
     kernel="QLinearConcat",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.ALWAYS,
     floats=plain(torch.cat),
     integers=kernel(_concat_codes),
     torch=(torch.cat, torch.concat, torch.concatenate),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, output_grid, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Relabelling, Sign
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Relabelling, Sign, Tail
 from qkd_deploy.graph.contract.signs import as_operands, nonnegative
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
 from qkd_deploy.graph.exact.unary import sigmoid, sigmoid_scale
@@ -77,6 +77,7 @@ SIGMOID = Operator(
     kernel="QLinearSigmoid",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.ALWAYS,
     floats=plain(torch.sigmoid),
     integers=kernel(_sigmoid_codes),
     torch=(nn.Sigmoid, F.sigmoid, torch.sigmoid, "sigmoid"),
@@ -92,6 +93,7 @@ TANH = Operator(
     kernel="QLinearSigmoid",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.ALWAYS,
     floats=plain(torch.tanh),
     integers=_read_off,
     torch=(nn.Tanh, F.tanh, torch.tanh, "tanh"),
@@ -110,6 +112,7 @@ HARD_SIGMOID = Operator(
     kernel="QLinearAdd",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.ALWAYS,
     floats=plain(F.hardsigmoid),
     integers=_read_off,
     torch=(nn.Hardsigmoid, F.hardsigmoid),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, own_call
 from qkd_deploy.graph.contract.lowering import Lowering, called, is_computed
-from qkd_deploy.graph.contract.operator import Operands, Operator, Sign, refuse_if
+from qkd_deploy.graph.contract.operator import Operands, Operator, Sign, Tail, refuse_if
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.quantized import LookupParams, QuantizedTensor, QuantParams
 
@@ -81,6 +81,7 @@ LOOKUP = Operator(
     kernel="GatherElements",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.ALWAYS,
     floats=own_call,
     integers=kernel(_looked_up),
     torch=tuple(_LOOKUP_OF),

@@ -12,7 +12,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import mover, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
-from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, StaysInFloat, Tail, refuse_if
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import QuantizedTensor
 
@@ -230,6 +230,7 @@ PAD = mover(
     name="pad",
     docs="zeros or the image's own values around it",
     kernel="Pad",
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(pad),
     torch=(
         *(F.pad, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d),
@@ -244,6 +245,7 @@ BORDER = Operator(
     kernel="Concat",
     operands=Operands.CODES,
     own_scale=False,
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(_border),
     integers=_border_codes,
     pads=True,
@@ -253,6 +255,7 @@ RESIZE = mover(
     name="resize",
     docs="nearest upsampling by whole factors",
     kernel="Resize",
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(_resize),
     torch=(F.interpolate, nn.Upsample, nn.UpsamplingNearest2d),
     lower=_lower_resize,
@@ -261,6 +264,7 @@ ROLL = mover(
     name="roll",
     docs="elements that leave one end and enter at the other",
     kernel="Concat",
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(torch.roll),
     torch=(torch.roll, "roll"),
     lower=_lower_roll,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import in_float, kernel, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Operands, Operator, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Operands, Operator, StaysInFloat, Tail, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, nonnegative
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.exact.rows import LONGEST_ROW, eps_in_steps, layer_norm, row_center, softmax_codes
@@ -147,6 +147,7 @@ SOFTMAX = Operator(
     kernel="QLinearSoftmax",
     operands=Operands.WIDE,
     own_scale=True,
+    tail=Tail.ALWAYS,
     floats=plain(lambda x: torch.softmax(x, -1)),
     integers=kernel(_softmax_codes),
     torch=(nn.Softmax, F.softmax, torch.softmax, "softmax"),

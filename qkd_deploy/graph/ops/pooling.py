@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract.evaluation import kernel, mover, plain
 from qkd_deploy.graph.contract.lowering import Lowering
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, Tail, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.arithmetic import least_of_operand
@@ -162,6 +162,7 @@ MAX_POOL = mover(
     name="max_pool",
     docs="the largest element of every window",
     kernel="MaxPool",
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(max_pool),
     torch=(nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d),
     lower=_lower_max_pool,

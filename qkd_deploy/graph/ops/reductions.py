@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.graph.contract.evaluation import kernel, mover, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed
-from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
+from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, Tail, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.ir import Graph, Node, Ref
@@ -156,6 +156,7 @@ AMAX = mover(
     name="amax",
     docs="the largest elements along dimensions",
     kernel="ReduceMax",
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(torch.amax),
     torch=(torch.amax, "amax"),
     lower=_lower_amax,
@@ -164,6 +165,7 @@ AMIN = mover(
     name="amin",
     docs="the smallest elements along dimensions",
     kernel="ReduceMin",
+    tail=Tail.BESIDE_OTHERS,
     floats=plain(torch.amin),
     torch=(torch.amin, "amin"),
     lower=_lower_amin,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from qkd_deploy.bits import BitWidths, TensorSpec
-from qkd_deploy.graph.contract.operator import Operands
+from qkd_deploy.graph.contract.operator import Operands, Tail
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operator_of
@@ -22,6 +22,7 @@ from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR
 from qkd_deploy.graph.placement.layer_bits import layer_bits
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.placement.signs import Signs
+from qkd_deploy.graph.placement.tail import tail_of, without_integer_readers
 from qkd_deploy.pixels.normalization import CENTERED
 
 WIDE_BITS = 8
@@ -82,6 +83,8 @@ class _Placer:
         pixels = {node.name for node in graph.nodes if has_known_codes(node, settings)}
         self.signs = Signs(model, graph, pixels)
         self.constants = graph.constants()
+        self.tail = tail_of(model, graph)
+        self.unread_by_integers = without_integer_readers(model, graph, self.tail)
         self.grid: dict[str, str | None] = {}  # tensor -> key of the quantizer whose scale its codes have
         self.rescaled: dict[str, tuple[str, float]] = {}
 
@@ -96,10 +99,17 @@ class _Placer:
                 node.source = first
             if operator_of(node).moves_codes:
                 self.grid[node.name] = self._moved(node, first)
+                node.tail = self._moves_floats_of_tail(node)
             else:
+                node.tail = node.name in self.tail
                 bits = self._bits_made(node)
                 self.grid[node.name] = self._add_quantizer(node, bits) if bits else None
             self._requantize_for_narrow_readers(node)
+
+    def _moves_floats_of_tail(self, node: Node) -> bool:
+        """True for what multiplies or compares floats behind the last kernels; elsewhere it acts on codes."""
+        behind = node.name in self.unread_by_integers - self.constants
+        return behind and self.grid[node.name] is None and operator_of(node).tail is not Tail.NEVER
 
     def _moved(self, node: Node, grid: str | None) -> str | None:
         """The scale of codes that only move, or stand for a multiple of what they stood for."""
@@ -118,6 +128,8 @@ class _Placer:
 
     def _bits_made(self, node: Node) -> int | None:
         """Bits of the quantizer on a node's output; None where the tensor stays in float."""
+        if node.name in self.unread_by_integers:
+            return WIDE_BITS if self._makes_integers(node) else None
         if operator_of(node).step is not None:
             return WIDE_BITS
         needed = [bits for bits in self._needs(node) if bits is not None]
@@ -129,11 +141,11 @@ class _Placer:
         """True where a kernel makes codes though no reader asks for them.
 
         A last linear layer gives floats from integers. An activation function behind it needs codes: only as a range of
-        codes does it run in integers.
+        codes does it run in integers. The tail behind the last kernels needs no codes.
         """
         given = node.kind in (INPUT.name, CONSTANT.name)
         gives_floats = operator_of(node).floats_at_the_end and node.clip is None
-        return operator_of(node).own_scale and not given and not gives_floats
+        return operator_of(node).own_scale and not given and not gives_floats and not node.tail
 
     def _is_guard(self, node: Node) -> bool:
         """True for a constant added for operations in float, as in ``rsqrt(x + 1e-6)``: codes would lose it."""

@@ -26,6 +26,7 @@ class Entry:
         bits: e.g. "w4a4" for layers, "8" for the output's quantizer of others, "float" where it has none.
         kernel: the ONNX Runtime kernel that is expected; "" where codes only pass.
         reason: why it stays in float; "" where it does not.
+        tail: whether it is computed in float because it stands behind the last integer kernels.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Entry:
     bits: str
     kernel: str
     reason: str
+    tail: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Account:
     Attributes:
         entries: the tensors.
         replaced: activation functions that became others, by ``OLD=NEW`` the number of places.
-        remarks: on the inputs, in sentences.
+        remarks: on the inputs and the tail, in sentences.
     """
 
     entries: tuple[Entry, ...]
@@ -54,6 +56,11 @@ class Account:
         """The entries that stay in float."""
         return tuple(entry for entry in self.entries if entry.reason)
 
+    @property
+    def tail(self) -> tuple[Entry, ...]:
+        """The entries behind the last integer kernels, which make floats of what the outputs return."""
+        return tuple(entry for entry in self.entries if entry.tail)
+
     def __str__(self) -> str:
         head = ("tensor", "operation", "bits", "kernel")
         rows = [head, *((e.name, e.operation, e.bits, e.kernel) for e in self.entries)]
@@ -61,7 +68,8 @@ class Account:
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         floats = [f"  {e.name} ({e.operation}): {e.reason}" for e in self.floats]
         lines += [f"Replaced: {replaced_in_words(self.replaced)}."] if self.replaced else []
-        verdict = ["Stays in float:", *floats] if floats else ["Everything runs in integers."]
+        whole = "Everything in front of the tail runs in integers." if self.tail else "Everything runs in integers."
+        verdict = ["Stays in float:", *floats] if floats else [whole]
         return "\n".join([*lines, *self.remarks, *verdict])
 
 
@@ -76,14 +84,22 @@ def account_of(placed: Placed) -> Account:
         if node.name not in constants and node.kind not in (SCALAR.name, DROPOUT.name):
             entries.append(_entry(placed, node, quantized))
     inputs = (node for node in placed.graph.nodes if node.kind == INPUT.name and node.reason)
-    remarks = tuple(f"input {node.name}: {node.reason}" for node in inputs)
-    return Account(tuple(entries), placed.replaced, remarks)
+    remarks = [f"input {node.name}: {node.reason}" for node in inputs]
+    return Account(tuple(entries), placed.replaced, (*remarks, *_on_the_tail(entries)))
+
+
+def _on_the_tail(entries: list[Entry]) -> list[str]:
+    """A sentence about the tail, where there is one."""
+    named = ", ".join(f"{entry.name} ({entry.operation})" for entry in entries if entry.tail)
+    behind = "behind the last integer kernels, computed in float because outputs are floats"
+    return [f"tail: {named}: {behind}"] if named else []
 
 
 def _entry(placed: Placed, node: Node, quantized: set[str]) -> Entry:
     reason = _reason(node, quantized)
     operation = _called(node) if operator_of(node).operands is Operands.FLOATS else node.kind
-    return Entry(node.name, operation, _bits(placed, node, quantized), "float" if reason else _kernel(node), reason)
+    kernel = "float" if reason or node.tail else _kernel(node)
+    return Entry(node.name, operation, _bits(placed, node, quantized), kernel, reason, node.tail)
 
 
 def _bits(placed: Placed, node: Node, quantized: set[str]) -> str:
@@ -109,6 +125,8 @@ def _kernel(node: Node) -> str:
 def _reason(node: Node, quantized: set[str]) -> str:
     """Why a node computes in float; "" where it does not."""
     operator = operator_of(node)
+    if node.tail:
+        return ""
     if node.is_layer:
         return _layer_reason(node)
     if operator.operands is Operands.FLOATS or operator.in_float:

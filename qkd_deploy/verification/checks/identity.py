@@ -27,6 +27,7 @@ COMPARED_ENTRIES = (
     "preprocessing",
     "classes",
     "checkpoint_sha256",
+    "tail",
 )
 
 

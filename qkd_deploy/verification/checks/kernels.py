@@ -13,6 +13,7 @@ import onnx
 
 from qkd_deploy.export.metadata import Metadata
 from qkd_deploy.verification.checks.float_reasons import ExportedGraph
+from qkd_deploy.verification.checks.tail import Tail
 from qkd_deploy.verification.findings import Kernel, Level
 from qkd_deploy.verification.onnx_graph import OnnxGraph, attributes_of
 from qkd_deploy.verification.reference.movement import MOVES
@@ -23,16 +24,19 @@ _INTEGER = re.compile(r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool")
 _ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "Resize"})
 _BETWEEN_KERNELS = MOVES | {"QuantizeLinear", "DequantizeLinear", "Cast", "Shape"}
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+_TAIL = "it stands behind the last integer kernels, and outputs are floats"
 _EXACT_NORM = "it is computed in float32 from exact sums of integers, the same on every CPU"
 
 
 def check_kernels(task: Task) -> Level:
     """List the kernels that ONNX Runtime built; float ones fail only where integers are required."""
     subject, report = task.subject, task.report
-    report.kernels = list_kernels(subject.model, optimized_graph(subject.model, subject.runtime), subject.metadata)
+    built = list_all(subject.model, optimized_graph(subject.model, subject.runtime), subject.metadata)
+    report.kernels, report.tail = _outside_tail(built), [kernel for kernel in built if kernel.tail]
     total, floats = len(report.kernels), report.float_ops
     if not floats:
-        return Level("kernels", "passed", (f"all {total} kernels are integer kernels",))
+        tail = f"; {len(report.tail)} operators behind the last of them compute in float" if report.tail else ""
+        return Level("kernels", "passed", (f"all {total} kernels are integer kernels{tail}",))
     first = f"{floats[0].module} ({floats[0].op}): {floats[0].reason}"
     named = f"{len(floats)} of {total} kernels compute in float, first {first}"
     return Level("kernels", "failed" if task.require_integer else "passed", (named,))
@@ -41,15 +45,26 @@ def check_kernels(task: Task) -> Level:
 def list_kernels(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metadata) -> list[Kernel]:
     """Kernels of ``optimized`` (see :func:`runtime.optimized_graph`), traced back to the modules of ``model``.
 
-    Quantizers at the borders, operators that only move data and constants are left out.
+    Quantizers at the borders, operators that only move data, constants, and the tail in float behind the last kernels
+    are left out.
     """
+    return _outside_tail(list_all(model, optimized, metadata))
+
+
+def list_all(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metadata) -> list[Kernel]:
+    """List kernels as ``list_kernels`` does, with those of the tail."""
     return _Kernels(model, optimized, metadata).listed()
+
+
+def _outside_tail(kernels: list[Kernel]) -> list[Kernel]:
+    return [kernel for kernel in kernels if not kernel.tail]
 
 
 class _Kernels:
     def __init__(self, model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metadata) -> None:
         self._exported, self._built, self._metadata = ExportedGraph(model), OnnxGraph(optimized), metadata
         self._floats = _float_values(optimized)
+        self._tail = Tail(OnnxGraph(model), metadata.tail)
         self._norms: set[str] = set()  # tensors whose LayerNorm is listed already
 
     def listed(self) -> list[Kernel]:
@@ -70,6 +85,8 @@ class _Kernels:
         module = self._module(node, source)
         if source is None:
             return Kernel(node.op_type, module, False, "ONNX Runtime made it from several operators")
+        if self._tail.holds(source):
+            return Kernel(node.op_type, module, False, _TAIL, tail=True)
         norm = self._exported.layer_norm_of(source)
         if not norm:
             return Kernel(node.op_type, module, False, self._exported.reason(source))

@@ -11,59 +11,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkd_deploy.graph.contract.operator import Operands, Operator, Sign, signed
+from qkd_deploy.graph.contract.operator import Operands, Operator, Sign, Tail, signed
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.ops import OPERATORS, REWRITES, TORCH_OPS
 from qkd_deploy.graph.ops.lookups import LOOKUPS, Lookup
 from qkd_deploy.graph.quantized import LookupParams, QuantizedTensor, QuantParams
 
 FACTS = """
-input             QuantizeLinear            NONE        own  -     -         -           internal
-constant          -                         NONE        own  -     -         -           internal
-scalar            -                         NONE        -    -     -         -           internal
-conv              QLinearConv               LAYER_BITS  own  -     -         -           absorbs_clip
-linear            QGemm                     LAYER_BITS  own  -     -         -           floats_at_the_end absorbs_clip
-add               QLinearAdd                WIDE        own  -     portable  -           absorbs_clip
-mul               QLinearMul                WIDE        own  -     portable  bounded     absorbs_clip
-rescale           -                         CODES       -    -     -         -           internal
-requantize        QLinearAdd                CODES       own  -     portable  bounded     internal
-matmul            QLinearMatMul             WIDE        own  -     -         -           sums_products absorbs_clip
-weighted_mean     MatMulInteger             WIDE        own  -     -         -           sums_products internal
-concat            QLinearConcat             WIDE        own  -     -         -           absorbs_clip
-max_pool          MaxPool                   CODES       -    -     -         -           moves_with_clip
-avg_pool          QLinearConv               WIDE        own  -     -         bounded     absorbs_clip
-uneven_avg_pool   QLinearAveragePool        WIDE        own  -     -         -           absorbs_clip
-global_avg_pool   QLinearGlobalAveragePool  EIGHT_BITS  own  -     portable  bounded     absorbs_clip
-amax              ReduceMax                 CODES       -    -     -         -           -
-amin              ReduceMin                 CODES       -    -     -         -           -
-clip              QLinearAdd                WIDE        own  -     portable  bounded     absorbs_clip
-lookup            GatherElements            WIDE        own  -     -         -           -
-leaky_relu        QLinearLeakyRelu          WIDE        own  -     portable  -           float_constants absorbs_clip
-dropout           -                         CODES       -    -     -         -           moves_with_clip internal
-sigmoid           QLinearSigmoid            WIDE        own  256   portable  -           -
-tanh              QLinearSigmoid            WIDE        own  128   -         -           -
-hard_sigmoid      QLinearAdd                WIDE        own  256   -         -           -
-batch_norm        BatchNormalization        FLOATS      -    -     -         -           absorbs_clip internal
-softmax           QLinearSoftmax            WIDE        own  256   -         -           -
-exponential       -                         WIDE        own  128   portable  -           internal
-layer_norm        -                         WIDE        own  -     -         -           float_constants
-reshape           Reshape                   CODES       -    -     -         -           moves_with_clip
-transpose         Transpose                 CODES       -    -     -         -           moves_with_clip
-pad               Pad                       CODES       -    -     -         -           pads
-border            Concat                    CODES       -    -     -         -           pads internal
-resize            Resize                    CODES       -    -     -         -           -
-roll              Concat                    CODES       -    -     -         -           -
-slice             Slice                     CODES       -    -     -         -           -
-index             Gather                    CODES       -    -     -         -           -
-expand            Expand                    CODES       -    -     -         -           -
-float_op          -                         FLOATS      -    -     -         -           internal
+input            QuantizeLinear           NONE       own -   -        -       -      internal
+constant         -                        NONE       own -   -        -       -      internal
+scalar           -                        NONE       -   -   -        -       -      internal
+conv             QLinearConv              LAYER_BITS own -   -        -       -      absorbs_clip
+linear           QGemm                    LAYER_BITS own -   -        -       -      floats_at_the_end absorbs_clip
+add              QLinearAdd               WIDE       own -   portable -       beside absorbs_clip
+mul              QLinearMul               WIDE       own -   portable bounded beside absorbs_clip
+rescale          -                        CODES      -   -   -        -       beside internal
+requantize       QLinearAdd               CODES      own -   portable bounded -      internal
+matmul           QLinearMatMul            WIDE       own -   -        -       -      sums_products absorbs_clip
+weighted_mean    MatMulInteger            WIDE       own -   -        -       -      sums_products internal
+concat           QLinearConcat            WIDE       own -   -        -       tail   absorbs_clip
+max_pool         MaxPool                  CODES      -   -   -        -       beside moves_with_clip
+avg_pool         QLinearConv              WIDE       own -   -        bounded -      absorbs_clip
+uneven_avg_pool  QLinearAveragePool       WIDE       own -   -        -       -      absorbs_clip
+global_avg_pool  QLinearGlobalAveragePool EIGHT_BITS own -   portable bounded -      absorbs_clip
+amax             ReduceMax                CODES      -   -   -        -       beside -
+amin             ReduceMin                CODES      -   -   -        -       beside -
+clip             QLinearAdd               WIDE       own -   portable bounded beside absorbs_clip
+lookup           GatherElements           WIDE       own -   -        -       tail   -
+leaky_relu       QLinearLeakyRelu         WIDE       own -   portable -       beside float_constants absorbs_clip
+dropout          -                        CODES      -   -   -        -       -      moves_with_clip internal
+sigmoid          QLinearSigmoid           WIDE       own 256 portable -       tail   -
+tanh             QLinearSigmoid           WIDE       own 128 -        -       tail   -
+hard_sigmoid     QLinearAdd               WIDE       own 256 -        -       tail   -
+batch_norm       BatchNormalization       FLOATS     -   -   -        -       -      absorbs_clip internal
+softmax          QLinearSoftmax           WIDE       own 256 -        -       tail   -
+exponential      -                        WIDE       own 128 portable -       -      internal
+layer_norm       -                        WIDE       own -   -        -       -      float_constants
+reshape          Reshape                  CODES      -   -   -        -       -      moves_with_clip
+transpose        Transpose                CODES      -   -   -        -       -      moves_with_clip
+pad              Pad                      CODES      -   -   -        -       beside pads
+border           Concat                   CODES      -   -   -        -       beside pads internal
+resize           Resize                   CODES      -   -   -        -       beside -
+roll             Concat                   CODES      -   -   -        -       beside -
+slice            Slice                    CODES      -   -   -        -       -      -
+index            Gather                   CODES      -   -   -        -       -      -
+expand           Expand                   CODES      -   -   -        -       -      -
+float_op         -                        FLOATS     -   -   -        -       -      internal
 """
 """Kind, kernel, needs of operands, own scale, 1 / its fixed scale, whether the scale is made portable, whether the
-least value is known, and flags."""
+least value is known, whether it belongs to a tail in float (beside others, or always), and flags."""
 
 FLAGS = (
-    *("float_constants", "sums_products", "floats_at_the_end", "absorbs_clip", "moves_with_clip", "pads", "internal"),
+    *("float_constants", "sums_products", "floats_at_the_end", "absorbs_clip"),
+    *("moves_with_clip", "pads", "internal"),
 )
+TAILS = {Tail.NEVER: "-", Tail.BESIDE_OTHERS: "beside", Tail.ALWAYS: "tail"}
 KINDS = sorted(OPERATORS)
 
 
@@ -76,6 +78,7 @@ def facts(row: Operator) -> list[str]:
         "-" if row.step is None else str(round(1 / row.step)),
         "portable" if row.portable_scale else "-",
         "bounded" if row.lower_bound else "-",
+        TAILS[row.tail],
         *([flag for flag in FLAGS if getattr(row, flag)] or ["-"]),
     ]
 
