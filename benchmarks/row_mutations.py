@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "graph" /
 import test_rows
 
 from qkd_deploy.graph.contract import evaluation, signs, slice_rules
-from qkd_deploy.graph.contract.operator import Operands, Operator, signed
+from qkd_deploy.graph.contract.operator import Operands, Operator, Tail, signed
 from qkd_deploy.graph.ops import OPERATORS, TORCH_OPS
 
 FLAGS = test_rows.FLAGS
@@ -38,6 +38,9 @@ def changes(row: Operator) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "own_scale", {"own_scale": not row.own_scale}
     for flag in FLAGS:
         yield flag, {flag: not getattr(row, flag)}
+    for tail in Tail:
+        if tail is not row.tail:
+            yield f"tail {tail.name}", {"tail": tail}
     yield "step", {"step": 2.0**-6 if row.step is None else None}
     for rule in SIGNS:
         yield f"sign {rule.__name__}", {"sign": rule}

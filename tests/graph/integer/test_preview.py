@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy import freeze, initialize, prepare
@@ -58,3 +61,49 @@ def test_only_differences_that_are_no_ties_count(value: float, frozen: int, coun
     steps, expected = torch.tensor([value]), torch.tensor([float(frozen)])
     codes = _without_ties(steps, torch.round(steps), expected)
     assert (codes != expected).item() is counted
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "hard sigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "exponential": torch.exp,
+    "gelu": F.gelu,
+    "softplus": F.softplus,
+    "sine": torch.sin,
+}
+
+
+class Between(nn.Module):
+    """A function between two layers, whose codes are looked up, or read off another function's."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], gain: float) -> None:
+        super().__init__()
+        self.first, self.last, self.function = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), function
+        self.first.weight.data *= gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_codes_of_functions_that_are_ties_do_not_count(name: str) -> None:
+    """Each code of the operand has one result: one tie would be hundreds of differing codes."""
+    for seed in range(12):
+        torch.manual_seed(seed)
+        prepared = prepare(Between(FUNCTIONS[name], 0.2 + seed % 6).eval(), "w8a8", (IMAGES,))
+        initialize(prepared, IMAGES)
+        frozen = freeze(prepared.eval())
+        for tensor, preview, codes in preview_codes(prepared, frozen, IMAGES):
+            assert np.array_equal(preview, codes), (seed, tensor)
+
+
+def test_a_table_with_another_code_counts() -> None:
+    torch.manual_seed(0)
+    prepared = prepare(Between(F.gelu, 1.0).eval(), "w8a8", (IMAGES,))
+    initialize(prepared, IMAGES)
+    frozen = freeze(prepared.eval())
+    table = frozen.grid("gelu").get_buffer("table")
+    table += 1
+    found = {name: int((preview != codes).sum()) for name, preview, codes in preview_codes(prepared, frozen, IMAGES)}
+    assert found["gelu"] > 1000
