@@ -113,9 +113,10 @@ class OutputCorrection:
     @torch.no_grad()
     def run(self, inputs: tuple[Any, ...], finish: Callable[[Node, Any], Any]) -> None:
         """Run a batch; ``finish`` takes a node and its value before its clip, and returns what is passed on."""
+        prepared = self._prepared.at(inputs)
 
         def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], floats: Tensor | None) -> Any:
-            value = self._prepared.unclipped(node, args, kwargs)
+            value = prepared.unclipped(node, args, kwargs)
             return finish(node, value if floats is None else self._corrected(node, value, floats))
 
         self._reference.run_beside(inputs, run_node)

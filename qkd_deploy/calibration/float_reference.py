@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkd_deploy.graph.interpreter import start, step
 from qkd_deploy.graph.ir import Node
@@ -23,12 +23,12 @@ class FloatReference:
 
     def __init__(self, prepared: PreparedModel) -> None:
         """Copy the network as it is now."""
-        self._graph = prepared.graph
-        self._network: nn.Module = copy.deepcopy(prepared.network).eval()
+        self._model = copy.deepcopy(prepared).eval()
 
     def run(self, inputs: tuple[Any, ...], observe: Callable[[Node, Tensor, Tensor], None]) -> None:
         """Run the network, and show ``observe`` every layer, what it reads and what it gives before its clip."""
-        values = start(self._graph, inputs)
+        graph = self._model.at(inputs).graph
+        values = start(graph, inputs)
 
         def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             value, unclipped = self._node(node, args, kwargs)
@@ -36,12 +36,13 @@ class FloatReference:
                 observe(node, args[0], unclipped)
             return value
 
-        for node in self._graph.nodes:
-            step(self._graph, values, node, run_node)
+        for node in graph.nodes:
+            step(graph, values, node, run_node)
 
     def run_beside(self, inputs: tuple[Any, ...], run_node: RunBeside) -> None:
         """Run both networks, node by node in turns; ``run_node`` computes those of the quantized one."""
-        floats, quantized = start(self._graph, inputs), start(self._graph, inputs)
+        graph = self._model.at(inputs).graph
+        floats, quantized = start(graph, inputs), start(graph, inputs)
         unclipped: Tensor | None = None
 
         def run_float(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -52,12 +53,13 @@ class FloatReference:
         def run_quantized(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return run_node(node, args, kwargs, unclipped)
 
-        for node in self._graph.nodes:
-            step(self._graph, floats, node, run_float)
-            step(self._graph, quantized, node, run_quantized)
+        for node in graph.nodes:
+            step(graph, floats, node, run_float)
+            step(graph, quantized, node, run_quantized)
 
     def _node(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Tensor | None]:
         """The value of a node, and, of a layer, what it was before its clip."""
-        unclipped = layer_in_float(self._network, node, args[0]) if node.is_layer else None
-        value: Any = apply(self._network, node, args, kwargs, training=False) if unclipped is None else unclipped
+        network = self._model.network
+        unclipped = layer_in_float(network, node, args[0]) if node.is_layer else None
+        value: Any = apply(network, node, args, kwargs, training=False) if unclipped is None else unclipped
         return (value if node.clip is None else value.clamp(*node.clip)), unclipped

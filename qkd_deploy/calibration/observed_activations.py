@@ -34,15 +34,16 @@ class ObservedActivations:
             follow: set each scale anew before its tensor is quantized.
             correction: corrects the layers on the way.
         """
+        prepared = self._prepared.at(inputs)
 
         def finish(node: Node, value: Any) -> Any:
             return self._finish(node, value, follow)
 
         def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return finish(node, self._prepared.unclipped(node, args, kwargs))
+            return finish(node, prepared.unclipped(node, args, kwargs))
 
         if correction is None:
-            run(self._prepared.graph, inputs, run_node)
+            run(prepared.graph, inputs, run_node)
         else:
             correction.run(inputs, finish)
 

@@ -67,6 +67,7 @@ def reconstruct(
     """
     layers = own_layers(prepared)
     inputs = _samples(prepared, data, images)
+    prepared = prepared.at(inputs)
     _restore(prepared, network)
     reference = FloatReference(prepared)
     progress(f"reconstructing {len(layers)} layers on {len(inputs[0])} images")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.input_sizes import fits, in_words, sizes_given, sizes_taken
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 
 RunNode = Callable[[Node, tuple[Any, ...], dict[str, Any]], Any]
@@ -15,11 +17,7 @@ Values = dict[str, Any]
 
 
 def run(graph: Graph, inputs: tuple[Any, ...], run_node: RunNode) -> Any:
-    """Evaluate all nodes in order; returns the network's output structure.
-
-    Raises:
-        TypeError: another number of inputs than the network has.
-    """
+    """Evaluate all nodes in order; returns the network's output structure; raises what ``start`` raises."""
     return resume(graph, start(graph, inputs), 0, run_node)
 
 
@@ -28,9 +26,13 @@ def start(graph: Graph, inputs: tuple[Any, ...]) -> Values:
 
     Raises:
         TypeError: another number of inputs than the network has.
+        UserError: inputs of other sizes, for which sizes and positions in the graph would be wrong.
     """
     if len(inputs) != len(graph.inputs):
         raise TypeError(f"the network takes {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), got {len(inputs)}")
+    if not fits(graph, inputs):
+        taken, given = in_words(sizes_taken(graph)), in_words(sizes_given(graph, inputs))
+        raise UserError(f"this model takes inputs of {taken} and got {given}; prepare it with an example of {given}")
     return dict(zip(graph.inputs, inputs, strict=True))
 
 

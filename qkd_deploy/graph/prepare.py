@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,12 +16,13 @@ from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.passes import PassContext, StageLog, run_pipeline
 from qkd_deploy.graph.passes.replace_activations import replace_activations
 from qkd_deploy.graph.placement.layer_bits import last_layers, layer_bits
-from qkd_deploy.graph.placement.place import place
+from qkd_deploy.graph.placement.place import Placed, place
 from qkd_deploy.graph.placement.settings import QuantizationSettings, parse_overrides
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.replacements import parse_replacements
+from qkd_deploy.graph.sized_graphs import SizedGraphs
 from qkd_deploy.graph.trace.checks import own_copy
-from qkd_deploy.graph.trace.trace import trace
+from qkd_deploy.graph.trace.trace import Traced, trace
 from qkd_deploy.pixels.normalization import SCALE, ZERO_POINT, Normalization
 
 
@@ -45,7 +48,8 @@ def prepare(
     Args:
         model: a float network; it is copied, not changed.
         bits: ``"w4a4"`` and the like.
-        example_inputs: tensors as the network takes them, batch first; they fix shapes, and whether inputs are signed.
+        example_inputs: tensors as the network takes them, batch first; they say which sizes the network has
+            to run at, and whether inputs are signed. Other sizes work where they are the same computation.
         overrides: bits for layers by pattern of their module path, e.g. ``{"layer4.*": "w8a8"}``; the last match wins.
         placement: "integer" quantizes every tensor that an integer kernel makes; "paper" only what convolutions and
             linear layers read (for comparison with published tables; additions and batch norms then stay in float).
@@ -100,18 +104,64 @@ def prepare_as(
     network = own_copy(model)
     training = network.training
     with evaluating(network):
+        as_given = _sharing_parameters(network)
         traced = trace(network, inputs, leaf_modules)
-        graph = traced.graph
-        log = StageLog(graph)
-        log.done("trace")
-        lower(network, graph, traced.mode_leaves)
-        log.done("lower")
-        replaced = replace_activations(network, graph, parse_replacements(settings.replace))
-        log.done(replace_activations.__name__)
-        bits = partial(layer_bits, settings=settings)
-        context = PassContext(network, graph, bits, last_layers, settings.normalization)
-        run_pipeline(context, log, integer=settings.integer)
-        placed = place(network, graph, settings)
-        placed.replaced = replaced
-        log.done("place")
-        return PreparedModel(network, placed, settings).train(training)
+        placed = _placed(network, traced, settings)
+        prepared = PreparedModel(network, placed, settings)
+        smallest = tuple(placed.graph.node(name).smallest for name in placed.graph.inputs)
+        again = _Preparation(as_given, settings, leaf_modules, traced.mode_leaves, smallest)
+        prepared.by_size = SizedGraphs(placed, again)
+        return prepared.train(training)
+
+
+def _placed(network: nn.Module, traced: Traced, settings: QuantizationSettings) -> Placed:
+    """Lower, rewrite and place."""
+    graph = traced.graph
+    log = StageLog(graph)
+    log.done("trace")
+    lower(network, graph, traced.mode_leaves)
+    log.done("lower")
+    replaced = replace_activations(network, graph, parse_replacements(settings.replace))
+    log.done(replace_activations.__name__)
+    bits = partial(layer_bits, settings=settings)
+    context = PassContext(network, graph, bits, last_layers, settings.normalization)
+    run_pipeline(context, log, integer=settings.integer)
+    placed = place(network, graph, settings)
+    placed.replaced = replaced
+    log.done("place")
+    return placed
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """How a network was prepared, and can be again for inputs of other sizes.
+
+    Attributes:
+        network: as the user gave it: tracing, lowering and passes change the one that they work on.
+        settings: of ``prepare``.
+        leaf_modules: classes to keep as one float step each.
+        mode_leaves: modules that read ``self.training``.
+        smallest: elements of the examples, which decide whether an input is signed.
+    """
+
+    network: nn.Module
+    settings: QuantizationSettings
+    leaf_modules: tuple[type[nn.Module], ...]
+    mode_leaves: set[str]
+    smallest: tuple[float | None, ...]
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, set[str], Placed]:
+        """Do what ``PlaceAgain`` asks for, on a copy of the network on the CPU."""
+        elsewhere = any(not parameter.is_cpu for parameter in self.network.parameters())
+        network = (copy.deepcopy(self.network).cpu() if elsewhere else _sharing_parameters(self.network)).eval()
+        users = {path for path, _ in (*network.named_parameters(), *network.named_buffers())}
+        traced = trace(network, inputs, self.leaf_modules, self.mode_leaves)
+        for name, value in zip(traced.graph.inputs, self.smallest, strict=True):
+            traced.graph.node(name).smallest = value
+        return network, users, _placed(network, traced, self.settings)
+
+
+def _sharing_parameters(network: nn.Module) -> nn.Module:
+    """Copy the modules of a network around the same parameters."""
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in network.parameters()}
+    return copy.deepcopy(network, shared)

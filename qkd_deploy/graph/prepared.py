@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
 from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
+from qkd_deploy.graph.input_sizes import fits
 from qkd_deploy.graph.interpreter import run
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.lost_scales import are_near, lost_scales
@@ -20,6 +22,7 @@ from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_id
 from qkd_deploy.graph.placement.place import Placed, has_known_codes
 from qkd_deploy.graph.placement.report import Account, account_of
 from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.graph.sized_graphs import SizedGraphs
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
 from qkd_deploy.quantizers.learned_range import with_moves
@@ -46,6 +49,7 @@ class PreparedModel(nn.Module):
         self.settings = settings
         self.layer_bits = placed.layer_bits
         self.rescaled = placed.rescaled
+        self.by_size: SizedGraphs | None = None
         kind = quantizer_kind(settings.quantizer)
         owners = {node.quantizer: node for node in self.graph.nodes}
         self.activations = nn.ModuleDict(
@@ -126,10 +130,25 @@ class PreparedModel(nn.Module):
         """Whatever the user's network returns, with fake quantization.
 
         Raises:
-            UserError: in train mode, a scale is lost: not finite, or a factor of 100 from its start.
+            UserError: in train mode, a scale is lost: not finite, or a factor of 100 from its start; or the model
+                cannot be computed at the sizes of the inputs, as ``at`` says.
         """
         if self.training and not torch.compiler.is_compiling():
             self._watch_scales()
+        return self.at(inputs)._run(inputs)
+
+    def at(self, inputs: tuple[Any, ...]) -> PreparedModel:
+        """This model with the graph of its network at the sizes of ``inputs``; all modules and scales are the same.
+
+        Raises:
+            UserError: the network does not run at these sizes, or would be computed otherwise; names the operation.
+        """
+        if self.by_size is None or fits(self.graph, inputs):
+            return self
+        made: PreparedModel = torch.compiler.disable(_at_other_sizes)(self, self.by_size, inputs)  # type: ignore[no-untyped-call]
+        return made
+
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
         if not self.training and torch.compiler.is_compiling():
             # folding checks values as it goes: compiled, every layer would be a graph of its own, several times over
             return torch.compiler.disable(run)(self.graph, inputs, self.evaluate)  # type: ignore[no-untyped-call]
@@ -160,13 +179,14 @@ class PreparedModel(nn.Module):
 
         The scale that ``observe`` gives to a node's quantizer is the one that the value is then quantized with.
         """
+        model = self.at(inputs)
 
         def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = self.unquantized(node, args, kwargs)
+            value = model.unquantized(node, args, kwargs)
             observe(node, value)
-            return value if node.quantizer is None else self.activation(node.quantizer)(value)
+            return value if node.quantizer is None else model.activation(node.quantizer)(value)
 
-        return run(self.graph, inputs, run_node)
+        return run(model.graph, inputs, run_node)
 
     def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One node: its operation, its clip, its quantizer."""
@@ -267,6 +287,13 @@ def renewed(state: Mapping[str, Tensor], model: PreparedModel, prefix: str = "")
     floats = (module_key(node.name) for node in model.graph.nodes if node.quantizer is None)
     gone = tuple(f"{prefix}activations.{key}." for key in floats)
     return {name: value for name, value in with_moves(state, model, prefix).items() if not name.startswith(gone)}
+
+
+def _at_other_sizes(model: PreparedModel, by_size: SizedGraphs, inputs: tuple[Any, ...]) -> PreparedModel:
+    sized = by_size.at(model.network, inputs)
+    other = copy.copy(model)  # shares all modules, and is in the mode that the model is in now
+    other.graph, other.rescaled = sized.graph, sized.rescaled
+    return other
 
 
 def _renew(model: PreparedModel, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

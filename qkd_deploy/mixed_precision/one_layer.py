@@ -41,7 +41,7 @@ class SingleLayers:
 
     def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         """Compute the network's outputs in full precision, flattened."""
-        return flat_tensors(run(self._prepared.graph, inputs, self._rounding(None)))
+        return flat_tensors(run(self._prepared.at(inputs).graph, inputs, self._rounding(None)))
 
     def observe(self, inputs: tuple[Any, ...]) -> None:
         """Observe the tensors that layers read, on one batch."""
@@ -54,13 +54,14 @@ class SingleLayers:
                 observer.update(args[0])
             return self._evaluate(node, args, kwargs, None)
 
-        run(self._prepared.graph, inputs, run_node)
+        run(self._prepared.at(inputs).graph, inputs, run_node)
 
     def variants(
         self, inputs: tuple[Any, ...], widths: list[BitWidths]
     ) -> Iterator[tuple[str, BitWidths, list[Tensor]]]:
         """Yield for every module and width: module, bits, and the outputs where that module alone is quantized."""
-        graph, values = self._prepared.graph, start(self._prepared.graph, inputs)
+        graph = self._prepared.at(inputs).graph
+        values = start(graph, inputs)
         for place, node in enumerate(graph.nodes):
             module = self._first_calls.get(node.name)
             if module is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.exact.add_scale import CodeRange
+from qkd_deploy.graph.input_sizes import Sizes, sizes_given
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.integer.lower_bounds import lower_bound
 from qkd_deploy.graph.integer.model import FrozenModel
@@ -21,7 +23,10 @@ from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.ops.lookups import LOOKUP
 from qkd_deploy.graph.placement.place import WIDE_BITS
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.graph.quantized import LookupParams, QuantParams, meets_signed
+from qkd_deploy.graph.quantized import LookupParams, QuantParams, meets_signed, real
+
+_KEPT = 16
+"""Models of other sizes that are kept, the latest ones."""
 
 
 @torch.no_grad()
@@ -40,13 +45,53 @@ def freeze(prepared: PreparedModel) -> FrozenModel:
             for node in prepared.layers()
         }
     )
+    snapshot = copy.deepcopy(prepared)  # training may go on
+    frozen = _frozen(snapshot)
+    frozen.by_size = _FrozenBySize(snapshot)
+    return frozen
+
+
+def _frozen(prepared: PreparedModel) -> FrozenModel:
+    """Make the integer model around the network of a prepared one."""
     freezing = _Freezing(prepared)
     graph = copy.deepcopy(prepared.graph)
     for node in graph.nodes:
         freezing.add(node)
-    network = copy.deepcopy(prepared.network)
     device = next(prepared.parameters()).device
-    return FrozenModel(network, graph, freezing.grids, freezing.layers).to(device)
+    return FrozenModel(prepared.network, graph, freezing.grids, freezing.layers).to(device)
+
+
+@dataclass
+class _FrozenBySize:
+    """Freezes a model for inputs of other sizes, on which few constants depend: scales of sums over places.
+
+    Attributes:
+        prepared: the model that was frozen; shares the network with the frozen one.
+        known: models that were made, by sizes.
+    """
+
+    prepared: PreparedModel
+    known: dict[Sizes, FrozenModel] = field(default_factory=dict)
+
+    def __call__(self, frozen: FrozenModel, inputs: tuple[Any, ...]) -> FrozenModel:
+        """Give ``frozen`` for the sizes of inputs."""
+        sizes = sizes_given(frozen.graph, inputs)
+        if sizes not in self.known:
+            with torch.inference_mode(False), torch.no_grad():
+                made = _frozen(self.prepared.to(frozen.device).at(real(inputs)))
+            self.known[sizes] = _sharing_layers(made, frozen)
+            for old in list(self.known)[:-_KEPT]:
+                del self.known[old]
+        return self.known[sizes]
+
+
+def _sharing_layers(frozen: FrozenModel, other: FrozenModel) -> FrozenModel:
+    """Let a model hold the layers of another one where they are equal."""
+    for key, layer in frozen.layers.items():
+        own = other.layers[key]
+        if all(map(torch.equal, layer.buffers(), own.buffers())):
+            frozen.layers[key] = own
+    return frozen
 
 
 class _Freezing:

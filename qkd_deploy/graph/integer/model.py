@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from qkd_deploy.graph.input_sizes import fits
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.interpreter import RunNode, run
 from qkd_deploy.graph.ir import Graph, Node
@@ -30,6 +31,7 @@ class FrozenModel(nn.Module):
         self.graph = graph
         self.grids = nn.ModuleDict(grids)
         self.layers = nn.ModuleDict(layers)
+        self.by_size: Callable[[FrozenModel, tuple[Any, ...]], FrozenModel] | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenModel:
@@ -50,8 +52,21 @@ class FrozenModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, *inputs: Any) -> Any:
-        """Float inputs (or ready ``QuantizedTensor``) in, the user's output structure out, in floats."""
-        return real(self._run(inputs, self.evaluate))
+        """Float inputs (or ready ``QuantizedTensor``) in, the user's output structure out, in floats.
+
+        Raises:
+            UserError: the model cannot be computed at the sizes of the inputs, as ``at`` says.
+        """
+        model = self.at(inputs)
+        return real(model._run(inputs, model.evaluate))
+
+    def at(self, inputs: tuple[Any, ...]) -> FrozenModel:
+        """This model as it is at the sizes of ``inputs``: itself at those of the examples.
+
+        Raises:
+            UserError: the network does not run at these sizes, or would be computed otherwise; names the operation.
+        """
+        return self if self.by_size is None or fits(self.graph, inputs) else self.by_size(self, inputs)
 
     @torch.inference_mode()
     def codes(self, *inputs: Any) -> dict[str, npt.NDArray[np.uint8]]:
@@ -70,23 +85,26 @@ class FrozenModel(nn.Module):
         observe: Callable[[Node, tuple[Any, ...], dict[str, Any], QuantizedTensor], None],
     ) -> Any:
         """Run the model; ``observe`` sees every tensor that is quantized then, with the node and its arguments."""
-        constants = self.graph.constants()
+        model = self.at(inputs)
+        constants = model.graph.constants()
 
         def run_node(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = self.evaluate(node, args, kwargs)
+            value = model.evaluate(node, args, kwargs)
             if node.quantizer is not None and node.name not in constants:
                 observe(node, args, kwargs, value)
             return value
 
-        return self._run(inputs, run_node)
+        return model._run(inputs, run_node)
 
     def _run(self, inputs: tuple[Any, ...], run_node: RunNode) -> Any:
         """Run the graph in the precision that codes need: outside autocast."""
-        with torch.autocast(self._device_type(), enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             return run(self.graph, inputs, run_node)
 
-    def _device_type(self) -> str:
-        return next((b.device.type for b in self.buffers()), "cpu")
+    @property
+    def device(self) -> torch.device:
+        """Where its constants are."""
+        return next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
 
     def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute one node on codes where its operands are codes, on floats elsewhere."""

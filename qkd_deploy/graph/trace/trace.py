@@ -42,7 +42,12 @@ class Traced:
     mode_leaves: set[str]
 
 
-def trace(network: nn.Module, inputs: tuple[Any, ...], leaf_types: tuple[type[nn.Module], ...] = ()) -> Traced:
+def trace(
+    network: nn.Module,
+    inputs: tuple[Any, ...],
+    leaf_types: tuple[type[nn.Module], ...] = (),
+    mode_leaves: set[str] | None = None,
+) -> Traced:
     """Trace a network as its eval mode runs it.
 
     Args:
@@ -50,6 +55,7 @@ def trace(network: nn.Module, inputs: tuple[Any, ...], leaf_types: tuple[type[nn
             classes derived from layers and batch norms become plain ones (``derived_modules``).
         inputs: example inputs, batch first.
         leaf_types: classes to keep as single nodes.
+        mode_leaves: those of an earlier trace, at other sizes: only eval mode is traced then.
 
     Raises:
         UserError: code that cannot be traced (names module and line), a network that does not run on the inputs or
@@ -58,6 +64,9 @@ def trace(network: nn.Module, inputs: tuple[Any, ...], leaf_types: tuple[type[nn
     named = named_inputs(network, inputs)
     chains, others = batch_norm_chains(network)
     leaves = Leaves(frozenset(others), leaf_types, chains)
+    if mode_leaves is not None:
+        leaves = leaves.and_paths(mode_leaves)
+        return _finish(network, _trace_copy(network, False, named, leaves), named, leaves)
     for _ in range(_MAX_ROUNDS):
         evaluated = _trace_copy(network, False, named, leaves)
         trained = _trace_copy(network, True, two_or_more(named), leaves)
