@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.checkpoints.records import (
+    FORMAT,
     DatasetRecord,
     ModelRecord,
     TrainingRecord,
     as_now,
+    is_checkpoint,
     quantization_entry,
     quantization_settings,
 )
 from qkd_deploy.checkpoints.seal import Digests
-from qkd_deploy.checkpoints.torch_file import read_torch_file, save_tensors
+from qkd_deploy.checkpoints.torch_file import TorchFile, read_torch_file, save_tensors
 from qkd_deploy.checkpoints.weights import load_into
+from qkd_deploy.checkpoints.weights_file import weights_file
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepare import prepare_as
@@ -28,7 +31,6 @@ from qkd_deploy.graph.prepared import PreparedModel, renewed
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
 
-_FORMAT = "qkd-deploy checkpoint"
 _VERSION = 1
 
 
@@ -63,7 +65,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """
     quantization = checkpoint.quantization
     content = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "format_version": _VERSION,
         "state_dict": {name: value.detach().cpu() for name, value in checkpoint.state_dict.items()},
         "model": asdict(checkpoint.model),
@@ -80,9 +82,26 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     Raises:
         UserError: the file is missing, damaged, wants to run code, or is not a checkpoint of this version.
     """
-    content, digests = read_torch_file(path)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    file = read_torch_file(path)
+    if not is_checkpoint(file.content):
         raise UserError(f"{path} is not a checkpoint of qkd-deploy; use the model.pt of a training run")
+    return _checkpoint(file, path)
+
+
+def checkpoint_of(path: Path | str) -> Checkpoint | None:
+    """Read the file as a checkpoint of this package; None where it is another kind of file with weights.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if weights_file(path).suffix in (".safetensors", ".onnx"):
+        return None
+    file = read_torch_file(path)
+    return _checkpoint(file, path) if is_checkpoint(file.content) else None
+
+
+def _checkpoint(file: TorchFile, path: Path | str) -> Checkpoint:
+    content = file.content
     if content.get("format_version") != _VERSION:
         raise UserError(
             f"{path} has checkpoint format {content.get('format_version')!r}, this program reads {_VERSION}; "
@@ -93,7 +112,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise UserError(f"{path} is damaged: it holds no weights; use another checkpoint")
     records = {key: _record(key, as_now(content.get(key)), path) for key in _RECORDS}
     quantization = _quantization(content.get("quantization"), path)
-    return Checkpoint(state_dict=state, source=str(path), digests=digests, quantization=quantization, **records)
+    return Checkpoint(state_dict=state, source=str(path), digests=file.digests, quantization=quantization, **records)
 
 
 def _quantization(entry: Any, path: Path | str) -> QuantizationSettings | None:

@@ -10,6 +10,9 @@ from qkd_deploy.data import ImageDataset
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.pixels.normalization import Normalization
 
+FORMAT = "qkd-deploy checkpoint"
+"""How checkpoints call themselves."""
+
 
 @dataclass(frozen=True)
 class ModelRecord:
@@ -61,6 +64,11 @@ def dataset_record(dataset: ImageDataset) -> DatasetRecord:
         normalization=dataset.normalization.as_entry(),
         evaluation=dict(dataset.evaluation),
     )
+
+
+def is_checkpoint(content: Any) -> bool:
+    """True where a file holds a checkpoint of this package, of whatever version."""
+    return isinstance(content, Mapping) and content.get("format") == FORMAT
 
 
 def as_now(values: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.checkpoints.records import is_checkpoint
 from qkd_deploy.checkpoints.torch_file import read_tensors
 from qkd_deploy.checkpoints.weights_file import WeightsFile, weights_file
 from qkd_deploy.checkpoints.weights_fit import Fit, common_prefix, own_wrapper, renamed_head
@@ -18,25 +19,33 @@ from qkd_deploy.errors import UserError
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "params", "weights")
 _AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 _DEEPEST = 3
+_NETWORK = "network."
+"""Before the names of the user's network in a prepared one."""
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Read a state_dict: a ``.safetensors`` file, a plain or wrapped ``.pt``, or a full-precision checkpoint of ours.
+    """Read weights in full precision: of a ``.safetensors`` file, a plain or wrapped ``.pt``, or a checkpoint of ours.
 
-    Any of them may lie in a wheel or another zip archive: ``FILE.whl``, or ``FILE.whl:path/in/it.pth``.
+    Of a quantized checkpoint these are the weights before rounding. Any of them may lie in a wheel or another zip
+    archive: ``FILE.whl``, or ``FILE.whl:path/in/it.pth``.
 
     Raises:
-        UserError: the file cannot be read or holds no state_dict, or the weights of a quantized network.
+        UserError: the file cannot be read or holds no state_dict.
     """
     file = Path(path)
     found = weights_file(path)
     content = _read_safetensors(file, found) if found.suffix == ".safetensors" else read_tensors(file)
-    if isinstance(content, Mapping) and content.get("quantization") is not None:
-        raise UserError(f"{file} holds a quantized network; give full-precision weights")
     weights = _state_dict_in(content)
-    if weights is None:
+    if weights is not None and is_checkpoint(content) and content.get("quantization") is not None:
+        weights = _before_rounding(weights)
+    if not weights:
         raise UserError(f"{file} holds no state_dict (names with tensors); save one with torch.save(net.state_dict())")
     return dict(weights)
+
+
+def _before_rounding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the user's network out of a prepared one, without its quantizers."""
+    return {name.removeprefix(_NETWORK): value for name, value in state.items() if name.startswith(_NETWORK)}
 
 
 def _state_dict_in(content: Any, depth: int = 0) -> Mapping[str, Tensor] | None:

@@ -99,11 +99,14 @@ class Networks(Student):
     teacher_args: Annotated[Arguments, "Keyword argument of the teacher's factory; may be repeated."] = field(
         default_factory=dict
     )
-    teacher_checkpoint: Annotated[str | None, "Full-precision weights of the teacher; pre-trained without."] = None
+    teacher_checkpoint: Annotated[
+        str | None, "Weights of the teacher, which is quantized where their checkpoint is; pre-trained without."
+    ] = None
     init: Annotated[
         str | None,
-        "Full-precision weights that the student starts from, such as `net.pt`, `net.safetensors`, `net.onnx` or "
-        "`net.whl:path/in/it.pth`; pre-trained without, `sqakd`: the teacher's.",
+        "Weights that the student starts from, such as `net.pt`, `net.safetensors`, `net.onnx` or "
+        "`net.whl:path/in/it.pth`, of a quantized checkpoint those before rounding; pre-trained without, `sqakd`: the "
+        "teacher's.",
     ] = None
     init_skip: Annotated[
         Names,

@@ -1,21 +1,23 @@
-"""The full-precision networks that a run starts with."""
+"""The networks that a run starts with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.checkpoints.checkpoint import checkpoint_of, rebuild
 from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.checkpoints.weights_file import weights_file
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.modes import evaluating
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.models import create_model
 from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.training.config import TrainConfig
@@ -35,7 +37,7 @@ class NetworkSource:
 
     Attributes:
         name, args: of its factory, as for ``create_model``.
-        weights: file with full-precision weights; None where it starts at random.
+        weights: file with its weights; None where it starts at random.
         skip: patterns of what stays at random beside those weights; None where there is no such setting.
     """
 
@@ -71,7 +73,9 @@ def networks_of_run(
     processes: Processes,
     report: Callable[[str], None],
 ) -> dict[Role, nn.Module]:
-    """Build the full-precision networks of a run and load their weights; see ``start_network``.
+    """Build the networks of a run and load their weights; see ``start_network``.
+
+    The student is in full precision, and so is a teacher unless its checkpoint is quantized: that is what it teaches.
 
     Args:
         config: of the run.
@@ -84,10 +88,13 @@ def networks_of_run(
         UserError: as ``start_network`` and ``synchronise``.
     """
     networks: dict[Role, nn.Module] = {}
+    network: nn.Module | None
     for role, source in sources_of(config).items():
         seed_for(config, role, "network")
         own = dataset.normalized(made_for[role])
-        network = start_network(source.name, source.weights, own, args=source.args, skip=source.skip, report=report)
+        network = _quantized_teacher(source, own, report) if role == "teacher" else None
+        if network is None:
+            network = start_network(source.name, source.weights, own, args=source.args, skip=source.skip, report=report)
         if config.sync_batch_norm and (role == "teacher" or source.incomplete):
             synchronise(network, processes)
         if made_for[role] != dataset.normalization:
@@ -95,6 +102,21 @@ def networks_of_run(
             report(f"{source.name} was made for pixels normalised by {made_for[role]}; its images are converted")
         networks[role] = network
     return networks
+
+
+def _quantized_teacher(
+    source: NetworkSource, dataset: ImageDataset, report: Callable[[str], None]
+) -> PreparedModel | None:
+    """Rebuild the quantized network of a checkpoint, for the images of ``dataset``; None where there is none."""
+    known = None if source.weights is None else checkpoint_of(source.weights)
+    if known is None or known.quantization is None:
+        return None
+    network = create_model(source.name, len(dataset.classes), dataset.in_channels, source.args)
+    record = replace(known.model, name=source.name, image_shape=list(dataset.train.image_shape))
+    teacher = rebuild(replace(known, model=record), network).to(dataset.train.device)
+    _require_logits(teacher, source.name, dataset, classifier=True)
+    report(f"{source.name}: quantized at {known.quantization.bits}, as {source.weights} is")
+    return teacher
 
 
 def start_network(
@@ -127,12 +149,18 @@ def start_network(
             _require_logits(network, name, dataset, classifier)
             account = load_onnx_into(network, weights, name, _images(dataset), skip=skip)
         else:
-            account = load_into(network, read_weights(weights), name, weights, skip=skip)
+            account = load_into(network, read_weights(weights), name, weights, skip=skip) + _rounded_to(weights)
         if report is not None:
             report(f"{name}: {account}")
     network.to(dataset.train.device)
     _require_logits(network, name, dataset, classifier)
     return network
+
+
+def _rounded_to(weights: Path | str) -> str:
+    """Say of which quantized network the weights are, where they are of one."""
+    known = checkpoint_of(weights)
+    return "" if known is None or known.quantization is None else f", before rounding to {known.quantization.bits}"
 
 
 def _images(dataset: ImageDataset) -> Tensor:

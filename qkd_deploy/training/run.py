@@ -212,7 +212,9 @@ class _Run:
         teacher_accuracy = None
         if teacher is not None:
             teacher_accuracy = data.score(teacher, 0, self._processes) if data.measurable else None
-            self._save(folder.teacher, "teacher", teacher.cpu(), replace(record, accuracy=teacher_accuracy or 0.0))
+            quantization = teacher.settings if isinstance(teacher, PreparedModel) else None
+            taught = replace(record, accuracy=teacher_accuracy or 0.0)
+            self._save(folder.teacher, "teacher", teacher.cpu(), taught, quantization)
         self._processes.wait()
         return TrainResult(
             folder.path, folder.student, student, accuracy, len(data.test), teacher_accuracy, data.measure

@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepare_student, rebuild
-from qkd_deploy.checkpoints.torch_file import read_tensors
-from qkd_deploy.checkpoints.weights_file import weights_file
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, checkpoint_of, prepare_student, rebuild
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import NetworkBits
@@ -53,20 +51,6 @@ def settings_for(path: Path | str, kind: type[Known], given: Mapping[str, Any], 
             f"{path} holds a network from {record.name}; to allow importing that code, name it again: --model {named}"
         )
     return kind(**{"model_args": record.args, "classes": record.num_classes, **given, "model": record.name})
-
-
-def checkpoint_of(path: Path | str) -> Checkpoint | None:
-    """Read the file as a checkpoint of this package; None where it is another kind of file with weights.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    if weights_file(path).suffix in (".safetensors", ".onnx"):
-        return None
-    content = read_tensors(path)
-    if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):
-        return None
-    return load_checkpoint(path)
 
 
 def images_of(

@@ -15,7 +15,7 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.calibration.calibrate import calibrate_and_diagnose
 from qkd_deploy.calibration.diagnosis import Diagnosis
 from qkd_deploy.calibration.reconstruct import reconstruct
-from qkd_deploy.checkpoints.checkpoint import save_checkpoint
+from qkd_deploy.checkpoints.checkpoint import checkpoint_of, save_checkpoint
 from qkd_deploy.checkpoints.origin import longest_origin, origin
 from qkd_deploy.checkpoints.records import TrainingRecord
 from qkd_deploy.data import ImageDataset
@@ -29,7 +29,7 @@ from qkd_deploy.training.networks import NetworkSource
 from qkd_deploy.training.records import network_checkpoint
 from qkd_deploy.training.run_data import RunData
 from qkd_deploy.workflows.export import output_beside
-from qkd_deploy.workflows.full_precision import checkpoint_of, images_of, prepared_for, settings_for, start_for
+from qkd_deploy.workflows.full_precision import images_of, prepared_for, settings_for, start_for
 from qkd_deploy.workflows.settings import PostTraining
 
 METHOD, RECONSTRUCTED = "ptq", "ptq-reconstruct"

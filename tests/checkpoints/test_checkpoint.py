@@ -90,10 +90,16 @@ def test_checkpoints_of_older_programs_are_centered(path: Path) -> None:
         assert torch.equal(rebuild(loaded)(images), quantized_checkpoint()[0](images))
 
 
-def test_float_and_quantized_are_not_confused(path: Path) -> None:
+def test_a_quantized_checkpoint_gives_its_weights_before_rounding(path: Path) -> None:
+    network = quantized_checkpoint()[0].network
+    assert isinstance(network, nn.Module)
+    weights = read_weights(path)
+    assert weights.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_a_float_checkpoint_is_not_rebuilt_as_a_quantized_one(path: Path) -> None:
     loaded = load_checkpoint(path)
-    with pytest.raises(UserError, match="holds a quantized network"):
-        read_weights(path)
     with pytest.raises(UserError, match="holds a full-precision network"):
         rebuild(replace(loaded, quantization=None))
 

@@ -54,7 +54,6 @@ TRAIN = [
     case("train --teacher resnet20:float.pt", "float.pt does not fit resnet20", "name the model"),
     case("train --teacher resnet20:evil.pt", "evil.pt is refused", "plain state_dict"),
     case("train --init evil.pickle", "evil.pickle is refused"),
-    case("train --init model.pt", "quantized", "give full-precision weights"),
     case("train --init text.pt", "text.pt is refused: it is damaged", "use a checkpoint"),
     case("train --model plaincnn --init nan-float.pt", "NaN", "use an earlier or another file"),
     case("train --method qdk", "unknown method 'qdk'", "did you mean 'qkd'?"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qkd_deploy.distill.phases import Role
+from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
@@ -28,7 +29,7 @@ class MethodNetworks:
         stage: by role, as the loop calls them: those of methods that compare features also return them.
         averaged: the moving average of the student, or None.
         student: the prepared network that is evaluated and saved: that of the average, if there is one.
-        teacher: the full-precision network that is evaluated and saved, or None.
+        teacher: the network that is evaluated and saved, or None.
     """
 
     stage: dict[Role, nn.Module]
@@ -45,12 +46,13 @@ def method_networks(
     Args:
         config: of the run.
         prepared: the initialised student, on its device.
-        teacher: the full-precision teacher, or None.
+        teacher: the teacher, or None.
         images: a normalised batch on the device.
         processes: that train together.
 
     Raises:
-        UserError: a feature point that a network lacks, or batch norms that cannot be synchronised.
+        UserError: a feature point that a network lacks, a feature of a quantized teacher, or batch norms that cannot be
+            synchronised.
     """
     if config.sync_batch_norm:
         synchronise(prepared.network, processes)
@@ -58,6 +60,11 @@ def method_networks(
     taught_by = teacher
     if config.how.quantized_feature:
         assert teacher is not None
+        if isinstance(teacher, PreparedModel):
+            raise UserError(
+                f"{config.method} quantizes a feature of a teacher in full precision, and {config.teacher_checkpoint} "
+                "is quantized already; give the teacher's full-precision weights, or use --method kd"
+            )
         teacher_point = config.teacher_feature_point or config.feature_point
         quantized = QuantizedFeatureTeacher(teacher, teacher_point, config.teacher_feature_bits, images[:64])
         student = FeatureStudent(prepared, config.feature_point, quantized.length, images[:64])
