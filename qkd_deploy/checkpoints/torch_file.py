@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -12,6 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.checkpoints.file_kinds import require_weights_file
+from qkd_deploy.checkpoints.foreign_objects import load_as_data
 from qkd_deploy.checkpoints.seal import Digests, digests, sealed
 from qkd_deploy.checkpoints.weights_file import WeightsFile, weights_file
 from qkd_deploy.errors import UserError
@@ -59,16 +63,15 @@ def read_torch_file(path: Path | str) -> TorchFile:
             warnings.simplefilter("ignore")  # about odd pickles, which end in an error anyway
             known = digests(stream, file)
             stream.seek(0)
-            content = torch.load(stream, map_location="cpu", weights_only=True)
+            require_weights_file(stream, file)
+            stream.seek(0)
+            content = load_as_data(stream)
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; check the path") from error
     except PermissionError as error:
         raise UserError(f"{file} cannot be read: permission denied; change its permissions") from error
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{file} is refused: it is damaged, or holds objects that run code when loaded instead of only tensors; "
-            "use a checkpoint of qkd-deploy or a plain state_dict"
-        ) from error
+        raise UserError(_refusal(file, str(error), zipped=zipfile.is_zipfile(file))) from error
     except UserError:
         raise
     except Exception as error:  # torch.load has no common error for damaged files
@@ -76,6 +79,30 @@ def read_torch_file(path: Path | str) -> TorchFile:
     if not known.sealed and isinstance(content, Mapping) and content.get(_SEALED):
         raise UserError(f"{file} is damaged: it has lost the digest of its content; use another copy of it")
     return TorchFile(content, known)
+
+
+def _refusal(file: Path, reason: str, *, zipped: bool) -> str:
+    """Say what is in the way of reading a file, and how to get the weights out of it."""
+    named, other_protocol = (
+        re.search(r"GLOBAL ([\w.]+(?: or [\w.]+)*)", reason),
+        zipped and "Unsupported operand" in reason,
+    )
+    if named is not None and reason.endswith("runs code"):
+        return (
+            f"{file} is refused: it wants to run code, {named[1]}; use a checkpoint of qkd-deploy or a plain state_dict"
+        )
+    if named is not None and reason.endswith("as data"):
+        return (
+            f"{file} is refused: it holds a {named[1]}, which only its own code can read; load it where you trust that "
+            "code, and save a plain state_dict"
+        )
+    if named is None and not other_protocol:
+        return f"{file} is refused: it is damaged, or no file of torch.save; use a checkpoint or a plain state_dict"
+    what = "is in another protocol of pickle" if named is None else f"holds a {named[1]} in PyTorch's older format"
+    return (
+        f"{file} is refused: it {what}, which cannot be read without running code; where you trust it, save it anew in "
+        f"Python: torch.save(torch.load({str(file)!r}, map_location='cpu', weights_only=False), 'weights.pt')"
+    )
 
 
 def _opened(found: WeightsFile) -> BinaryIO:

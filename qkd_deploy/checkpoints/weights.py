@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qkd_deploy.checkpoints.records import is_checkpoint
+from qkd_deploy.checkpoints.state_dicts import state_dict_in
 from qkd_deploy.checkpoints.torch_file import read_tensors
 from qkd_deploy.checkpoints.weights_file import WeightsFile, weights_file
 from qkd_deploy.checkpoints.weights_fit import Fit, common_prefix, own_wrapper, renamed_head
 from qkd_deploy.errors import UserError
 
-# Where training programs put a state_dict in what they save, and averaged weights only where there are no others.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "params", "weights")
-_AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
-_DEEPEST = 3
 _NETWORK = "network."
 """Before the names of the user's network in a prepared one."""
 
@@ -35,7 +31,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     file = Path(path)
     found = weights_file(path)
     content = _read_safetensors(file, found) if found.suffix == ".safetensors" else read_tensors(file)
-    weights = _state_dict_in(content)
+    weights = state_dict_in(content)
     if weights is not None and is_checkpoint(content) and content.get("quantization") is not None:
         weights = _before_rounding(weights)
     if not weights:
@@ -46,20 +42,6 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
 def _before_rounding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take the user's network out of a prepared one, without its quantizers."""
     return {name.removeprefix(_NETWORK): value for name, value in state.items() if name.startswith(_NETWORK)}
-
-
-def _state_dict_in(content: Any, depth: int = 0) -> Mapping[str, Tensor] | None:
-    """Find the state_dict that ``content`` is or wraps; None where there is none."""
-    if not isinstance(content, Mapping) or not content or depth > _DEEPEST:
-        return None
-    if all(map(_is_weight, content.items())):
-        return content
-    found = (_state_dict_in(content.get(wrapper), depth + 1) for wrapper in (*_WRAPPERS, *_AVERAGED))
-    return next((weights for weights in found if weights is not None), None)
-
-
-def _is_weight(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _read_safetensors(file: Path, found: WeightsFile) -> dict[str, Tensor]:

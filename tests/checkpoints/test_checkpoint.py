@@ -121,7 +121,7 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path, through_torch:
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(UserError, match="run code"):
+    with pytest.raises(UserError, match=r"is refused: it (wants to run code, posix\.mkdir|is damaged)"):
         load_checkpoint(path)
     assert not marker.exists()
 
