@@ -108,7 +108,7 @@ EXPORT = [
     case("export model.onnx --output other.onnx", "model.onnx is refused: it is damaged", "use a checkpoint"),
     case("export model.onnx", "model.onnx is no checkpoint", "use the model.pt"),
     case("export evil.pt", "evil.pt is refused", "run code"),
-    case("export evil.pickle", "evil.pickle is refused", "run code"),
+    case("export evil.pickle", "evil.pickle is refused", "no file of torch.save"),
     case("export nan.pt", "NaN or infinite values in network.features.0.weight", "use an earlier or another file"),
     case("export zero-step.pt", "quantization step is 0", "use another file"),
     case("export future.pt", "format 99", "use the program's version"),
