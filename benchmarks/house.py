@@ -48,6 +48,7 @@ LAYERS = (
     "graph.exact",
     "graph.modes",
     "graph.lost_scales",
+    "graph.quantizer_record",
     "graph.quantized",
     "graph.interpreter",
     "graph.input_sizes",

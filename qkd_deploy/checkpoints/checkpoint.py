@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +13,10 @@ from qkd_deploy.checkpoints.records import (
     DatasetRecord,
     ModelRecord,
     TrainingRecord,
-    as_now,
     is_checkpoint,
     quantization_entry,
-    quantization_settings,
 )
+from qkd_deploy.checkpoints.schema import VERSION, read_content
 from qkd_deploy.checkpoints.seal import Digests
 from qkd_deploy.checkpoints.torch_file import TorchFile, read_torch_file, save_tensors
 from qkd_deploy.checkpoints.weights import load_into
@@ -27,11 +24,9 @@ from qkd_deploy.checkpoints.weights_file import weights_file
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepare import prepare_as
-from qkd_deploy.graph.prepared import PreparedModel, renewed
+from qkd_deploy.graph.prepared import EXTRA_STATE, PreparedModel, renewed
 from qkd_deploy.models import create_model
 from qkd_deploy.quantizers.base import Quantizer
-
-_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -50,13 +45,6 @@ class Checkpoint:
     digests: Digests | None = None
 
 
-_RECORDS: dict[str, type] = {
-    "model": ModelRecord,
-    "dataset": DatasetRecord,
-    "training": TrainingRecord,
-}
-
-
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` to ``path``, atomically.
 
@@ -66,7 +54,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     quantization = checkpoint.quantization
     content = {
         "format": FORMAT,
-        "format_version": _VERSION,
+        "format_version": VERSION,
         "state_dict": {name: value.detach().cpu() for name, value in checkpoint.state_dict.items()},
         "model": asdict(checkpoint.model),
         "dataset": asdict(checkpoint.dataset),
@@ -101,60 +89,7 @@ def checkpoint_of(path: Path | str) -> Checkpoint | None:
 
 
 def _checkpoint(file: TorchFile, path: Path | str) -> Checkpoint:
-    content = file.content
-    if content.get("format_version") != _VERSION:
-        raise UserError(
-            f"{path} has checkpoint format {content.get('format_version')!r}, this program reads {_VERSION}; "
-            "use the program's version that wrote it"
-        )
-    state = content.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} is damaged: it holds no weights; use another checkpoint")
-    records = {key: _record(key, as_now(content.get(key)), path) for key in _RECORDS}
-    quantization = _quantization(content.get("quantization"), path)
-    return Checkpoint(state_dict=state, source=str(path), digests=file.digests, quantization=quantization, **records)
-
-
-def _quantization(entry: Any, path: Path | str) -> QuantizationSettings | None:
-    if entry is None:
-        return None
-    try:
-        return quantization_settings(entry)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(_unexpected("quantization", path)) from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _unexpected(key: str, path: Path | str) -> str:
-    return f"{path} is damaged: its entry {key!r} is not as expected; use another checkpoint"
-
-
-def _record(key: str, values: Any, path: Path | str) -> Any:
-    """Make one record of the values in a file, after a look at their names and types."""
-    kind = _RECORDS[key]
-    if not isinstance(values, dict) or _types_with_defaults(kind, values) != _types_of_fields(kind):
-        raise UserError(_unexpected(key, path))
-    record = kind(**values)
-    if isinstance(record, ModelRecord) and not all(type(size) is int and size > 0 for size in record.image_shape):
-        raise UserError(f"{path} is damaged: its entry 'model' has an impossible image shape; use another checkpoint")
-    return record
-
-
-def _types_of_fields(kind: type) -> dict[str, str]:
-    """Name the type of every field of a record, such as ``list`` for ``list[int]``."""
-    return {item.name: str(item.type).partition("[")[0] for item in fields(kind)}
-
-
-def _types_with_defaults(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
-    """Name the types of values, and of the defaults of those that were added later and older checkpoints lack."""
-    complete: dict[str, Any] = {}
-    for item in fields(kind):
-        if item.default_factory is not MISSING:
-            complete[item.name] = item.default_factory()
-        elif item.default is not MISSING:
-            complete[item.name] = item.default
-    return {name: type(value).__name__ for name, value in {**complete, **values}.items()}
+    return Checkpoint(**read_content(file.content, path)._asdict(), source=str(path), digests=file.digests)
 
 
 def rebuild(checkpoint: Checkpoint, model: str | nn.Module | None = None) -> PreparedModel:
@@ -217,7 +152,11 @@ def _name(checkpoint: Checkpoint, model: str | nn.Module | None) -> str:
 
 
 def _load_prepared(prepared: PreparedModel, checkpoint: Checkpoint, name: str) -> None:
-    load_into(prepared, renewed(checkpoint.state_dict, prepared), name, checkpoint.source)
+    state = {
+        **renewed(checkpoint.state_dict, prepared),
+        EXTRA_STATE: prepared.get_extra_state(),
+    }  # of the same settings
+    load_into(prepared, state, name, checkpoint.source)
     quantizers = [module for module in prepared.modules() if isinstance(module, Quantizer)]
     for step in (value.detach().min().item() for quantizer in quantizers for value in quantizer.ranges()):
         if not step > 0:

@@ -1,10 +1,12 @@
-"""The plain data in a checkpoint, beside its state_dict."""
+"""The plain data in a checkpoint, beside its state_dict: the schema by which ``read_record`` judges a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.graph.placement.settings import QuantizationSettings
@@ -13,16 +15,25 @@ from qkd_deploy.pixels.normalization import Normalization
 FORMAT = "qkd-deploy checkpoint"
 """How checkpoints call themselves."""
 
+_KNOWN_FIELDS = ConfigDict(extra="forbid")
+Record = TypeVar("Record")
+Text = Annotated[str, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Size = Annotated[int, Field(strict=True, ge=1, le=2**24)]
+Table = Annotated[dict[Text, Any], Field(strict=True)]
+
 
 @dataclass(frozen=True)
 class ModelRecord:
     """The network: ``name`` and ``args`` as for ``create_model``, and the shape [C, H, W] of one input image."""
 
-    name: str
-    num_classes: int
-    in_channels: int
-    image_shape: list[int]
-    args: dict[str, Any] = field(default_factory=dict)
+    __pydantic_config__: ClassVar[ConfigDict] = _KNOWN_FIELDS
+
+    name: Text
+    num_classes: Size
+    in_channels: Size
+    image_shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
+    args: Table = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,12 +43,14 @@ class DatasetRecord:
     ``evaluation`` says how evaluation resizes and crops image files, where not as usual.
     """
 
-    name: str
-    known_as: str
-    fingerprint: str
-    classes: list[str]
-    normalization: dict[str, Any]
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    __pydantic_config__: ClassVar[ConfigDict] = _KNOWN_FIELDS
+
+    name: Text
+    known_as: Text
+    fingerprint: Text
+    classes: list[Text]
+    normalization: Table
+    evaluation: Table = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,11 +60,42 @@ class TrainingRecord:
     The accuracy is that of the frozen integer model where the network is quantized.
     """
 
-    method: str
-    epochs: int
-    seed: int
-    accuracy: float
-    images: int
+    __pydantic_config__: ClassVar[ConfigDict] = _KNOWN_FIELDS
+
+    method: Text
+    epochs: Count
+    seed: Count
+    accuracy: Annotated[float, Field(strict=True)]
+    images: Count
+
+
+@dataclass(frozen=True)
+class QuantizationRecord:
+    """The settings of a quantized network for images as plain data; older files lack what has a default here."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _KNOWN_FIELDS
+
+    bits: Text
+    overrides: dict[Text, Text]
+    placement: Text
+    residual: Text
+    first_last_bits: Count
+    weight_range: Text
+    input_scale: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    input_zero_point: Annotated[int, Field(strict=True, ge=0, le=255)]
+    weight_scales: Text = "layer"
+    quantizer: Text = "interval"
+    replace: dict[Text, Text] = field(default_factory=dict)
+    normalization: Table | None = None
+
+
+def read_record(kind: type[Record], values: Any) -> Record:
+    """Make one record of the values in a file.
+
+    Raises:
+        pydantic.ValidationError: a field is missing or unknown, of another type, or out of its bounds.
+    """
+    return TypeAdapter(kind).validate_python(values)
 
 
 def dataset_record(dataset: ImageDataset) -> DatasetRecord:
@@ -68,7 +112,8 @@ def dataset_record(dataset: ImageDataset) -> DatasetRecord:
 
 def is_checkpoint(content: Any) -> bool:
     """True where a file holds a checkpoint of this package, of whatever version."""
-    return isinstance(content, Mapping) and content.get("format") == FORMAT
+    known = content.get("format") if isinstance(content, Mapping) else None
+    return isinstance(known, str) and known == FORMAT
 
 
 def as_now(values: Any) -> Any:
@@ -83,31 +128,32 @@ def quantization_entry(settings: QuantizationSettings) -> dict[str, Any]:
     """Turn the settings of a network for images into plain data."""
     assert settings.input_quantization is not None  # images are pixels, whose codes are known
     scale, zero_point = settings.input_quantization
-    return {
-        "bits": str(settings.bits),
-        "overrides": {pattern: str(bits) for pattern, bits in settings.overrides.items()},
-        "placement": settings.placement,
-        "residual": settings.residual,
-        "first_last_bits": settings.first_last_bits,
-        "weight_range": settings.weight_range,
-        "weight_scales": settings.weight_scales,
-        "input_scale": scale,
-        "input_zero_point": zero_point,
-        "quantizer": settings.quantizer,
-        "replace": dict(settings.replace),
-        "normalization": None if settings.normalization is None else settings.normalization.as_entry(),
-    }
+    record = QuantizationRecord(
+        bits=str(settings.bits),
+        overrides={pattern: str(bits) for pattern, bits in settings.overrides.items()},
+        placement=settings.placement,
+        residual=settings.residual,
+        first_last_bits=settings.first_last_bits,
+        weight_range=settings.weight_range,
+        weight_scales=settings.weight_scales,
+        input_scale=scale,
+        input_zero_point=zero_point,
+        quantizer=settings.quantizer,
+        replace=dict(settings.replace),
+        normalization=None if settings.normalization is None else settings.normalization.as_entry(),
+    )
+    return asdict(record)
 
 
-def quantization_settings(entry: Mapping[str, Any]) -> QuantizationSettings:
-    """Read the settings that ``quantization_entry`` wrote; older entries lack what was added later.
+def quantization_settings(entry: Any) -> QuantizationSettings:
+    """Read the settings that ``quantization_entry`` wrote.
 
     Raises:
-        KeyError, TypeError: the entry lacks a value, or has one that does not exist.
-        UserError: a value is out of range.
+        pydantic.ValidationError: as ``read_record``.
+        UserError: a value is none of its choices, or out of range.
     """
-    given = {"weight_scales": "layer", **entry}  # what older versions knew
+    given = asdict(read_record(QuantizationRecord, entry))
     known_input = (given.pop("input_scale"), given.pop("input_zero_point"))
-    entry_of_pixels = given.pop("normalization", None)
-    pixels = None if entry_of_pixels is None else Normalization.of_entry(entry_of_pixels)
-    return QuantizationSettings(input_quantization=known_input, normalization=pixels, **given)
+    pixels = given.pop("normalization")
+    normalization = None if pixels is None else Normalization.of_entry(pixels)
+    return QuantizationSettings(input_quantization=known_input, normalization=normalization, **given)

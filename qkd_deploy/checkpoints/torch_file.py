@@ -76,7 +76,7 @@ def read_torch_file(path: Path | str) -> TorchFile:
         raise
     except Exception as error:  # torch.load has no common error for damaged files
         raise UserError(f"{file} is damaged or was not written by torch.save; use another file") from error
-    if not known.sealed and isinstance(content, Mapping) and content.get(_SEALED):
+    if not known.sealed and isinstance(content, Mapping) and content.get(_SEALED) is True:
         raise UserError(f"{file} is damaged: it has lost the digest of its content; use another copy of it")
     return TorchFile(content, known)
 

@@ -22,6 +22,7 @@ from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_id
 from qkd_deploy.graph.placement.place import Placed, has_known_codes
 from qkd_deploy.graph.placement.report import Account, account_of
 from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.graph.quantizer_record import QuantizerRecord, read_record, require_same_quantizers
 from qkd_deploy.graph.sized_graphs import SizedGraphs
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
@@ -29,6 +30,8 @@ from qkd_deploy.quantizers.learned_range import with_moves
 from qkd_deploy.quantizers.registry import quantizer_kind
 from qkd_deploy.quantizers.step import StepQuantizer
 
+EXTRA_STATE = "_extra_state"
+"""PyTorch's name of ``get_extra_state`` in a state_dict; those of older versions lack it."""
 _WATCH_EVERY = 64
 """Training batches between two looks at the scales on an accelerator."""
 
@@ -86,6 +89,34 @@ class PreparedModel(nn.Module):
         """The grid that a layer's weights have at so many bits."""
         depthwise = is_depthwise(layer_of(self.network, node))
         return TensorSpec.weight(bits, self.settings.weight_range, depthwise=depthwise)
+
+    def quantizer_record(self) -> QuantizerRecord:
+        """Describe the quantizers, whose codes are no tensors."""
+        quantizers = {f"weights.{key}": value for key, value in self.weights.items()}
+        quantizers |= {f"activations.{key}": value for key, value in self.activations.items()}
+        specs = {name: value.spec for name, value in quantizers.items() if isinstance(value, Quantizer)}
+        settings = self.settings
+        return QuantizerRecord(
+            bits=str(settings.bits),
+            quantizer=settings.quantizer,
+            normalization="" if settings.normalization is None else str(settings.normalization),
+            replace=dict(settings.replace),
+            grids={name: (spec.lo, spec.hi, spec.zero_point) for name, spec in specs.items()},
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """Return what the state_dict says of the quantizers: text as a uint8 tensor [bytes]."""
+        return self.quantizer_record().as_tensor()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse the state_dict of another model, before any tensor of it is copied.
+
+        Raises:
+            UserError: the model that it was saved from has other quantizers; names the first.
+        """
+        saved = read_record(state)
+        if saved is not None:
+            require_same_quantizers(saved, self.quantizer_record())
 
     def layers(self) -> list[Node]:
         """The convolution and linear nodes, in execution order."""
@@ -298,7 +329,7 @@ def _at_other_sizes(model: PreparedModel, by_size: SizedGraphs, inputs: tuple[An
 
 def _renew(model: PreparedModel, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Let ``load_state_dict`` take what older versions saved."""
-    entries = renewed(state, model, prefix)
+    entries = {f"{prefix}{EXTRA_STATE}": model.get_extra_state(), **renewed(state, model, prefix)}
     state.clear()
     state.update(entries)
 
