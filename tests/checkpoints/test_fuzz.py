@@ -73,8 +73,8 @@ def deep() -> list[Any]:
 
 ODD_VALUES: list[Any] = [
     None, True, -1, 0, 1, 5, 2**31, 2**63, 10**400, 1e30, -0.0, float("nan"), float("inf"), "", "x" * 200_000,
-    "w4a4", b"w4a4", [], {}, {5: 6}, {"": {}}, {b"a": 1}, [1, 8, 8], [1, 16, 16], [2**40, 1, 1], [1, 1e30, 8], (1, 8, 8),
-    ["0", b"1"], {1, 2}, 1j, knot(), deep(), bytearray(b"x"), torch.Size([1, 8, 8]), torch.float32,
+    "w4a4", b"w4a4", [], {}, {5: 6}, {"": {}}, {b"a": 1}, [1, 8, 8], [1, 16, 16], [2**40, 1, 1], [1, 1e30, 8],
+    (1, 8, 8), ["0", b"1"], {1, 2}, 1j, knot(), deep(), bytearray(b"x"), torch.Size([1, 8, 8]), torch.float32,
 ]  # fmt: skip
 ODD_TENSORS: list[Any] = [
     torch.tensor(0.0), torch.tensor([]), torch.zeros(3, dtype=torch.int8), torch.zeros(2, dtype=torch.complex64),
