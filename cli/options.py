@@ -155,6 +155,8 @@ def _form(declared: Declaration, option: str) -> dict[str, Any]:
         return {"type": Choice(declared.choices)}
     if declared.type is int and option != _spelling(declared):  # the setting's own complaint would use its other name
         return {"type": click.IntRange(min=int(declared.bounds["ge"]))}
+    if declared.repeated:
+        return {"type": str, "multiple": True, "metavar": "PATTERN"}
     kind = _VALUES.get(declared.type, declared.type)
     return {"type": kind, "multiple": isinstance(kind, _PAIRS)}
 

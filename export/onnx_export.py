@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch import nn
 
 import qkd_deploy
 from qkd_deploy.atomic import atomic_write
@@ -32,6 +33,7 @@ from qkd_deploy.export.weight_codes import weight_codes
 from qkd_deploy.gate.onnx_file import require_exported
 from qkd_deploy.gate.refusal import NotAsExportedError
 from qkd_deploy.graph.integer.freeze import freeze
+from qkd_deploy.graph.integer.given import as_prepared, unwrapped
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams
@@ -64,7 +66,7 @@ class ExportReport:
 
 
 def export_onnx(
-    model: PreparedModel | FrozenModel,
+    model: nn.Module,
     path: Path | str,
     *,
     weights: str = "int8",
@@ -74,14 +76,15 @@ def export_onnx(
     """Write a QDQ ONNX file with a dynamic batch dimension, after running it in ONNX Runtime.
 
     Args:
-        model: a prepared model (frozen first) or a frozen one.
+        model: a prepared model (frozen first) or a frozen one; wrapped, as an average (EMA) or a compiled one, or not.
         path: the file to write; replaced only when everything succeeded.
         weights: "int8", or "packed" (INT4/INT2, smaller; needs ONNX Runtime 1.24 or newer).
         input: "float32", or "uint8" for models whose 8-bit input codes are the raw pixels.
         metadata: fields of ``Metadata`` to store: normalization, classes, checkpoint_sha256, accuracy, bits, placement.
 
     Raises:
-        UserError: an unknown option, an operation that ONNX cannot express, or a path that cannot be written.
+        UserError: neither of these, an unknown option, an operation that ONNX cannot express, or a path that cannot be
+            written.
     """
     proto, emitted = build_model(model, weights=weights, input=input, metadata=metadata)
     with atomic_write(path) as temporary:
@@ -106,7 +109,7 @@ class Built(Emitted):
 
 
 def build_model(
-    model: PreparedModel | FrozenModel,
+    model: nn.Module,
     *,
     weights: str = "int8",
     input: str = "float32",
@@ -119,8 +122,11 @@ def build_model(
     for name, value, allowed in (("weights", weights, WEIGHTS), ("input", input, INPUTS)):
         if value not in allowed:
             raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
-    frozen = (freeze(model) if isinstance(model, PreparedModel) else copy.deepcopy(model)).cpu()
-    described = {**_known_of(model), **(metadata or {})}
+    given = unwrapped(model)
+    if not isinstance(given, FrozenModel):
+        given = as_prepared(model, "export_onnx")
+    frozen = (freeze(given) if isinstance(given, PreparedModel) else copy.deepcopy(given)).cpu()
+    described = {**_known_of(given), **(metadata or {})}
     if input == "uint8":
         _require_raw_pixels(frozen, described.get("normalization"))
     emitted = emit(frozen, weights=weights, input_type=input)

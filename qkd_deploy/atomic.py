@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, require_kind
 
 
 @contextmanager
@@ -22,6 +22,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     Raises:
         UserError: ``path`` is a folder or a device, its folder cannot be written to, or the disk is full.
     """
+    require_kind(path, (str, os.PathLike), "the path to write", "give a text or a pathlib.Path")
     target = Path(path)
     if target.exists() and not target.is_file():  # renaming would replace a device by a file
         raise UserError(f"cannot write {target}: it is {'a folder' if target.is_dir() else 'no file'}; name a file")

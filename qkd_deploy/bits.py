@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, require_kind
 
 FLOAT_BITS = 32
+FLOAT_WORD = "float"
 SCALE_FLOOR = 1e-8
 """Smallest scale: keeps ``v / s`` finite for any float32 activation that occurs in a network."""
 _PATTERN = re.compile(r"w(\d+)a(\d+)")
@@ -31,6 +32,7 @@ class BitWidths:
         """
         if isinstance(text, BitWidths):
             return text
+        require_kind(text, str, "bits", "give a text such as 'w4a4'")
         match = _PATTERN.fullmatch(text.strip().lower())
         if match is None:
             digits = re.findall(r"\d+", text)
@@ -49,8 +51,17 @@ class BitWidths:
         """True where the activations stay in float."""
         return self.activation == FLOAT_BITS
 
+    @property
+    def is_float(self) -> bool:
+        """True for ``FLOAT``: nothing is quantized."""
+        return self.weight == FLOAT_BITS
+
     def __str__(self) -> str:
-        return f"w{self.weight}a{self.activation}"
+        return FLOAT_WORD if self.is_float else f"w{self.weight}a{self.activation}"
+
+
+FLOAT = BitWidths(FLOAT_BITS, FLOAT_BITS)
+"""What an override says of modules that stay in float."""
 
 
 def _nearest(text: str) -> str:
@@ -61,12 +72,21 @@ def _nearest(text: str) -> str:
 
 
 def bits_for(path: str, overrides: Mapping[str, BitWidths]) -> BitWidths | None:
-    """Find the override of the last pattern (shell style, ``layer4.*``) that matches a module path, or None."""
+    """Find the override of the last pattern (shell style, ``layer4.*``) that matches a module path, or None.
+
+    A pattern of bits is for the layers that it matches; one that keeps modules in float is for all inside them, too.
+    """
     found = None
     for pattern, bits in overrides.items():
-        if fnmatchcase(path, pattern):
+        if any(fnmatchcase(part, pattern) for part in (_with_parents(path) if bits.is_float else (path,))):
             found = bits
     return found
+
+
+def _with_parents(path: str) -> list[str]:
+    """Return ``a.b.c``, ``a.b`` and ``a``."""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 @dataclass(frozen=True)

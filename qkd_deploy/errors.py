@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode's categories of control and format characters, lone surrogates, and separators of lines and paragraphs."""
+_BRIEF = 80
+"""Characters of a value inside a sentence."""
 
 
 class UserError(Exception):
@@ -21,6 +23,29 @@ class QuantizationWarning(UserWarning):
 
     The command line prints the sentence on stderr.
     """
+
+
+def require_kind(value: object, kinds: type | tuple[type, ...], name: str, advice: str) -> None:
+    """Refuse an argument of another class than expected.
+
+    Args:
+        value: the argument.
+        kinds: the class or classes that it may have.
+        name: what it is called.
+        advice: what to pass.
+
+    Raises:
+        UserError: it has another class; names both.
+    """
+    if not isinstance(value, kinds):
+        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise UserError(f"{name} is {given}; {advice}")
+
+
+def in_brief(value: object) -> str:
+    """What a value looks like, on one line of 80 characters at most: a network or a tensor prints pages."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 4]} ..."
 
 
 def closest(word: object, known: Iterable[str], *, cutoff: float = 0.6, otherwise: str = "", then: str = "") -> str:

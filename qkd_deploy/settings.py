@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, T
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
-from qkd_deploy.errors import UserError, closest
+from qkd_deploy.errors import UserError, closest, in_brief
 from qkd_deploy.factory import plain_arguments
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -70,6 +70,15 @@ Epochs = Annotated[
 BitsTable = Annotated[dict[str, str], Wanted('it must map patterns to bits, such as { "layer3.*" = "w8a8" }')]
 """Bits by pattern of module paths; an option for each on the command line."""
 
+
+@dataclass(frozen=True)
+class Repeated:
+    """The option of a list is given once for each of its texts, and what stands between commas is one text."""
+
+
+Patterns = Annotated[tuple[str, ...], Field(strict=False), Repeated(), Wanted('it must be a list such as ["head.*"]')]
+"""Patterns of module paths; an option for each on the command line."""
+
 Replacements = Annotated[Mapping[str, str], Wanted('it must map functions to functions, such as { silu = "relu6" }')]
 """New functions by old ones, with a pattern of module paths before a colon; an option for each on the command line."""
 
@@ -88,6 +97,7 @@ class Declaration:
         help: one or two sentences; names and values stand between backticks.
         group: the heading under which it is listed.
         choices: the words that are allowed; empty where there is no such list.
+        repeated: its option is given once for each text of a list.
         bounds: by "gt", "ge" or "le" the limit of a number.
         wanted: the advice for a value of a wrong type.
         validator: converts a value, or raises ``ValidationError``.
@@ -99,6 +109,7 @@ class Declaration:
     help: str
     group: str
     choices: tuple[str, ...]
+    repeated: bool
     bounds: Mapping[str, float]
     wanted: str
     validator: TypeAdapter[Any]
@@ -120,11 +131,11 @@ class Declaration:
         """Say in one line what is wrong; ``kind`` is pydantic's name of the error."""
         if kind == "literal_error":
             hint = closest(value, self.choices, then=f"choose one of {', '.join(self.choices)}")
-            return f"{self.name} is {value!r}; {hint}"
+            return f"{self.name} is {in_brief(value)}; {hint}"
         if kind in _BOUND_ERRORS:
             bounds = " and ".join(f"{_BOUNDS[key]} {limit:g}" for key, limit in self.bounds.items())
             return f"{self.name} is {value}; it must be a number {bounds}"
-        return f"{self.name} is {value!r}; {self.wanted}"
+        return f"{self.name} is {in_brief(value)}; {self.wanted}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +191,8 @@ def _declaration(name: str, hint: Any, default: Any, group: str) -> Declaration:
     # a dataclass of ours says itself how it is read
     validator: TypeAdapter[Any] = TypeAdapter(hint, config=None if is_dataclass(plain) else _STRICT)
     text = next((item for item in info.metadata if isinstance(item, str)), "")
-    return Declaration(name, plain, default, text, group, choices, bounds, wanted, validator)
+    repeated = any(isinstance(item, Repeated) for item in info.metadata)
+    return Declaration(name, plain, default, text, group, choices, repeated, bounds, wanted, validator)
 
 
 def require_known(names: Iterable[str], kind: type[Settings], where: str = "") -> None:

@@ -14,19 +14,20 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkd_deploy.calibration.batch_norms import reestimate_batch_norms
 from qkd_deploy.calibration.correction import OutputCorrection
 from qkd_deploy.calibration.diagnosis import Diagnosis, diagnose
 from qkd_deploy.calibration.float_reference import FloatReference
-from qkd_deploy.calibration.inputs import evenly_spaced, network_inputs
+from qkd_deploy.calibration.inputs import each_batch, evenly_spaced, network_inputs
 from qkd_deploy.calibration.observed_activations import ObservedActivations
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.data import ImageDataset, normalize
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import QuantizationWarning, UserError
+from qkd_deploy.graph.integer.given import as_prepared
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.pixels.normalization import Normalization
@@ -43,7 +44,7 @@ class CalibrationWarning(QuantizationWarning):
 
 
 def calibrate(
-    prepared: PreparedModel,
+    prepared: nn.Module,
     data: Tensor | Iterable[Any] | ImageDataset | AnySplit,
     *,
     method: str = "mse",
@@ -56,7 +57,7 @@ def calibrate(
     Layers for which the bits are too few come back, the worst first, and each as a ``CalibrationWarning``.
 
     Args:
-        prepared: the model from ``prepare``.
+        prepared: the model from ``prepare``, wrapped or not.
         data: one batch as a tensor; or batches, each a tensor or a tuple that begins with the network's inputs, such as
             (images, labels), all normalised as the network takes them; or a loaded data set or a split of one, of which
             evenly spaced (training) images are used without augmentation. An iterator is used up.
@@ -69,10 +70,10 @@ def calibrate(
             that it had in float. Prepare the float network anew to calibrate it once more.
 
     Raises:
-        UserError: an unknown method, no data, raw pixels, or values that are not finite.
+        UserError: not a prepared model, an unknown method, no data, raw pixels, or values that are not finite.
     """
     options: dict[str, Any] = {"images": images, "batch_norm": batch_norm, "correction": correction}
-    diagnosis = calibrate_and_diagnose(prepared, data, method=method, **options)
+    diagnosis = calibrate_and_diagnose(as_prepared(prepared, "calibrate"), data, method=method, **options)
     for line in diagnosis.lines():
         warnings.warn(line, CalibrationWarning, stacklevel=2)
     return diagnosis
@@ -125,7 +126,7 @@ def input_batches(prepared: PreparedModel, data: Any, images: int) -> Iterator[t
         data = data.train
     if isinstance(data, AnySplit):
         data = _images(data, images, prepared.settings.normalization or data.normalization)
-    return (network_inputs(prepared, batch) for batch in ((data,) if isinstance(data, Tensor) else data))
+    return (network_inputs(prepared, batch) for batch in each_batch(data))
 
 
 def _images(split: AnySplit, count: int, normalization: Normalization) -> Iterator[Tensor]:

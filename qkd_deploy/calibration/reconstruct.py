@@ -24,7 +24,8 @@ from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.calibration.side_by_side import SideBySide
 from qkd_deploy.data import ImageDataset
 from qkd_deploy.data.dataset import AnySplit
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, require_kind
+from qkd_deploy.graph.integer.given import as_prepared, require_deployable
 from qkd_deploy.graph.interpreter import start, step
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.modes import evaluating
@@ -37,7 +38,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 @torch.no_grad()
 def reconstruct(
-    prepared: PreparedModel,
+    prepared: nn.Module,
     network: nn.Module,
     data: Tensor | Iterable[Any] | ImageDataset | AnySplit,
     *,
@@ -51,7 +52,7 @@ def reconstruct(
     layers use too keep the weights of ``network``. Memory is bounded: fewer images are used where they are large.
 
     Args:
-        prepared: calibrated; its weights and statistics are replaced.
+        prepared: calibrated, wrapped or not; its weights and statistics are replaced.
         network: in full precision, the one that ``prepared`` was made from.
         data: as for ``calibrate``; labels are not read. Batches are read until there are ``images`` samples.
         images: how many samples to use at most.
@@ -62,9 +63,12 @@ def reconstruct(
         the layers for which the bits are too few all the same.
 
     Raises:
-        UserError: there are no data, they hold raw pixels, ``network`` is another one, or the quantizer rounds weights
-            in a way of its own.
+        UserError: not a calibrated model, there are no data, they hold raw pixels, ``network`` is another one, or the
+            quantizer rounds weights in a way of its own.
     """
+    prepared = as_prepared(prepared, "reconstruct")
+    require_deployable(prepared, "reconstruct")
+    require_kind(network, nn.Module, "network", "pass the network in full precision that was prepared")
     layers = own_layers(prepared)
     inputs = _samples(prepared, data, images)
     prepared = prepared.at(inputs)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from qkd_deploy.data.dataset import ImageDataset
@@ -15,7 +17,7 @@ from qkd_deploy.data.sets.digits import digits
 from qkd_deploy.data.sets.hugging_face import hugging_face
 from qkd_deploy.data.sets.image_folder import image_folder
 from qkd_deploy.data.sets.tiny_imagenet import tiny_imagenet
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.factory import Factory, build
 
 DATASETS: dict[str, Factory] = {
@@ -35,7 +37,7 @@ def dataset_names() -> list[str]:
 
 def load_dataset(
     name: str,
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     *,
     image_size: int = 0,
     workers: int = 2,
@@ -66,6 +68,9 @@ def load_dataset(
         UserError: an unknown name, missing, damaged or dangerous files, or a factory that cannot be imported,
             called, or returns something else.
     """
+    require_kind(name, str, "the data set", f"give a name such as 'digits', or {_FOLDER}PATH")
+    require_kind(data_dir, (str, PathLike, NoneType), "data_dir", "give the path of a folder")
+    data_dir = None if data_dir is None else Path(data_dir)
     options = Options(image_size, workers, strict, classes, interpolation, crop_pct)
     dataset = _opened(name, data_dir, options, dict(args or {}))
     return resized(dataset, image_size) if image_size else dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from qkd_deploy.graph.ops.activations import DROPOUT
 from qkd_deploy.graph.ops.arithmetic import is_neutral
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR, constant
 from qkd_deploy.graph.ops.copying import COPY, EXPAND, IDENTITY
-from qkd_deploy.graph.ops.float_ops import FLOAT_OP, FLOAT_REASONS, GENERAL_REASON
+from qkd_deploy.graph.ops.float_ops import FLOAT_OP, FLOAT_REASONS, GENERAL_REASON, KEPT
 from qkd_deploy.graph.trace.derived_modules import LAYERS
 from qkd_deploy.graph.trace.errors import leaf_advice, module_name
 from qkd_deploy.graph.trace.in_place import out_of_place, switch_off
@@ -24,13 +25,14 @@ from qkd_deploy.graph.trace.in_place import out_of_place, switch_off
 _LOWERED = (INPUT.name, CONSTANT.name, SCALAR.name)
 
 
-def lower(network: nn.Module, graph: Graph, mode_leaves: set[str]) -> None:
+def lower(network: nn.Module, graph: Graph, mode_leaves: set[str], kept: Collection[str] = ()) -> None:
     """Give nodes kinds and canonical arguments, in place; drop identities and what nobody reads.
 
     Args:
         network: the traced one; gets constants that rewriting makes, and its modules stop working in place.
         graph: as traced.
         mode_leaves: modules kept whole because they read ``self.training``.
+        kept: modules that the user wants in float.
 
     Raises:
         UserError: an operation that can be neither quantized nor exported; names it.
@@ -39,12 +41,12 @@ def lower(network: nn.Module, graph: Graph, mode_leaves: set[str]) -> None:
     low = Lowering(network, graph)
     for node in graph.nodes:
         if node.kind not in _LOWERED:
-            _lower_call(low, node, in_place, mode_leaves)
+            _lower_call(low, node, in_place, mode_leaves, kept)
     _prune(graph)
     _require_fixed_sizes(low)
 
 
-def _lower_call(low: Lowering, node: Node, in_place: set[str], mode_leaves: set[str]) -> None:
+def _lower_call(low: Lowering, node: Node, in_place: set[str], mode_leaves: set[str], kept: Collection[str]) -> None:
     """Make a call one of a kind, and let later readers of what it changes in place read its result."""
     if not node.args and "input" in node.kwargs:
         node.args = (node.kwargs.pop("input"),)
@@ -54,11 +56,15 @@ def _lower_call(low: Lowering, node: Node, in_place: set[str], mode_leaves: set[
         node.module = str(node.target)
         target = low.network.get_submodule(node.module)
         changes_operand = node.module in in_place
-        _require_own_weight(node.module, target)
+        if node.module not in kept:
+            _require_own_weight(node.module, target)
         if node.module in mode_leaves and node.unchanged:
             node.kind = DROPOUT.name
             return
-    _lower_target(low, node, target)
+    if node.kind == "call_module" and node.module in kept:
+        node.kind, node.reason = FLOAT_OP.name, KEPT
+    else:
+        _lower_target(low, node, target)
     if changes_operand:
         _read_result(low.graph, node)
 
@@ -126,12 +132,11 @@ def _require_fixed_sizes(low: Lowering) -> None:
     sizes = {node.name for node in low.graph.nodes if node.kind == SCALAR.name}
     for node in low.graph.nodes:
         if node.kind == FLOAT_OP.name and sizes & set(node.inputs):
-            own = "move it into a module of its own and pass that class in leaf_modules"
             name, line = node.label.rpartition(".")[2], node.line
             raise UserError(
                 f"{module_name(low.network, node.module)} gives the batch size to {name} at {line}, which stays in "
                 "float and could then not be exported; let it make one sample and broadcast, or "
-                + (leaf_advice(low.network, node.module) if node.module else own)
+                + leaf_advice(low.network, node.module)
             )
 
 

@@ -15,7 +15,7 @@ from qkd_deploy.graph.lower import lower
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.passes import PassContext, StageLog, run_pipeline
 from qkd_deploy.graph.passes.replace_activations import replace_activations
-from qkd_deploy.graph.placement.layer_bits import last_layers, layer_bits
+from qkd_deploy.graph.placement.layer_bits import float_modules, last_layers, layer_bits
 from qkd_deploy.graph.placement.place import Placed, place
 from qkd_deploy.graph.placement.settings import QuantizationSettings, parse_overrides
 from qkd_deploy.graph.prepared import PreparedModel
@@ -50,7 +50,8 @@ def prepare(
         bits: ``"w4a4"`` and the like.
         example_inputs: tensors as the network takes them, batch first; they say which sizes the network has
             to run at, and whether inputs are signed. Other sizes work where they are the same computation.
-        overrides: bits for layers by pattern of their module path, e.g. ``{"layer4.*": "w8a8"}``; the last match wins.
+        overrides: bits for layers by pattern of their module path, e.g. ``{"layer4.*": "w8a8"}``, or ``"float"`` for
+            modules that stay in float with all inside them, each as one step; the last match wins.
         placement: "integer" quantizes every tensor that an integer kernel makes; "paper" only what convolutions and
             linear layers read (for comparison with published tables; additions and batch norms then stay in float).
         residual: "wide" keeps residual sums at 8 bits with low-bit quantizers behind them; "shared" uses one low-bit
@@ -80,16 +81,18 @@ def prepare(
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     settings = QuantizationSettings(
         bits=BitWidths.parse(bits),
-        overrides=parse_overrides(overrides or {}),
+        overrides=parse_overrides({} if overrides is None else overrides),
         placement=placement,
         residual=residual,
         first_last_bits=first_last_bits,
         weight_range=weight_range,
         weight_scales=weight_scales,
-        input_quantization=(SCALE, ZERO_POINT) if normalization and not input_quantization else input_quantization,
+        input_quantization=(SCALE, ZERO_POINT)
+        if normalization is not None and input_quantization is None
+        else input_quantization,
         normalization=None if normalization is None else Normalization.parse(normalization),
         quantizer=quantizer,
-        replace=replace or {},
+        replace={} if replace is None else replace,
     )
     return prepare_as(model, settings, inputs, leaf_modules)
 
@@ -105,7 +108,8 @@ def prepare_as(
     training = network.training
     with evaluating(network):
         as_given = _sharing_parameters(network)
-        traced = trace(network, inputs, leaf_modules)
+        kept = float_modules(network, settings.overrides)
+        traced = trace(network, inputs, leaf_modules, kept=kept)
         placed = _placed(network, traced, settings)
         prepared = PreparedModel(network, placed, settings)
         smallest = tuple(placed.graph.node(name).smallest for name in placed.graph.inputs)
@@ -119,7 +123,7 @@ def _placed(network: nn.Module, traced: Traced, settings: QuantizationSettings) 
     graph = traced.graph
     log = StageLog(graph)
     log.done("trace")
-    lower(network, graph, traced.mode_leaves)
+    lower(network, graph, traced.mode_leaves, float_modules(network, settings.overrides))
     log.done("lower")
     replaced = replace_activations(network, graph, parse_replacements(settings.replace))
     log.done(replace_activations.__name__)
@@ -155,7 +159,8 @@ class _Preparation:
         elsewhere = any(not parameter.is_cpu for parameter in self.network.parameters())
         network = (copy.deepcopy(self.network).cpu() if elsewhere else _sharing_parameters(self.network)).eval()
         users = {path for path, _ in (*network.named_parameters(), *network.named_buffers())}
-        traced = trace(network, inputs, self.leaf_modules, self.mode_leaves)
+        kept = float_modules(network, self.settings.overrides)
+        traced = trace(network, inputs, self.leaf_modules, self.mode_leaves, kept)
         for name, value in zip(traced.graph.inputs, self.smallest, strict=True):
             traced.graph.node(name).smallest = value
         return network, users, _placed(network, traced, self.settings)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.bits import TensorSpec
+from qkd_deploy.errors import UserError
 from qkd_deploy.graph.exact.fold import FoldedLayer, fold_layer
 from qkd_deploy.graph.input_sizes import fits
 from qkd_deploy.graph.interpreter import run
@@ -61,6 +62,7 @@ class PreparedModel(nn.Module):
         self.weights = nn.ModuleDict({weight_key(node): self._weight_quantizer(node) for node in self.layers()})
         self.account: Account = account_of(placed)
         self._trained_batches = 0
+        self._initialized = False
         self.register_load_state_dict_pre_hook(_renew)  # type: ignore[no-untyped-call]
 
     def _fixed(self, node: Node, spec: TensorSpec) -> Quantizer | None:
@@ -161,10 +163,13 @@ class PreparedModel(nn.Module):
         """Whatever the user's network returns, with fake quantization.
 
         Raises:
-            UserError: in train mode, a scale is lost: not finite, or a factor of 100 from its start; or the model
-                cannot be computed at the sizes of the inputs, as ``at`` says.
+            UserError: in train mode, nothing has set the scales, or one is lost: not finite, or a factor of 100 from
+                its start; or the model cannot be computed at the sizes of the inputs, as ``at`` says.
         """
         if self.training and not torch.compiler.is_compiling():
+            if not self._initialized:
+                self.require_initialized("training")
+                self._initialized = True
             self._watch_scales()
         return self.at(inputs)._run(inputs)
 
@@ -184,6 +189,20 @@ class PreparedModel(nn.Module):
             # folding checks values as it goes: compiled, every layer would be a graph of its own, several times over
             return torch.compiler.disable(run)(self.graph, inputs, self.evaluate)  # type: ignore[no-untyped-call]
         return run(self.graph, inputs, self.evaluate)
+
+    def require_initialized(self, what: str) -> None:
+        """Refuse scales that nothing has set: tensors have hardly a code, and training no gradient.
+
+        Raises:
+            UserError: all learned scales are those that ``prepare`` made; ``what`` says before what to set them.
+        """
+        quantizers = (*self._quantizers(self.weights), *self._quantizers(self.activations))
+        learned = [quantizer for quantizer in quantizers if not quantizer.fixed]
+        if learned and all(quantizer.is_unset() for quantizer in learned):
+            raise UserError(
+                "no scale of this model was ever set, so that it answers all inputs alike; call initialize(model, "
+                f"batch) or calibrate(model, data) before {what}"
+            )
 
     def _watch_scales(self) -> None:
         """Look at the scales before every batch; on accelerators, where looking means waiting, now and then."""

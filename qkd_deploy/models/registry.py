@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.factory import Alias, Factory, build
 from qkd_deploy.models.blocks import BasicBlock, Bottleneck
 from qkd_deploy.models.cifar_resnet import CifarResNet
@@ -59,7 +59,9 @@ def create_model(name: str, num_classes: int, in_channels: int = 3, args: Mappin
         UserError: an unknown name, a factory that cannot be imported, called, or returns something else, or a
             count below 1.
     """
+    require_kind(name, str, "the model", "give a name such as 'resnet20', or 'package.module:factory'")
     for what, count in (("classes", num_classes), ("channels", in_channels)):
+        require_kind(count, int, f"the number of {what}", "give a whole number")
         if count < 1:
             raise UserError(f"a model with {count} {what} is impossible; give 1 or more")
     channels = Alias(in_channels, other="in_chans", through_kwargs=in_channels != _USUAL_CHANNELS)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qkd_deploy.errors import UserError, closest
+from qkd_deploy.errors import UserError, closest, require_kind
 
 PIXELS = 255.0
 """The divisor of means and deviations as timm and torchvision write them."""
@@ -107,6 +107,7 @@ class Normalization:
         """
         if isinstance(text, Normalization):
             return text
+        require_kind(text, str, "normalization", f"give one of {', '.join(PRESETS)}, or MEANS/DEVIATIONS")
         if text in PRESETS:
             return PRESETS[text]
         try:

@@ -54,6 +54,10 @@ class Quantizer(nn.Module):
         """Set the ranges so that ``scale()`` is ``value``: one number for all channels, or a tensor of its shape."""
         raise NotImplementedError
 
+    def is_unset(self) -> bool:
+        """Tell whether the scale is the one that it was made with: neither initialised nor loaded."""
+        return all(module.is_unset() for module in self.children() if isinstance(module, LearnedRange))
+
     def fake_quantize(self, v: Tensor) -> Tensor:
         """Return ``codes(v) * scale()`` with the method's gradients; ``v`` is float32."""
         raise NotImplementedError

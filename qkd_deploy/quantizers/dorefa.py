@@ -41,6 +41,10 @@ class _ConstantScale(Quantizer):
         """Return the constant."""
         return [self.step]
 
+    def is_unset(self) -> bool:
+        """Tell whether the constant is still the published one."""
+        return bool((self.step == 1.0 / self.spec.hi).all())
+
     def scale(self) -> Tensor:
         """Return the constant."""
         return self.step.clamp(min=SCALE_FLOOR)

@@ -58,8 +58,13 @@ class LearnedRange(nn.Module):
         """Start at ``value``; ``channels`` of them, or a single one."""
         super().__init__()
         shape = () if channels is None else (channels,)
+        self._before = value
         self.register_buffer("start", torch.full(shape, value, dtype=torch.float32))
         self.move = nn.Parameter(torch.zeros(shape), requires_grad=learnable)
+
+    def is_unset(self) -> bool:
+        """Tell whether it still starts where it was made: nobody has set it, and no checkpoint was loaded."""
+        return bool((self.start == self._before).all())
 
     def value(self) -> Tensor:
         """Compute the present value, differentiable by ``move``."""

@@ -6,6 +6,7 @@ import copy
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from qkd_deploy.checkpoints.checkpoint import prepare_student, save_checkpoint
 from qkd_deploy.checkpoints.records import TrainingRecord
 from qkd_deploy.checkpoints.weights import load_into, read_weights
 from qkd_deploy.distill.phases import Role
-from qkd_deploy.graph.placement.settings import QuantizationSettings, parse_overrides
+from qkd_deploy.errors import require_kind
+from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.quantizers.ewgs_refresh import set_deltas
@@ -58,6 +60,8 @@ def train(
     Raises:
         UserError: anything the user can correct: unusable data, networks, weights or folder, or diverging training.
     """
+    require_kind(config, TrainConfig, "config", "make one with TrainConfig(...)")
+    require_kind(out, (str, PathLike), "out", "give the path of a folder")
     folder = RunFolder(Path(out))
     processes = launch(config.device)
     if processes.writes:
@@ -181,7 +185,7 @@ class _Run:
         if self._processes.writes:
             found = budget.chosen(self._folder.bits, self._networks["student"], self._progress.message)
         decided = {**self._config.bits_for, **self._processes.agree(found)}
-        self._quantization = replace(self._quantization, overrides=parse_overrides(decided))
+        self._quantization = replace(self._quantization, overrides=replace(self._config, bits_for=decided).overrides)
 
     def _prepare(self) -> PreparedModel:
         """A copy of the student with quantizers, on the device."""

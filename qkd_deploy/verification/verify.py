@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.data.dataset import ImageDataset
+from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
+from qkd_deploy.graph.integer.given import as_frozen, as_prepared, require_deployable
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.runtimes.runtime import Runtime
@@ -29,9 +33,7 @@ from qkd_deploy.verification.source import Source, from_arrays, from_dataset, fr
 from qkd_deploy.verification.task import Check, Task
 
 if TYPE_CHECKING:
-    from qkd_deploy.data.dataset import ImageDataset
-    from qkd_deploy.graph.integer.model import FrozenModel
-    from qkd_deploy.graph.prepared import PreparedModel
+    from torch import nn
 
 CHECKS: dict[str, Check] = {
     "identity": check_identity,
@@ -48,8 +50,8 @@ def verify_onnx(
     *,
     data: ImageDataset | None = None,
     inputs: np.ndarray | Mapping[str, np.ndarray] | None = None,
-    frozen: FrozenModel | None = None,
-    prepared: PreparedModel | None = None,
+    frozen: nn.Module | None = None,
+    prepared: nn.Module | None = None,
     expected: onnx.ModelProto | None = None,
     split: str = "test",
     limit: int | None = None,
@@ -66,7 +68,8 @@ def verify_onnx(
         inputs: an array for the model's only input, or arrays by input name: uint8 pixels or normalised floats. With
             neither, codes are compared on the golden inputs of the file.
         frozen: the frozen model of the checkpoint; None without one.
-        prepared: the prepared model of the checkpoint, which is the float preview; None without one.
+        prepared: the prepared model of the checkpoint, which is the float preview; None without one. Both may be
+            wrapped: averages (EMA), models for several devices, compiled ones.
         expected: a fresh export of the checkpoint with the file's own options; every difference to it is found even
             when the digests of the file were rewritten.
         split: "test" or "train".
@@ -79,8 +82,15 @@ def verify_onnx(
     Raises:
         UserError: the file or the data cannot be used (which is no verdict about the model).
     """
+    require_kind(data, (ImageDataset, NoneType), "data", "give what load_dataset returns, or arrays as inputs")
+    require_kind(path, (str, PathLike, OnnxFile), "the ONNX file", "give its path")
     file = path if isinstance(path, OnnxFile) else read_exported(path)
     model = file.model
+    if frozen is not None:
+        frozen = as_frozen(frozen, "verify_onnx(frozen=...)")
+    if prepared is not None:
+        prepared = as_prepared(prepared, "verify_onnx(prepared=...)")
+        require_deployable(prepared, "verify_onnx")
     subject = ModelUnderTest(model, read_metadata(model), frozen, prepared)
     source = _source(model, subject.metadata, data, inputs, split, limit)
     report = _empty_report(file, subject.runtime)

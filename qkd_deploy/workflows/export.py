@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import onnx
@@ -17,7 +19,7 @@ from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepared_with_own_functions, rebuild
 from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.checkpoints.weights_file import split_archive
-from qkd_deploy.errors import QuantizationWarning, UserError
+from qkd_deploy.errors import QuantizationWarning, UserError, require_kind
 from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import Built, ExportReport, build_model, export_onnx
@@ -114,6 +116,8 @@ def load(path: Path | str, *, model: str | nn.Module | None = None) -> PreparedM
     Raises:
         UserError: as ``load_trained``.
     """
+    require_kind(path, (str, PathLike), "the checkpoint", "give the path of a model.pt")
+    require_kind(model, (str, nn.Module, NoneType), "model", "give 'package.module:factory' or a torch.nn.Module")
     return load_trained(path, model=model).prepared
 
 

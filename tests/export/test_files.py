@@ -275,5 +275,6 @@ def test_weights_alone_need_no_activation_quantizers() -> None:
 
 def test_raw_pixels_need_a_quantized_input() -> None:
     prepared = prepare(create_model("resnet8", 10), "w4a32", (noise(2, 3, 8, 8),))
+    initialize(prepared, noise(2, 3, 8, 8))
     with pytest.raises(UserError, match="this model reads floats"):
         build_model(prepared, input="uint8")

@@ -103,7 +103,8 @@ def fold_layer(
     stored = base.abs().flatten(1).sum(1) * (upscale * _LARGEST_STORED)
     if bool((limit < _SLACK).any() or (stored > _INT32_MAX - _SLACK).any()):
         raise UserError(
-            f"{name} sums so many products that an int32 accumulator could overflow; use fewer bits there (bits_for)"
+            f"{name} sums so many products that an int32 accumulator could overflow; give "
+            "that layer fewer bits (overrides in Python, --bits-for on the command line)"
         )
     x = input_scale.double()
     base, scale32 = _raise_scale(base, scale, offset.abs() / (x * limit), upscale)

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.exact.add_scale import CodeRange
 from qkd_deploy.graph.input_sizes import Sizes, sizes_given
+from qkd_deploy.graph.integer.given import as_prepared, require_deployable
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.integer.lower_bounds import lower_bound
 from qkd_deploy.graph.integer.model import FrozenModel
@@ -30,15 +32,20 @@ _KEPT = 16
 
 
 @torch.no_grad()
-def freeze(prepared: PreparedModel) -> FrozenModel:
+def freeze(prepared: nn.Module) -> FrozenModel:
     """Make the integer model of a prepared one, which stays as it is; takes milliseconds.
+
+    The model may be wrapped: an average (EMA), for several devices, or compiled.
 
     Batch norms are folded in their running statistics, activation functions become ranges of codes, and the output
     scales of sums, products and functions are moved by parts in a million until every CPU agrees on every result.
 
     Raises:
-        UserError: weights or scales that are not finite, or a layer whose accumulator could overflow; names the layer.
+        UserError: not a prepared model, one whose scales nothing has set, weights or scales that are not finite, or a
+            layer whose accumulator could overflow; names the layer.
     """
+    prepared = as_prepared(prepared, "freeze")
+    require_deployable(prepared, "freeze")
     warn_of_far_weights(
         {
             f"{node.target}.weight": (layer_parameters(prepared.network, node)[0], prepared.weight(node))

@@ -23,7 +23,17 @@ FLOAT_REASONS: dict[Any, str] = {
 }
 """Why operations of the user's stay in float."""
 
+KEPT = "it is kept in float, as asked"
+"""Why modules stay in float that the user names."""
+
 GENERAL_REASON = "there is no integer kernel for it in the contract table"
+
+
+def is_kept_layer(node: Node, network: nn.Module) -> bool:
+    """True for a module with weights that stays in float because the user names it."""
+    if node.kind != FLOAT_OP.name or node.reason != KEPT:
+        return False
+    return any(weight.dim() > 1 for weight in network.get_submodule(str(node.target)).parameters())
 
 
 def _sign(node: Node, operands: Sequence[Sign], network: nn.Module, graph: Graph) -> Sign:

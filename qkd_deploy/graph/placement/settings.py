@@ -8,12 +8,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator
 
-from qkd_deploy.bits import BitWidths
-from qkd_deploy.errors import UserError
+from qkd_deploy.bits import FLOAT, FLOAT_WORD, BitWidths
+from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.graph.replacements import parse_replacements
 from qkd_deploy.pixels.normalization import SCALE, ZERO_POINT, Normalization
 from qkd_deploy.quantizers.settings import QUANTIZER_NAMES
-from qkd_deploy.settings import BitsTable, OneOf, Replacements, Settings
+from qkd_deploy.settings import BitsTable, OneOf, Patterns, Replacements, Settings
 
 
 def _require_replacements(table: Mapping[str, str]) -> Mapping[str, str]:
@@ -59,12 +59,13 @@ class Placement(Settings):
 
 
 def parse_overrides(table: Mapping[str, str | BitWidths]) -> dict[str, BitWidths]:
-    """Read bits by pattern of module paths.
+    """Read bits, or ``float``, by pattern of module paths.
 
     Raises:
         UserError: bits that do not exist.
     """
-    return {pattern: BitWidths.parse(bits) for pattern, bits in table.items()}
+    require_kind(table, Mapping, "overrides", "give bits by pattern, such as {'layer4.*': 'w8a8', 'head': 'float'}")
+    return {str(pattern): FLOAT if bits == FLOAT_WORD else BitWidths.parse(bits) for pattern, bits in table.items()}
 
 
 def _normalization(value: str | Normalization | None) -> Normalization | None:
@@ -83,7 +84,8 @@ class QuantizationSettings(Placement):
     overrides: Annotated[
         Mapping[str, BitWidths],
         PlainValidator(parse_overrides),
-        "Bits of layers by pattern of their module path; the last match wins.",
+        "Bits of layers by pattern of their module path, or `float` for modules that stay in float; the last match "
+        "wins.",
     ] = field(default_factory=dict)
     quantizer: Annotated[str, OneOf(*QUANTIZER_NAMES), "The published method of all learned quantizers."] = "interval"
     input_quantization: Annotated[
@@ -107,7 +109,8 @@ class QuantizationSettings(Placement):
         super().__post_init__()
         if self.normalization is not None and self.input_quantization not in (None, (SCALE, ZERO_POINT)):
             raise UserError("normalization says what pixels are, and so decides the input's codes; leave one out")
-        if any(bits.weights_only != self.bits.weights_only for bits in self.overrides.values()):
+        widths = [bits for bits in self.overrides.values() if not bits.is_float]
+        if any(bits.weights_only != self.bits.weights_only for bits in widths):
             raise UserError("float activations (a32) are for the whole network; give all bits a32 or none")
 
 
@@ -131,6 +134,16 @@ class NetworkBits(Placement):
         AfterValidator(_require_table),
         "`PATTERN=wXaY`: other bits for layers whose module path matches; may be repeated, the last match wins.",
     ] = field(default_factory=dict)
+    float: Annotated[
+        Patterns,
+        "Modules that stay in float, with all inside them, by pattern of their path, such as `head` or `'stage4.*'`; "
+        "may be repeated, wins over `bits_for`.",
+    ] = ()
+
+    @property
+    def overrides(self) -> dict[str, BitWidths]:
+        """What the patterns of both settings ask for, in the order in which the last match wins."""
+        return parse_overrides({**self.bits_for, **dict.fromkeys(self.float, FLOAT)})
 
     def quantization(self, normalization: Normalization, quantizer: str = "interval") -> QuantizationSettings:
         """How a network for images is quantized.
@@ -142,7 +155,7 @@ class NetworkBits(Placement):
         return QuantizationSettings(
             **{item.name: getattr(self, item.name) for item in fields(Placement)},
             bits=BitWidths.parse(self.bits),
-            overrides=parse_overrides(self.bits_for),
+            overrides=self.overrides,
             quantizer=quantizer,
             input_quantization=(SCALE, ZERO_POINT),
             normalization=normalization,

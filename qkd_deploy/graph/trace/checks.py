@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.graph.trace.errors import module_name
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic", "torch.ao.nn.qat")
+
+_OURS = ("qkd_deploy.graph.prepared", "qkd_deploy.graph.integer")
 
 _REFUSED_MODULES: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
     (
@@ -33,6 +35,10 @@ _REFUSED_MODULES: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
     (
         lambda module: type(module).__module__.startswith(_QUANTIZED),
         "is quantized by PyTorch already; prepare the float network instead",
+    ),
+    (
+        lambda module: type(module).__module__.startswith(_OURS),
+        "is prepared already; prepare the float network that it was made from",
     ),
 )
 """Modules that cannot be prepared, and the sentence after the module's name."""
@@ -63,8 +69,9 @@ def own_copy(model: nn.Module) -> nn.Module:
     """Copy a network that can be prepared.
 
     Raises:
-        UserError: a wrapper, or a network whose modules or weights cannot be quantized; names the module.
+        UserError: no network, a wrapper, or a network whose modules or weights cannot be quantized; names the module.
     """
+    require_kind(model, nn.Module, "model", "pass the network, an instance of a torch.nn.Module")
     for path, module in model.named_modules():
         _require_python(module, module_name(model, path))
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):

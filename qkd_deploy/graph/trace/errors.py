@@ -39,7 +39,7 @@ def by_values() -> Untraceable:
     """Make the error of a decision that depends on a tensor's elements."""
     return Untraceable(
         "it reads the values of a tensor into Python",
-        "compute with tensors instead (torch.where, clamp, masks), or {leaf}",
+        "compute with tensors instead (torch.where, clamp, masks)",
     )
 
 
@@ -47,7 +47,7 @@ def by_batch() -> Untraceable:
     """Make the error of a decision that depends on the batch size."""
     return Untraceable(
         "it turns the batch size, which stays open, into a Python number or decision",
-        "write it for any batch (-1 in view and expand, // instead of int()), or {leaf}",
+        "write it for any batch (-1 in view and expand, // instead of int())",
     )
 
 
@@ -84,8 +84,13 @@ def module_name(model: nn.Module, path: str) -> str:
 def leaf_advice(model: nn.Module, path: str) -> str:
     """Say how to keep the module at ``path`` as one step in float."""
     if not path:
-        return "move it into a module of its own and pass that class in leaf_modules (it then stays in float)"
-    return f"pass leaf_modules=({type(model.get_submodule(path)).__name__},) to keep that module as one step in float"
+        return f"move it into a module of its own and {keep_in_float('PATH')}"
+    return keep_in_float(path)
+
+
+def keep_in_float(path: str) -> str:
+    """Say how to keep the modules in float that a path or pattern names, from Python and from the command line."""
+    return f"keep that module in float: overrides={{{path!r}: 'float'}}, or --float {path} on the command line"
 
 
 def user_line() -> str:

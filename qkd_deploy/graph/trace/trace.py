@@ -7,7 +7,7 @@ stochastic depth), the module that reads the flag becomes a leaf and both are tr
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from qkd_deploy.graph.trace.batch_norms import batch_norm_chains
 from qkd_deploy.graph.trace.batch_sizes import two_or_more
 from qkd_deploy.graph.trace.checks import named_inputs
 from qkd_deploy.graph.trace.derived_modules import make_plain
-from qkd_deploy.graph.trace.errors import STATELESS, explain, module_name
+from qkd_deploy.graph.trace.errors import STATELESS, explain, keep_in_float, module_name
 from qkd_deploy.graph.trace.modes import differences
 from qkd_deploy.graph.trace.raw_graph import raw_graph
 from qkd_deploy.graph.trace.tracer import ConcreteTracer, Leaves
@@ -47,6 +47,7 @@ def trace(
     inputs: tuple[Any, ...],
     leaf_types: tuple[type[nn.Module], ...] = (),
     mode_leaves: set[str] | None = None,
+    kept: Collection[str] = (),
 ) -> Traced:
     """Trace a network as its eval mode runs it.
 
@@ -56,6 +57,7 @@ def trace(
         inputs: example inputs, batch first.
         leaf_types: classes to keep as single nodes.
         mode_leaves: those of an earlier trace, at other sizes: only eval mode is traced then.
+        kept: paths of modules to keep so, too.
 
     Raises:
         UserError: code that cannot be traced (names module and line), a network that does not run on the inputs or
@@ -63,7 +65,8 @@ def trace(
     """
     named = named_inputs(network, inputs)
     chains, others = batch_norm_chains(network)
-    leaves = Leaves(frozenset(others), leaf_types, chains)
+    chains = {path: children for path, children in chains.items() if path not in kept}
+    leaves = Leaves(frozenset(others), leaf_types, chains, kept)
     if mode_leaves is not None:
         leaves = leaves.and_paths(mode_leaves)
         return _finish(network, _trace_copy(network, False, named, leaves), named, leaves)
@@ -77,7 +80,9 @@ def trace(
         if paths <= leaves.paths:
             raise _mode_error(network, found)
         leaves = leaves.and_paths(paths)
-    raise UserError("too many modules behave differently in train and eval mode; pass their classes as leaf_modules")
+    raise UserError(
+        f"too many modules behave differently in train and eval mode; with one that holds them, {keep_in_float('PATH')}"
+    )
 
 
 def _trace_copy(network: nn.Module, training: bool, named: Mapping[str, Tensor], leaves: Leaves) -> ConcreteTracer:

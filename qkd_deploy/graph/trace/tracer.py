@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,15 +33,18 @@ class Leaves:
         paths: modules by path.
         types: modules by class.
         chains: derived batch norms by path, with the names of the children that run after the plain batch norm.
+        kept: modules by path that the user wants in float; none of them is among ``chains``.
     """
 
     paths: frozenset[str]
     types: tuple[type[nn.Module], ...]
     chains: Mapping[str, tuple[str, ...]]
+    kept: Collection[str] = ()
 
     def keep(self, module: nn.Module, path: str) -> bool:
         """Tell whether a module is kept whole."""
-        return path in self.paths or path in self.chains or isinstance(module, self.types)
+        by_path = path in self.paths or path in self.chains or path in self.kept
+        return by_path or isinstance(module, self.types)
 
     def and_paths(self, paths: set[str]) -> Leaves:
         """Return these and more modules."""
@@ -64,7 +67,7 @@ class ConcreteTracer(fx.Tracer):
         self.network = network
         self._inputs, self._leaves = inputs, leaves
         self._opened: set[str] = set()
-        self.expanded = set(leaves.chains)
+        self.expanded: set[str] = set()
         self._runner = StepRunner(network, inputs, self.expanded)
         self.proxy_buffer_attributes = True
         self.output: Any = None
@@ -127,6 +130,8 @@ class ConcreteTracer(fx.Tracer):
         if steps is not None:
             self._opened.add(path)
             forward = partial(steps, m)
+        if path in self._leaves.chains:
+            self.expanded.add(path)
         result = super().call_module(m, forward, args, kwargs)
         for child in self._leaves.chains.get(path, ()):
             result = m.get_submodule(child)(result)
@@ -193,6 +198,8 @@ class ConcreteTracer(fx.Tracer):
         if found is None:
             return call
         path, x = found
+        if path in self._leaves.kept:
+            return call
         self.expanded.add(path)
         return Call("call_module", path, (x,))
 

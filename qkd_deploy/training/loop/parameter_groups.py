@@ -6,6 +6,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
+from qkd_deploy.errors import UserError
+from qkd_deploy.graph.integer.given import unwrapped
+
 Groups = list[dict[str, Any]]
 
 
@@ -49,12 +52,16 @@ def parameter_groups(
         optimizers = torch.optim.SGD(groups.weights, momentum=0.9), RelativeAdam(groups.steps)
 
     Args:
-        network: a model from ``prepare``, or any module.
+        network: a model from ``prepare``, or any module; wrapped (compiled, for several devices) or not.
         lr: learning rate of the weights.
         weight_decay: of weights; never of biases, normalisation and steps.
         weight_step_ratio: relative movement of weight steps per iteration, over ``lr``.
         activation_step_ratio: the same for activation steps.
+
+    Raises:
+        UserError: no network.
     """
+    network = _network_of(network)
     parameters = weights_of(network)
     steps: Groups = []
     if isinstance(network, HasSteps):
@@ -67,6 +74,14 @@ def parameter_groups(
         {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
     ]
     return ParameterGroups(_filled(weights), _filled(steps))
+
+
+def _network_of(network: object) -> nn.Module:
+    """The network itself: in a wrapper, steps would pass for weights."""
+    inside = unwrapped(network)
+    if not isinstance(inside, nn.Module):
+        raise UserError(f"parameter_groups takes a network, not {type(inside).__name__}; pass what prepare returned")
+    return inside
 
 
 def weights_of(network: nn.Module) -> list[nn.Parameter]:

@@ -112,21 +112,21 @@ def wrong_channels(n: Any, x: Any) -> Any:
     return n.conv(x)
 
 
-LEAF = r"leaf_modules=\(Inner,\)"
+LEAF = r"keep that module in float: overrides=\{'inner': 'float'\}, or --float inner on the command line"
 CODE: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
-    "a decision by values": (decide, r"if x\.mean\(\) > 0.*reads the values", LEAF),
-    "a loop until convergence": (converge, "while .*reads the values", LEAF),
+    "a decision by values": (decide, r"if x\.mean\(\) > 0.*reads the values", r"torch\.where"),
+    "a loop until convergence": (converge, "while .*reads the values", r"torch\.where"),
     "a selection by values": (select, r"x\[x > 0\.5\].*depends on the values", "masks or torch.where"),
     "counted positions": (positions, r"nonzero\(\).*depends on the values", "masks or torch.where"),
     "a constant batch": (constant_batch, r"one batch size only.*x\.view\(2, 8, 64\)", r"x\.flatten\(1\)"),
     "item": (item, r"max\(\)\.item\(\).*reads the values", "compute with tensors"),
     "tolist": (to_list, "tolist.*reads the values", "compute with tensors"),
     "numpy": (to_numpy, "x.numpy.*reads the values", "compute with tensors"),
-    "a decision by the batch size": (many, r"x\.shape\[0\] > 64.*batch size", LEAF),
+    "a decision by the batch size": (many, r"x\.shape\[0\] > 64.*batch size", "write it for any batch"),
     "a tensor of the batch size": (
         sized,
         "gives the batch size to new_zeros",
-        r"broadcast, or pass leaf_modules=\(Inner,\)",
+        f"broadcast, or {LEAF}",
     ),
     "a loop over the batch": (each, "for row in x.*batch size", "write it for any batch"),
     "the batch size as a number": (integer_batch, r"int\(x\.shape\[0\].*batch size", "-1 in view"),
@@ -170,9 +170,11 @@ def test_every_error_has_a_sentence() -> None:
     network = nn.Sequential(nn.ReLU()).eval()
     here = rf"at {re.escape(__file__)}:\d+ in raised \(raise error\)"
     problem = str(explain(raised(Untraceable("it does much", "do less, or {leaf}")), network, "0"))
-    assert re.fullmatch(rf"cannot trace 0 \(ReLU\) {here}: it does much; do less, or pass leaf_modules=.*", problem)
+    assert re.fullmatch(rf"cannot trace 0 \(ReLU\) {here}: it does much; do less, or keep .*--float 0 .*", problem)
     at_the_top = str(explain(raised(Untraceable("it does much", "{leaf}")), network, ""))
-    assert at_the_top.endswith("of its own and pass that class in leaf_modules (it then stays in float)")
+    assert at_the_top.endswith(
+        "of its own and keep that module in float: overrides={'PATH': 'float'}, or --float PATH on the command line"
+    )
     unknown = str(explain(raised(ValueError("\n first \nsecond")), network.train(), "0"))
     assert re.fullmatch(rf"cannot trace 0 \(ReLU\) {here}, in train mode,: first; .*control flow.*", unknown)
     assert "ValueError()" in str(explain(raised(ValueError()), network, "0"))
