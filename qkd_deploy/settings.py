@@ -18,13 +18,25 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
-from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from qkd_deploy.errors import UserError, closest, in_brief
 from qkd_deploy.factory import plain_arguments
 
+LARGEST = 2**31 - 1
+"""Of whole numbers whose setting declares no bound of its own: more than fits what they count."""
+MOST_EPOCHS = 100_000
+_MOST_PHASES = 64
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
@@ -56,6 +68,12 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if type(value) is int else value
 
 
+def _require_possible(epochs: tuple[int, ...]) -> tuple[int, ...]:
+    if len(epochs) > _MOST_PHASES or max(epochs, default=0) > MOST_EPOCHS:
+        raise ValueError
+    return epochs
+
+
 Names = Annotated[tuple[str, ...], Field(strict=False), Wanted("it must be a list of names")]
 """Words, such as ``["self-study", "tutor"]``; with commas on the command line."""
 
@@ -63,7 +81,8 @@ Epochs = Annotated[
     tuple[int, ...],
     Field(strict=False),
     BeforeValidator(_as_tuple),
-    Wanted("give one number, or one per phase such as 30,100,70"),
+    AfterValidator(_require_possible),
+    Wanted(f"give one number, or one per phase such as 30,100,70, each of at most {MOST_EPOCHS}"),
 ]
 """One whole number, or several; with commas on the command line."""
 
@@ -132,8 +151,8 @@ class Declaration:
         if kind == "literal_error":
             hint = closest(value, self.choices, then=f"choose one of {', '.join(self.choices)}")
             return f"{self.name} is {in_brief(value)}; {hint}"
-        if kind in _BOUND_ERRORS:
-            bounds = " and ".join(f"{_BOUNDS[key]} {limit:g}" for key, limit in self.bounds.items())
+        if kind in _BOUND_ERRORS and self.bounds:
+            bounds = " and ".join(f"{_BOUNDS[key]} {limit:.12g}" for key, limit in self.bounds.items())
             return f"{self.name} is {value}; it must be a number {bounds}"
         return f"{self.name} is {in_brief(value)}; {self.wanted}"
 
@@ -184,6 +203,8 @@ def _declaration(name: str, hint: Any, default: Any, group: str) -> Declaration:
     info = FieldInfo.from_annotation(hint)
     kind: Any = info.annotation
     bounds = {key: getattr(item, key) for item in info.metadata for key in _BOUNDS if hasattr(item, key)}
+    if kind is int and "le" not in bounds:
+        bounds["le"], hint = LARGEST, Annotated[hint, Field(le=LARGEST)]
     choices = next((item.words for item in info.metadata if isinstance(item, OneOf)), ())
     plain: Any = get_args(kind)[0] if isinstance(kind, UnionType) else kind  # of ``str | None``: str
     usual = f"it must be {_TYPES.get(plain, getattr(plain, '__name__', plain))}"

@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt
 
 from qkd_deploy.distill.methods import METHODS, Method, method_named
 from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.pixels.preprocessing import INTERPOLATIONS
-from qkd_deploy.settings import Arguments, Epochs, Names, OneOf, Settings
+from qkd_deploy.settings import MOST_EPOCHS, Arguments, Epochs, Names, OneOf, Settings
 
+MOST_THREADS = 512
+"""A million of them abort the process."""
+_LARGEST_RATE = 1_000.0
 _OPTIMIZERS = OneOf("sgd", "adamw", "adam")
 
 
@@ -39,7 +42,9 @@ class DataSource(Settings):
     dataset_args: Annotated[Arguments, "Keyword argument of your data set factory; may be repeated."] = field(
         default_factory=dict
     )
-    image_size: Annotated[NonNegativeInt, "Height and width to bring images to; 0 keeps the data's own."] = 0
+    image_size: Annotated[
+        int, Field(ge=0, le=16_384), "Height and width to bring images to; 0 keeps the data's own."
+    ] = 0
     normalization: Annotated[
         str,
         AfterValidator(_require_normalization),
@@ -58,8 +63,10 @@ class DataSource(Settings):
         "Share of the short side that the crop in the middle of image files leaves, as in timm: they are resized to "
         "`--image-size` over it first; 0 takes the largest box. Without it, what timm's `pretrained_cfg` says, or 0.",
     ] = None
-    classes: Annotated[NonNegativeInt, "Number of classes, where unlabelled data and the teacher do not tell."] = 0
-    workers: Annotated[NonNegativeInt, "Processes that decode images of sets too big for memory."] = 2
+    classes: Annotated[
+        int, Field(ge=0, le=1_000_000), "Number of classes, where unlabelled data and the teacher do not tell."
+    ] = 0
+    workers: Annotated[int, Field(ge=0, le=256), "Processes that decode images of sets too big for memory."] = 2
     strict: Annotated[bool, "Stop at a corrupt image instead of skipping it."] = False
 
 
@@ -145,10 +152,16 @@ class Pretraining(Settings):
 
     group = "full-precision training"
 
-    pretrain_epochs: Annotated[int, Field(ge=1), "Epochs of the student's full-precision training."] = 100
-    teacher_pretrain_epochs: Annotated[int, Field(ge=1), "Epochs of the teacher's full-precision training."] = 100
+    pretrain_epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS), "Epochs of the student's full-precision training."] = (
+        100
+    )
+    teacher_pretrain_epochs: Annotated[
+        int, Field(ge=1, le=MOST_EPOCHS), "Epochs of the teacher's full-precision training."
+    ] = 100
     pretrain_optimizer: Annotated[str, _OPTIMIZERS, "Its optimizer; transformers want `adamw`."] = "sgd"
-    pretrain_lr: Annotated[PositiveFloat, "Its highest learning rate, which warms up and falls as a cosine."] = 0.1
+    pretrain_lr: Annotated[
+        float, Field(gt=0, le=_LARGEST_RATE), "Its highest learning rate, which warms up and falls as a cosine."
+    ] = 0.1
     pretrain_weight_decay: Annotated[NonNegativeFloat, "Its weight decay."] = 5e-4
 
 
@@ -161,7 +174,7 @@ class Optimisation(Settings):
     batch_size: Annotated[int, Field(ge=2), "Images per step, over all processes, in all stages."] = 128
     accumulate: Annotated[int, Field(ge=1), "Parts that a batch is processed in, to save memory."] = 1
     optimizer: Annotated[str, _OPTIMIZERS, "Optimizer of the weights; `adam` has L2 decay."] = "sgd"
-    lr: Annotated[PositiveFloat, "Learning rate of the student's weights."] = 0.01
+    lr: Annotated[float, Field(gt=0, le=_LARGEST_RATE), "Learning rate of the student's weights."] = 0.01
     schedule: Annotated[
         str,
         OneOf("cosine", "step", "constant"),
@@ -185,9 +198,11 @@ class Running(Settings):
 
     group = "run"
 
-    seed: Annotated[NonNegativeInt, "Decides initial weights, order of images and augmentation."] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1), "Decides initial weights, order of images and augmentation."] = 0
     threads: Annotated[
-        NonNegativeInt, "CPU threads; 0 leaves the choice to torch. Results repeat exactly for equal numbers."
+        int,
+        Field(ge=0, le=MOST_THREADS),
+        "CPU threads; 0 leaves the choice to torch. Results repeat exactly for equal numbers.",
     ] = 0
     device: Annotated[str, "`auto` (an accelerator if there is one), `cpu`, `cuda` or another of torch's devices."] = (
         "auto"

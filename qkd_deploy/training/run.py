@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -33,6 +33,7 @@ from qkd_deploy.training.networks import networks_of_run, source_of
 from qkd_deploy.training.records import network_checkpoint
 from qkd_deploy.training.run_data import load_run_data
 from qkd_deploy.training.run_folder import RunFolder
+from qkd_deploy.training.run_state import RunState, identity_of
 from qkd_deploy.training.seeds import seed_for
 from qkd_deploy.training.stages import StageRunner
 from qkd_deploy.training.train_result import TrainResult
@@ -64,20 +65,38 @@ def train(
     require_kind(out, (str, PathLike), "out", "give the path of a folder")
     folder = RunFolder(Path(out))
     processes = launch(config.device)
-    if processes.writes:
-        folder.check(config, resume=resume)
-        shown = progress if progress is not None else progress_on_stderr()
-    else:
-        shown = NoProgress()
+    shown: RunProgress = NoProgress()
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads or threads)
-    try:
-        result = _Run(config, folder, shown, processes).execute(resume)
+    with ExitStack() as held:
+        if processes.writes:
+            folder.check(config, resume=resume)
+            if resume:
+                held.enter_context(folder.locked())
+            shown = progress if progress is not None else progress_on_stderr()
+        held.callback(shown.close)
+        held.callback(torch.set_num_threads, threads)
+        start = processes.agree(_start(folder, shown) if resume and processes.writes else None)
+        _set_threads(config.threads, start, shown)
+        result = _Run(config, folder, shown, processes, start).execute()
         shown.summary(result.folder, result.teacher_accuracy)
         return result
-    finally:
-        torch.set_num_threads(threads)
-        shown.close()
+
+
+def _start(folder: RunFolder, progress: RunProgress) -> RunState:
+    """Read the state that a run goes on from."""
+    state, remark = folder.load_state()
+    if remark:
+        progress.message(remark)
+    return state
+
+
+def _set_threads(wanted: int, start: RunState | None, progress: RunProgress) -> None:
+    """Compute with as many threads as the settings say, or else as the run began with: others give other bits."""
+    usual = torch.get_num_threads()
+    threads = wanted or (usual if start is None else start.identity.threads)
+    torch.set_num_threads(threads)
+    if not wanted and threads != usual:
+        progress.message(f"going on with {threads} threads, as the run began; here torch would take {usual}")
 
 
 class _Run:
@@ -91,17 +110,30 @@ class _Run:
         folder: of the run.
         progress: receives what happens.
         processes: that train together.
+        start: the state to go on from, or None for a new run.
 
     Raises:
-        UserError: data, networks or weights cannot be used.
+        UserError: data, networks or weights cannot be used, or the state is that of another run.
     """
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, progress: RunProgress, processes: Processes) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        progress: RunProgress,
+        processes: Processes,
+        start: RunState | None,
+    ) -> None:
         self._config = config
         self._folder = folder
         self._progress = progress
         self._processes = processes
         self._data = load_run_data(config, processes.device)
+        device, fingerprint = processes.device.type, self._data.dataset.fingerprint
+        identity = identity_of(config, fingerprint, torch.get_num_threads(), device, processes.world)
+        if start is not None:
+            start.identity.require_same(identity, folder.path)
+        self._resumes, self._start = start is not None, start or RunState(identity)
         self._noted: set[str] = set()
         dataset = self._data.dataset
         self._quantization = config.quantization(dataset.normalization, config.quantizer)
@@ -115,17 +147,17 @@ class _Run:
         if self._budget is not None:
             self._budget.require_possible(self._networks["student"])
 
-    def execute(self, resume: bool) -> TrainResult:
-        """Train, or with ``resume`` go on; the files are written when it returns."""
-        config, data, processes = self._config, self._data, self._processes
-        opened = self._folder.opened(config, resume=resume) if processes.writes else nullcontext()
+    def execute(self) -> TrainResult:
+        """Train what is left to train; the files are written when it returns."""
+        config, data, processes, folder, start = self._config, self._data, self._processes, self._folder, self._start
+        opened = folder.opened(config, start, resume=self._resumes) if processes.writes else nullcontext()
         observed = self._images[:_OBSERVED_IMAGES]
-        with opened, closing(StageRunner(config, data, observed, self._folder, self._progress, processes)) as stages:
+        with opened, closing(StageRunner(config, data, observed, folder, self._progress, processes, start)) as stages:
             self._announce()
             for role in self._networks:
                 self._pretrain(role, stages)
             if self._budget is not None:
-                self._choose_bits(self._budget)
+                self._choose_bits(self._budget, stages)
             student, teacher = self._initialized(), self._networks.get("teacher")
             networks = method_networks(config, student, teacher, self._images, processes)
             stage, seed = method_stage(networks, data, config, processes), seed_for(config, "student", "method")
@@ -167,7 +199,7 @@ class _Run:
             network.load_state_dict(self._networks["teacher"].state_dict())
             return
         path = self._folder.start_of(role)
-        earlier = self._processes.agree(read_weights(path) if self._processes.writes and path.exists() else None)
+        earlier = self._processes.agree(read_weights(path) if self._processes.writes and stages.has(path) else None)
         if earlier is not None:
             load_into(network, earlier, source.name, path)
             return
@@ -178,12 +210,16 @@ class _Run:
         stages.train(pretrain_stage(role, network, config, score), seed_for(config, role, "pretrain"))
         accuracy, epochs = self._data.score(network, 0, self._processes), pretrain_epochs(role, config)
         self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._data.test)))
+        stages.finish(path)
 
-    def _choose_bits(self, budget: BitsUnderBudget) -> None:
+    def _choose_bits(self, budget: BitsUnderBudget, stages: StageRunner) -> None:
         """Let the first process choose the bits of the layers, and all take them over."""
         found: dict[str, str] = {}
         if self._processes.writes:
+            if not stages.has(self._folder.bits):
+                self._folder.bits.unlink(missing_ok=True)
             found = budget.chosen(self._folder.bits, self._networks["student"], self._progress.message)
+            stages.finish(self._folder.bits)
         decided = {**self._config.bits_for, **self._processes.agree(found)}
         self._quantization = replace(self._quantization, overrides=replace(self._config, bits_for=decided).overrides)
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from qkd_deploy.checkpoints.torch_file import read_tensors, save_tensors
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
+from qkd_deploy.training.run_state import RunState, newest_state
 
-_FORMERLY = {"normalization": "centered", "interpolation": "bilinear"}
-_STATE_FORMAT = "qkd-deploy run state 2"
-"""2 since scales are learned as movements: the optimizer's state of before says nothing of those."""
+_OURS = ("config.toml", "checkpoints", "metrics.jsonl", "events", "plot.png", ".lock")
+"""What a run makes before it is finished."""
 
 
 class RunFolder:
@@ -33,35 +34,64 @@ class RunFolder:
         self.student = path / "model.pt"
         self.teacher = path / "teacher.pt"
         self.last = path / "checkpoints" / "last.pt"
+        self.previous = path / "checkpoints" / "previous.pt"
         self.bits = path / "checkpoints" / "bits.json"
+        self._lock = FileLock(path / ".lock", timeout=0)
+        self._trained = False
 
     def start_of(self, role: Role) -> Path:
         """Where the pre-trained full-precision weights of ``role`` are kept."""
         return self.path / "checkpoints" / f"{role}-float.pt"
 
     @contextmanager
-    def opened(self, config: TrainConfig, *, resume: bool) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, which is made where there is none, for one run; it may be held twice by one.
+
+        Raises:
+            UserError: another process is training in it, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout as error:
+            raise UserError(f"another run is training in {self.path}; wait for it, or choose another --out") from error
+        except OSError as error:
+            raise UserError(f"cannot write in {self.path}: {error.strerror}; choose another --out") from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def opened(self, config: TrainConfig, start: RunState, *, resume: bool) -> Iterator[None]:
         """Hold the folder for one run: check that it may be started or continued, lock it, write ``config.toml``.
+
+        A new run that fails before the end of its first epoch leaves nothing behind.
+
+        Args:
+            config: of the run.
+            start: the state that a new run starts with.
+            resume: continue the run that is there.
 
         Raises:
             UserError: the folder holds a run already (without ``resume``) or none (with it), the run has other
                 settings, another process is training in it, or the folder cannot be written.
         """
         self.check(config, resume=resume)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(f"another run is training in {self.path}; wait for it, or choose another --out") from error
-        except OSError as error:
-            raise UserError(f"cannot write in {self.path}: {error.strerror}; choose another --out") from error
-        try:
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        new = [] if resume else [self.path / name for name in _OURS if not (self.path / name).exists()]
+        with self.locked():
             self._remove_unfinished()
-            write_config(config, self.config)
-            yield
-        finally:
-            lock.release()
+            try:
+                if not resume:
+                    self.previous.unlink(missing_ok=True)
+                    start.write(self.last)
+                write_config(config, self.config)
+                yield
+            except Exception:
+                if not self._trained:
+                    _remove(new, made)
+                raise
 
     def _remove_unfinished(self) -> None:
         """Remove what a process left that was killed while it wrote a file."""
@@ -76,6 +106,8 @@ class RunFolder:
             self._require_same(config)
         elif self.config.exists():
             raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
+        elif self.last.exists() and RunState.read(self.last).loop is not None:
+            raise UserError(f"{self.path} holds a run without its config.toml; put that back, or choose another --out")
 
     def require_run(self) -> None:
         """Refuse a folder without a run.
@@ -87,7 +119,7 @@ class RunFolder:
             raise UserError(f"{self.path} holds no run to resume; check --out, or leave --resume out")
 
     def _require_same(self, config: TrainConfig) -> None:
-        old, new = asdict(make_config(_settings_in(self.config))), asdict(config)
+        old, new = asdict(make_config(read_config(self.config))), asdict(config)
         changed = [key for key in new if new[key] != old[key]]
         if changed:
             key = changed[0]
@@ -96,24 +128,54 @@ class RunFolder:
                 "resume it with the same settings, or choose another --out"
             )
 
-    def save_state(self, loop: dict[str, Any], metrics_lines: int) -> None:
-        """Write what continues the run from an epoch boundary."""
-        save_tensors(self.last, {"format": _STATE_FORMAT, "loop": loop, "metrics_lines": metrics_lines})
-
-    def load_state(self) -> tuple[dict[str, Any] | None, int]:
-        """Read what ``save_state`` wrote; (None, 0) where the run had not finished an epoch.
+    def save_state(self, state: RunState) -> None:
+        """Write what continues the run from an epoch boundary, and keep what did so until now.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: a file cannot be written, as on a full disk.
         """
-        if not self.last.exists():
-            return None, 0
-        content = read_tensors(self.last)
-        if not isinstance(content, dict) or content.get("format") != _STATE_FORMAT:
-            raise UserError(
-                f"{self.last} is not the state of a run, or one of another version; start again with another --out"
-            )
-        return content["loop"], content["metrics_lines"]
+        if self.last.exists():
+            _keep(self.last, self.previous)
+        state.write(self.last)
+        self._trained = True
+
+    def load_state(self) -> tuple[RunState, str]:
+        """Read what ``save_state`` wrote; a sentence tells where it is not the last state.
+
+        Raises:
+            UserError: no state is whole.
+        """
+        return newest_state((self.last, self.previous), self.path)
+
+
+def _keep(file: Path, kept: Path) -> None:
+    """Give a file a second name, which it keeps when another takes its place; a copy where links cannot be made."""
+    if kept.exists() and kept.samefile(file):  # a process was killed behind this, and renaming would do nothing
+        return
+    temporary = kept.with_name(f".{kept.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, kept)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {kept}: {error.strerror}; free some space, then use --resume") from error
+
+
+def _remove(paths: list[Path], folders: list[Path]) -> None:
+    """Remove files and folders of a run, and then the folders that are empty."""
+    with contextlib.suppress(OSError):
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in folders:
+            folder.rmdir()
 
 
 def config_of_run(path: Path | str) -> TrainConfig:
@@ -124,9 +186,4 @@ def config_of_run(path: Path | str) -> TrainConfig:
     """
     folder = RunFolder(Path(path))
     folder.require_run()
-    return make_config(_settings_in(folder.config))
-
-
-def _settings_in(path: Path) -> dict[str, Any]:
-    """The settings of a run; those of older programs say nothing of what has been the only way then."""
-    return {**_FORMERLY, **read_config(path)}
+    return make_config(read_config(folder.config))

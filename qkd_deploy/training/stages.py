@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor
 
+from qkd_deploy.data.sets.files import file_digest
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
@@ -15,6 +19,7 @@ from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 from qkd_deploy.training.run_data import RunData
 from qkd_deploy.training.run_folder import RunFolder
+from qkd_deploy.training.run_state import RunState, damaged
 
 
 class StageRunner:
@@ -27,9 +32,10 @@ class StageRunner:
         folder: of the run, opened.
         progress: receives what happens.
         processes: that train together; the first one writes.
+        start: the state to go on from.
 
     Raises:
-        UserError: the state or the metrics of an earlier process cannot be read.
+        UserError: the state is none of the run's stages, or the metrics of an earlier process cannot be read.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class StageRunner:
         folder: RunFolder,
         progress: RunProgress,
         processes: Processes,
+        start: RunState,
     ) -> None:
         self._config = config
         self._data = data
@@ -53,9 +60,21 @@ class StageRunner:
             channels_last=config.channels_last,
             accumulate=config.accumulate,
         )
-        found = folder.load_state() if processes.writes else (None, 0)
-        self._saved, lines = processes.agree(found)
-        self._recorder = RunRecorder(folder.path, lines, warn=progress.message, active=processes.writes)
+        self._start = start
+        stage = None if start.loop is None else start.loop.get("stage")
+        if stage not in (None, "pretrain-teacher", "pretrain-student", config.method):
+            raise damaged(folder.last, ValueError(f"a stage {stage!r}"))
+        self._files = dict(start.files)
+        self._recorder = RunRecorder(folder.path, start.lines, warn=progress.message, active=processes.writes)
+
+    def has(self, path: Path) -> bool:
+        """True where an earlier process finished a file in ``checkpoints``, and its state counts on it."""
+        return path.name in self._files
+
+    def finish(self, path: Path) -> None:
+        """Let the states of later epochs count on a file in ``checkpoints``."""
+        if self._processes.writes:
+            self._files[path.name] = file_digest(path, "sha256")
 
     def train(self, stage: Stage, seed: int, student: PreparedModel | None = None) -> None:
         """Train a stage, or what is left of it.
@@ -66,21 +85,28 @@ class StageRunner:
             student: whose quantizers are observed after every epoch; None observes none.
 
         Raises:
-            UserError: a loss is not finite, or a file of the run cannot be written.
+            UserError: a loss is not finite, the state is not one of this stage, or a file of the run cannot be written.
         """
         batches = self._data.stream(self._config.batch_size, seed, self._processes.shard)
         loop = PhaseLoop(stage, batches, self._processes, self._options, progress=self._progress, seed=seed)
-        if self._saved is not None and self._saved["stage"] == stage.name:
-            loop.load_state_dict(self._saved)
+        if self._start.loop is not None and self._start.loop.get("stage") == stage.name:
+            self._continue(loop, self._start.loop)
         # made after the state is loaded: steps move from where the run was left
         monitor = QuantizerMonitor(student) if student is not None and self._processes.writes else None
 
         def after_epoch(record: EpochRecord) -> None:
             self._recorder.epoch(record, None if monitor is None else monitor.observe(self._observed))
             if self._processes.writes:
-                self._folder.save_state(loop.state_dict(), self._recorder.lines)
+                done = (self._recorder.lines, self._recorder.digest, dict(self._files))
+                self._folder.save_state(RunState(self._start.identity, loop.state_dict(), *done))
 
         loop.run(after_epoch)
+
+    def _continue(self, loop: PhaseLoop, state: dict[str, Any]) -> None:
+        try:
+            loop.load_state_dict(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise damaged(self._folder.last, error) from error
 
     def close(self) -> None:
         """Close the records and draw the plot."""

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-import qkd_deploy.training.run_folder as run_folder
+import qkd_deploy.training.run_state as run_state
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints import torch_file
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
@@ -146,7 +146,7 @@ def in_the_middle_of_a_checkpoint(number: int) -> Callable[[], None]:
                     file.truncate(size // 2)
                 die()
 
-        run_folder.save_tensors = save_half
+        run_state.save_tensors = save_half
 
     return spoil
 
@@ -164,7 +164,7 @@ def before_epoch(number: int) -> Callable[[], None]:
             if count == number:
                 die()
 
-        run_folder.save_tensors = save
+        run_state.save_tensors = save
 
     return spoil
 
@@ -182,14 +182,14 @@ def after_metrics(number: int) -> Callable[[], None]:
                 die()
             torch_file.save_tensors(path, content)
 
-        run_folder.save_tensors = save
+        run_state.save_tensors = save
 
     return spoil
 
 
 @pytest.mark.parametrize("spoil", [in_the_middle_of_a_checkpoint, before_epoch, after_metrics])
-# the epochs: 1-2 pre-train the teacher, 3-4 the student, 5-6 self-study, 7-9 co-study, 10-11 tutor
-@pytest.mark.parametrize("number", [2, 4, 6, 9, EPOCHS])
+# of the states: 1 is the start, 2-3 pre-train the teacher, 4-5 the student, 6-7 self-study, 8-10 co-study, 11-12 tutor
+@pytest.mark.parametrize("number", [2, 5, 7, 10, EPOCHS + 1])
 def test_a_run_killed_at_a_bad_moment_ends_in_the_same_bits(
     whole: Path, tmp_path: Path, spoil: Callable[[int], Callable[[], None]], number: int
 ) -> None:
@@ -199,6 +199,14 @@ def test_a_run_killed_at_a_bad_moment_ends_in_the_same_bits(
     finish(folder, ["--resume"])
     assert results(folder) == results(whole)
     assert not leftovers(folder)
+
+
+def test_a_run_killed_before_it_is_one_can_be_started(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert wait(start(folder, SETTINGS, before_epoch(1))) == -signal.SIGKILL
+    assert not (folder / "config.toml").exists()
+    finish(folder, SETTINGS)
+    assert results(folder) == results(whole)
 
 
 def heed_interrupts() -> None:
@@ -215,7 +223,7 @@ def test_signals_leave_a_run_that_can_be_continued(
     command = [str(script), "train", "--out", str(folder), *SETTINGS]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, preexec_fn=heed_interrupts, **pipes) as process:
-        while not (folder / "checkpoints/last.pt").exists():
+        while not (folder / "checkpoints/previous.pt").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(number)
@@ -232,7 +240,7 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     pid = start(folder, [*SETTINGS, "--epochs", "50"])
     try:
-        while not (folder / "checkpoints/last.pt").exists():
+        while not (folder / "checkpoints/previous.pt").exists():
             time.sleep(0.01)
         assert wait(start(folder, ["--resume"])) == 2
         assert "another run is training in" in folder.with_suffix(".log").read_text()

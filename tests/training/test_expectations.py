@@ -14,12 +14,10 @@ from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingR
 from qkd_deploy.data import ImageDataset, Split, normalize
 from qkd_deploy.models import create_model
 from qkd_deploy.pixels.normalization import CENTERED, PRESETS, Normalization
-from qkd_deploy.training.config import make_config
 from qkd_deploy.training.expectations import expectations
 from qkd_deploy.training.groups import DataSource
 from qkd_deploy.training.networks import NetworkSource
 from qkd_deploy.training.renormalize import renormalize
-from qkd_deploy.training.run_folder import RunFolder, config_of_run
 
 IMAGENET, HALF = PRESETS["imagenet"], PRESETS["half"]
 SAYS = """
@@ -123,15 +121,3 @@ def test_images_are_converted_for_another_network(given: Normalization, wanted: 
     found = network(normalize(pixels, given))
     torch.testing.assert_close(found, normalize(pixels, wanted).flatten(1), atol=1e-5, rtol=0)
     assert not network.state_dict()
-
-
-def test_runs_of_older_programs_go_on_as_they_began(tmp_path: Path) -> None:
-    folder, config = RunFolder(tmp_path / "run"), make_config({"model": "plaincnn"})
-    with folder.opened(config, resume=False):
-        pass
-    lines = (tmp_path / "run" / "config.toml").read_text().splitlines()
-    kept = [line for line in lines if not line.startswith(("normalization", "interpolation", "crop_pct"))]
-    (tmp_path / "run" / "config.toml").write_text("\n".join(kept))
-    old = config_of_run(tmp_path / "run")
-    assert (old.normalization, old.interpolation) == ("centered", "bilinear")
-    folder.check(old, resume=True)

@@ -162,7 +162,13 @@ class PhaseLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned.
+
+        Raises:
+            AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError: it is the state of another loop.
+        """
+        if type(state["epoch"]) is not int or not 0 <= state["epoch"] <= len(self._positions):
+            raise ValueError(f"epoch {state['epoch']!r} of {len(self._positions)}")
         for role, network in self.stage.networks.items():
             network.load_state_dict(state["networks"][role])
         if self.stage.averaged is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -82,6 +83,7 @@ class MetricsFile:
         with atomic_write(path) as temporary:
             temporary.write_text("".join(old[:keep]), encoding="utf-8")
         self.lines = min(keep, len(old))
+        self._digest = hashlib.sha256("".join(old[:keep]).encode())
         try:
             self._file: IO[str] = path.open("a", encoding="utf-8")
         except OSError as error:
@@ -93,13 +95,20 @@ class MetricsFile:
         Raises:
             UserError: the file cannot be written, as on a full disk.
         """
+        line = json.dumps(asdict(record)) + "\n"
         try:
-            self._file.write(json.dumps(asdict(record)) + "\n")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._failure(error) from error
         self.lines += 1
+        self._digest.update(line.encode())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the lines, in hexadecimal digits."""
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Close the file."""
@@ -108,6 +117,16 @@ class MetricsFile:
 
     def _failure(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self._path}: {error.strerror}; free some space, then use --resume")
+
+
+def digest_of_lines(path: Path, count: int) -> str:
+    """Hash the first lines of a file by SHA-256; "" where there are fewer whole ones, or no such file."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)[:count]
+    except OSError:
+        return ""
+    whole = len(lines) == count and all(line.endswith(b"\n") for line in lines)
+    return hashlib.sha256(b"".join(lines)).hexdigest() if whole else ""
 
 
 def read_metrics(path: Path) -> list[EpochRecord]:

@@ -38,6 +38,11 @@ class RunRecorder:
         self._events_work = True
         self.lines = self._metrics.lines if self._metrics is not None else keep
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the epochs in ``metrics.jsonl``; "" in a process that does not record."""
+        return "" if self._metrics is None else self._metrics.digest
+
     def epoch(self, record: EpochRecord, observation: Observation | None = None) -> None:
         """Record one epoch, with what was observed of the quantizers after it.
 
