@@ -11,6 +11,7 @@ import click
 from qkd_deploy.cli.options import GroupedCommand, option, require_checkpoint_of
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice
+from qkd_deploy.settings import MOST_THREADS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,11 +41,11 @@ class _Rival(Choice):
     help="With `--against fp32` or `unreplaced`: the `model.pt` that the file was exported from.",
 )
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
-@option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each session.")
-@option("--batch", type=click.IntRange(min=1), default=1, help="Images per run.")
+@option("--threads", type=click.IntRange(1, MOST_THREADS), default=1, help="Threads of each session.")
+@option("--batch", type=click.IntRange(1, 65_536), default=1, help="Images per run.")
 @option(
     "--rounds",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1_000_000),
     default=100,
     help="Samples of about 10 ms for each model.",
 )

@@ -154,7 +154,7 @@ def _form(declared: Declaration, option: str) -> dict[str, Any]:
     if declared.choices:
         return {"type": Choice(declared.choices)}
     if declared.type is int and option != _spelling(declared):  # the setting's own complaint would use its other name
-        return {"type": click.IntRange(min=int(declared.bounds["ge"]))}
+        return {"type": click.IntRange(int(declared.bounds["ge"]), int(declared.bounds["le"]))}
     if declared.repeated:
         return {"type": str, "multiple": True, "metavar": "PATTERN"}
     kind = _VALUES.get(declared.type, declared.type)

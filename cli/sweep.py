@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="SWEEP.TOML")
 @option("--out", type=Path, usual="runs/NAME for NAME.toml", help="Folder of the results and runs.")
-@option("--jobs", type=click.IntRange(min=1), default=1, help="Entries at a time.")
+@option("--jobs", type=click.IntRange(1, 256), default=1, help="Entries at a time.")
 @option("--json", "as_json", is_flag=True, help="Print `results.json` instead of the table.")
 def command(file: Path, out: Path | None, jobs: int, as_json: bool) -> int:
     """Train, export and verify every combination of some settings.

@@ -103,7 +103,7 @@ class Argument(click.ParamType[tuple[str, Any]]):
             self.fail(f"{text} is Python's spelling; {advice}", param, ctx)
         try:
             parsed = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # no TOML, a number of too many digits, or nested too deep
             parsed = {"value": text} if _WORD.fullmatch(text) else {}
         if set(parsed) != {"value"} or not isinstance(parsed["value"], (str, int, float, bool, list, dict)):
             self.fail(f"{text!r} is no value; write a number, true, false, [a, list] or '\"text\"'", param, ctx)

@@ -10,7 +10,7 @@ import click
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, require_checkpoint_of
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points
-from qkd_deploy.settings import declarations
+from qkd_deploy.settings import LARGEST, declarations
 from qkd_deploy.training.groups import DataSource
 from qkd_deploy.verification.settings import VerifyOptions
 
@@ -33,7 +33,7 @@ _DATA = ("dataset", "data_dir", "dataset_args", "image_size", "interpolation", "
     group="data",
     help="Instead of a data set: a `.npy` array of uint8 pixels or normalised floats, or an `.npz` with one per input.",
 )
-@option("--limit", type=click.IntRange(min=1), group="data", usual="all", help="Only the first images.")
+@option("--limit", type=click.IntRange(1, LARGEST), group="data", usual="all", help="Only the first images.")
 @option("--checkpoint", type=Path, help="The `model.pt` that the file was exported from.")
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option(

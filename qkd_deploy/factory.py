@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from qkd_deploy.errors import UserError, hint_at
 
 Factory = Callable[..., object]
+_DEEPEST = 16
 
 
 @dataclass(frozen=True)
@@ -100,21 +102,23 @@ def plain_arguments(setting: str, value: object) -> dict[str, Any]:
         UserError: it is something else.
     """
     if not isinstance(value, Mapping):
-        raise UserError(f"{setting} is {value!r}; it must map keywords to values, such as {{ depth = 3 }}")
+        raise UserError(f"{setting} is {reprlib.repr(value)}; it must map keywords to values, such as {{ depth = 3 }}")
     for key, item in value.items():
         if not isinstance(key, str) or not key.isidentifier():
             raise UserError(f"{setting} has the key {key!r}; a keyword is letters, digits and underscores")
         if not _is_plain(item):
-            kinds = "text, numbers, true or false, lists and tables"
-            raise UserError(f"{setting}: {key} is {item!r}; a factory can be given only {kinds}")
+            kinds = f"text, numbers, true or false, lists and tables, at most {_DEEPEST} within each other"
+            raise UserError(f"{setting}: {key} is {reprlib.repr(item)}; a factory can be given only {kinds}")
     return dict(value)
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: object, depth: int = 0) -> bool:
+    if depth > _DEEPEST:
+        return False
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
+        return all(_is_plain(item, depth + 1) for item in value)
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+        return all(isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items())
     return type(value) in (str, int, float, bool)
 
 

@@ -13,8 +13,10 @@ options and page of reference are generated from ``declarations``.
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
@@ -36,7 +38,10 @@ from qkd_deploy.factory import plain_arguments
 LARGEST = 2**31 - 1
 """Of whole numbers whose setting declares no bound of its own: more than fits what they count."""
 MOST_EPOCHS = 100_000
+MOST_THREADS = 512
+"""A million of them abort the process."""
 _MOST_PHASES = 64
+_LARGEST_TOML = 2**20
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
@@ -141,6 +146,8 @@ class Declaration:
         """
         if self.type == Arguments:
             return plain_arguments(self.name, value)
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"{self.name} is {value!r}; leave out the zero byte")
         try:
             return self.validator.validate_python(value)
         except ValidationError as error:
@@ -232,3 +239,28 @@ def require_known(names: Iterable[str], kind: type[Settings], where: str = "") -
         if name not in known:
             hint = closest(name, known, otherwise="remove it")
             raise UserError(f"{f'{where}: ' if where else ''}unknown setting {name!r}; {hint}")
+
+
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
+    """Read a TOML file of at most a megabyte.
+
+    Args:
+        path: of the file.
+        kind: of what is in it, in words ("configuration", "sweep"); used in messages.
+
+    Raises:
+        UserError: it cannot be read, or is no TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_TOML + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from error
+    if len(content) > _LARGEST_TOML:
+        raise UserError(f"the {kind} {path} is larger than a megabyte; check the path")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise UserError(f"the {kind} {path} is nested too deep; correct it") from error
+    except ValueError as error:  # no TOML, no UTF-8, or a number of too many digits
+        raise UserError(f"{path} is not a TOML file ({error}); correct it") from error

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.data.sets.files import file_digest
 from qkd_deploy.errors import UserError
 from qkd_deploy.sweep.plan import Entry
 from qkd_deploy.sweep.processes import Processes, StepFailed
 from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.run_state import digests_of_weights
 from qkd_deploy.verification.settings import VerifyOptions
+
+_PATIENCE = 60
+"""Seconds that a training may take to end after its sweep was killed."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class EntryResult:
         teacher_accuracy: of the teacher after training; None without one.
         seconds: of training, in the call that finished it.
         failure: why it is not verified; empty where it is.
+        files: SHA-256 of the files that it was measured on and trained from, by name.
     """
 
     id: str
@@ -51,15 +59,31 @@ class EntryResult:
     teacher_accuracy: float | None = None
     seconds: int | None = None
     failure: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def finished(entry: Entry, folder: Path, verify: VerifyOptions) -> EntryResult | None:
-    """Read the result of an earlier call, if the entry is trained and verified in the same way."""
+    """Read the result of an earlier call, if the entry is trained and verified in the same way, from the same files."""
     try:
         result = EntryResult(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        files = _files(entry.config, folder)
+    except (OSError, ValueError, TypeError, UserError):
         return None
-    return result if result.verified and (result.id, result.verify) == (entry.id, asdict(verify)) else None
+    same = (result.id, result.verify, result.files) == (entry.id, asdict(verify), files)
+    return result if result.verified and same else None
+
+
+def _files(config: TrainConfig, folder: Path) -> dict[str, str]:
+    """Hash the files that a result rests on."""
+    made = {name: file_digest(folder / name, "sha256") for name in ("model.pt", "model.onnx")}
+    return {**digests_of_weights(config), **made}
+
+
+def _await_orphan(folder: Path) -> None:
+    """Wait until a training that a killed sweep left has ended."""
+    if (folder / ".lock").exists():
+        with FileLock(folder / ".lock", timeout=_PATIENCE):
+            pass
 
 
 def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Processes) -> EntryResult:
@@ -72,6 +96,8 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
     log = folder / "log.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").unlink(missing_ok=True)
+        _await_orphan(folder)
         started = time.monotonic()
         processes.run(_train(entry, folder), log)
         seconds = round(time.monotonic() - started)
@@ -79,6 +105,9 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
         answer = folder / "verify.json"
         processes.run(_verify(entry.config, folder, verify, answer), log, answer=answer)
         report = json.loads(answer.read_text(encoding="utf-8"))
+        files = _files(entry.config, folder)
+    except Timeout:
+        return EntryResult(entry.id, False, asdict(verify), failure=f"another run is training in {folder}")
     except StepFailed as failure:
         return EntryResult(entry.id, False, asdict(verify), failure=str(failure))
     except OSError as error:
@@ -99,6 +128,7 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
         teacher_accuracy=_recorded_accuracy(folder / "teacher.pt"),
         seconds=seconds,
         failure="" if report["passed"] else f"verify: {report['verdict']}",
+        files=files,
     )
     _write(result, folder / "result.json")
     return result

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import product
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qkd_deploy.errors import UserError, hint_at
+from qkd_deploy.settings import read_toml
 from qkd_deploy.training.config import TrainConfig, make_config
 from qkd_deploy.verification.settings import VerifyOptions
 
@@ -77,7 +77,7 @@ def read_plan(path: Path | str) -> Plan:
             settings that do not fit together, or the same entry twice.
     """
     file = Path(path)
-    content = _read(file)
+    content = read_toml(file, "sweep")
     for table in content:
         if table not in _TABLES or not isinstance(content[table], dict):
             raise UserError(
@@ -94,15 +94,6 @@ def read_plan(path: Path | str) -> Plan:
 def shown(value: Any) -> str:
     """Write a setting's value in short."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the sweep {file}: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a TOML file ({error}); correct it") from error
 
 
 def _axis(file: Path, name: str, values: Any) -> list[_Choice]:

@@ -1,4 +1,4 @@
-"""Run commands of the command line as processes, which end when the sweep is interrupted."""
+"""Run commands of the command line as processes, which end when the sweep is interrupted or killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 from threading import Lock
 
-_CLI = (sys.executable, "-c", "import sys; from qkd_deploy.cli.main import main; sys.exit(main())")
+_PROGRAM = """
+import sys
+from qkd_deploy.cli.main import main
+from qkd_deploy.sweep.orphan import end_with_parent
+end_with_parent()
+sys.exit(main())
+"""
+_CLI = (sys.executable, "-c", _PROGRAM)
 
 
 class StepFailed(Exception):
@@ -47,6 +54,8 @@ class Processes:
             start = errors.tell()
             process = self._start(arguments, errors.fileno())
             process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
         with self._lock:
             self._running.discard(process)
             if self._stopped:
@@ -61,7 +70,7 @@ class Processes:
                 raise Stopped
             process = subprocess.Popen(
                 [*_CLI, *arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # open as long as this process lives
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 # Ctrl-C on a terminal reaches all of a session: the processes are to hear of it once, from ``stop``.

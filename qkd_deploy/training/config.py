@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.mixed_precision.settings import BudgetSettings
 from qkd_deploy.quantizers.ewgs_options import EwgsOptions
 from qkd_deploy.quantizers.settings import QuantizerSettings
-from qkd_deploy.settings import declarations, require_known
+from qkd_deploy.settings import declarations, read_toml, require_known
 from qkd_deploy.training.groups import MethodChoice, Networks, Optimisation, Pretraining, Running, TrainingData
 from qkd_deploy.training.recipes import recipe_for
 
@@ -100,12 +99,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, cannot be read, is no TOML or has an unknown key.
     """
-    try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a TOML file ({error}); correct it") from error
+    settings = read_toml(Path(path), "configuration")
     require_known(settings, TrainConfig, str(path))
     return settings
 

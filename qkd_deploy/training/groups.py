@@ -13,10 +13,8 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt
 from qkd_deploy.distill.methods import METHODS, Method, method_named
 from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.pixels.preprocessing import INTERPOLATIONS
-from qkd_deploy.settings import MOST_EPOCHS, Arguments, Epochs, Names, OneOf, Settings
+from qkd_deploy.settings import MOST_EPOCHS, MOST_THREADS, Arguments, Epochs, Names, OneOf, Settings
 
-MOST_THREADS = 512
-"""A million of them abort the process."""
 _LARGEST_RATE = 1_000.0
 _OPTIMIZERS = OneOf("sgd", "adamw", "adam")
 

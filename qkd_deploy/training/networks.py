@@ -171,7 +171,8 @@ def _images(dataset: ImageDataset) -> Tensor:
 
 @torch.no_grad()
 def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classifier: bool) -> None:
-    images = normalize(dataset.train.images_at(torch.arange(2)), dataset.normalization)
+    first = torch.arange(min(2, len(dataset.train)))
+    images = normalize(dataset.train.images_at(first), dataset.normalization)
     try:
         with evaluating(network):
             logits = network(images)
@@ -183,4 +184,4 @@ def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classi
     expected = [len(images), len(dataset.classes)]
     if classifier and (not isinstance(logits, Tensor) or list(logits.shape) != expected):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"{name} returns {got} for two images; training needs logits of shape {expected}")
+        raise UserError(f"{name} returns {got} for {len(images)} images; training needs logits of shape {expected}")

@@ -204,11 +204,11 @@ class _Run:
             load_into(network, earlier, source.name, path)
             return
 
-        def score(_: Role) -> float:
-            return self._data.score(network, config.evaluate_limit, self._processes)
+        def score(_: Role, limit: int = config.evaluate_limit) -> float | None:
+            return self._data.score(network, limit, self._processes) if self._data.measurable else None
 
         stages.train(pretrain_stage(role, network, config, score), seed_for(config, role, "pretrain"))
-        accuracy, epochs = self._data.score(network, 0, self._processes), pretrain_epochs(role, config)
+        accuracy, epochs = score(role, 0) or 0.0, pretrain_epochs(role, config)
         self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._data.test)))
         stages.finish(path)
 

@@ -27,6 +27,9 @@ from qkd_deploy.training.loop.batches import BatchStream
 from qkd_deploy.training.loop.evaluate import evaluate, integer_accuracy
 from qkd_deploy.training.networks import NetworkSource, sources_of
 
+_FEWEST = 2
+"""Training images: batch norms take no statistics of one."""
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -118,9 +121,16 @@ def load_run_data(config: TrainConfig, device: torch.device) -> RunData:
         UserError: they cannot be loaded, or lack the labels that the run needs.
     """
     dataset, expected = images_for(config, sources_of(config), config.classes or _classes_of_teacher(config))
+    if len(dataset.train) < _FEWEST:
+        raise UserError(f"{config.dataset} has {len(dataset.train)} training image; training needs {_FEWEST} or more")
     dataset = dataset.to(device)
     if not dataset.train.labelled:
         _require_label_free(config)
+    elif not dataset.test.labelled and not config.uses_teacher:
+        raise UserError(
+            f"the held-out images of {config.dataset} have no labels, and --method {config.method} has no teacher to "
+            "agree with; give them labels, or leave them out, so that a share of the training images is held out"
+        )
     mixing = Mixing(config.mixup, config.cutmix)
     return RunData(dataset, dataset.augmentation_named(config.augmentation), mixing if mixing else None, expected)
 

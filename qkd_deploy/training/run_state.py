@@ -13,8 +13,8 @@ from qkd_deploy.checkpoints.torch_file import read_tensors, save_tensors
 from qkd_deploy.checkpoints.weights_file import split_archive
 from qkd_deploy.data.sets.files import file_digest
 from qkd_deploy.errors import UserError
+from qkd_deploy.settings import MOST_THREADS
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.groups import MOST_THREADS
 from qkd_deploy.training.monitoring.metrics import digest_of_lines
 
 _FORMAT = "qkd-deploy run state 3"
@@ -144,12 +144,21 @@ def identity_of(config: TrainConfig, data: str, threads: int, device: str, proce
     Raises:
         UserError: a file of weights cannot be read.
     """
+    weights = digests_of_weights(config)
+    return RunIdentity(json.loads(json.dumps(asdict(config))), data, weights, threads, device, processes)
+
+
+def digests_of_weights(config: TrainConfig) -> dict[str, str]:
+    """Hash the files of weights that the settings of a run name, by SHA-256.
+
+    Raises:
+        UserError: one cannot be read.
+    """
     named = {str(split_archive(path)[0]) for path in (config.init, config.teacher_checkpoint) if path}
     try:
-        weights = {path: file_digest(Path(path), "sha256") for path in sorted(named)}
+        return {path: file_digest(Path(path), "sha256") for path in sorted(named)}
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}; check the file") from error
-    return RunIdentity(json.loads(json.dumps(asdict(config))), data, weights, threads, device, processes)
 
 
 def newest_state(paths: tuple[Path, Path], folder: Path) -> tuple[RunState, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -11,7 +10,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -75,9 +74,10 @@ def fetch(archive: Archive, target: Path) -> Path:
         UserError: the download fails or is another file, the archive is dangerous, or the disk is full.
     """
     folder = target / archive.folder
+    if folder.is_dir():
+        return folder
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with FileLock(_lock_of(target / archive.name)):
+        with _alone(target / f".{archive.name}.lock"):
             if not folder.is_dir():
                 _download(archive, target)
                 _unpack(archive, target)
@@ -86,10 +86,21 @@ def fetch(archive: Archive, target: Path) -> Path:
     return folder
 
 
-def _lock_of(path: Path) -> Path:
-    """Name a lock for a file, outside of its folder, where it would stay behind."""
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"qkd-deploy-{name}.lock"
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process work at a time; neither the lock nor folders that stay empty are left behind."""
+    made = [folder for folder in lock.parents if not folder.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)  # whoever waits for it notices, and makes a new one
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _download(archive: Archive, target: Path) -> None:

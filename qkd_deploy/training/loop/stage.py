@@ -22,7 +22,7 @@ class Stage:
         networks: by role, on the device; they return logits, or (logits, feature).
         phases: run one after the other under one schedule, but for those that start it anew.
         optimizers: settings for every network that learns in some phase.
-        evaluate: accuracy in percent of the network that a phase is about.
+        evaluate: accuracy in percent of the network that a phase is about; None where nothing tells.
         schedule: of the learning rate.
         evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
         averaged: a moving average of the student, which follows its weights.
@@ -33,7 +33,7 @@ class Stage:
     networks: Mapping[Role, nn.Module]
     phases: list[Phase]
     optimizers: Mapping[Role, OptimizerSettings]
-    evaluate: Callable[[Role], float]
+    evaluate: Callable[[Role], float | None]
     schedule: Schedule = field(default_factory=Schedule)
     evaluate_every: int = 1
     averaged: AveragedModel | None = None

@@ -22,7 +22,9 @@ def pretrain_epochs(role: Role, config: TrainConfig) -> int:
     return config.pretrain_epochs if role == "student" else config.teacher_pretrain_epochs
 
 
-def pretrain_stage(role: Role, network: nn.Module, config: TrainConfig, evaluate: Callable[[Role], float]) -> Stage:
+def pretrain_stage(
+    role: Role, network: nn.Module, config: TrainConfig, evaluate: Callable[[Role], float | None]
+) -> Stage:
     """Plan a stage in which ``network`` alone learns the labels: warm-up, then one cosine; momentum is Nesterov's."""
     name = f"pretrain-{role}"
     settings = OptimizerSettings(
