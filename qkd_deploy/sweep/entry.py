@@ -16,7 +16,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.sweep.plan import Entry
 from qkd_deploy.sweep.processes import Processes, StepFailed
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.run_state import digests_of_weights
+from qkd_deploy.training.start.run_state import digests_of_weights
 from qkd_deploy.verification.settings import VerifyOptions
 
 _PATIENCE = 60

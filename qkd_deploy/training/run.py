@@ -33,9 +33,9 @@ from qkd_deploy.training.networks import networks_of_run, source_of
 from qkd_deploy.training.records import network_checkpoint
 from qkd_deploy.training.run_data import load_run_data
 from qkd_deploy.training.run_folder import RunFolder
-from qkd_deploy.training.run_state import RunState, identity_of
 from qkd_deploy.training.seeds import seed_for
 from qkd_deploy.training.stages import StageRunner
+from qkd_deploy.training.start.run_state import RunState, identity_of
 from qkd_deploy.training.train_result import TrainResult
 
 __all__ = ["TrainResult", "train"]

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
-from qkd_deploy.training.run_state import RunState, newest_state
+from qkd_deploy.training.start.run_state import RunState, newest_state
 
 _OURS = ("config.toml", "checkpoints", "metrics.jsonl", "events", "plot.png", ".lock")
 """What a run makes before it is finished."""

@@ -19,7 +19,7 @@ from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 from qkd_deploy.training.run_data import RunData
 from qkd_deploy.training.run_folder import RunFolder
-from qkd_deploy.training.run_state import RunState, damaged
+from qkd_deploy.training.start.run_state import RunState, damaged
 
 
 class StageRunner:

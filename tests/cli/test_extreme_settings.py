@@ -18,7 +18,7 @@ HUGE = "9" * 30
 DEEP = "[" * 10_000 + "]" * 10_000
 
 LINES = {
-    "train --seed 9223372036854775808": "seed is 9223372036854775808; it must be a number at least 0 and at most 4294967295",
+    "train --seed 9223372036854775808": "seed is 9223372036854775808; it must be a number at least 0",
     f"train --seed {HUGE}": "it must be a number at least 0 and at most 4294967295",
     "train --threads 1000000": "threads is 1000000; it must be a number at least 0 and at most 512",
     "train --workers 1000000": "workers is 1000000; it must be a number at least 0 and at most 256",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,22 @@ def test_networks_of_the_user_are_named_again_and_others_are_not() -> None:
 def test_only_what_is_verified_in_the_same_way_is_finished(
     tmp_path: Path, change: dict[str, object], counts: bool
 ) -> None:
-    entry, options = Entry({}, {}, make_config({})), VerifyOptions()
+    start = tmp_path / "start.pt"
+    entry, options = Entry({}, {}, make_config({"init": str(start)})), VerifyOptions()
     assert finished(entry, tmp_path, options) is None
-    result = EntryResult(entry.id, True, asdict(options), accuracy=90.0)
+    files = {str(start): b"start", "model.pt": b"model", "model.onnx": b"exported"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    digests = {name: sha256(content).hexdigest() for name, content in files.items()}
+    result = EntryResult(entry.id, True, asdict(options), accuracy=90.0, files=digests)
     (tmp_path / "result.json").write_text(json.dumps({**asdict(result), **change}))
     assert finished(entry, tmp_path, options) == (result if counts else None)
+    for name, content in files.items():  # made, or trained from, since
+        (tmp_path / name).write_bytes(b"another")
+        assert finished(entry, tmp_path, options) is None
+        (tmp_path / name).unlink()
+        assert finished(entry, tmp_path, options) is None
+        (tmp_path / name).write_bytes(content)
     for damaged in ("{", "[]", '{"id": 3}'):
         (tmp_path / "result.json").write_text(damaged)
         assert finished(entry, tmp_path, options) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -64,3 +66,27 @@ def test_stopping_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None
     with pytest.raises(Stopped):
         running.run([f"touch {tmp_path / 'more'}"], tmp_path / "log.txt")
     assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the command is looked up in /proc")
+def test_a_command_ends_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    """Kill -9 of the sweep's process: nobody tells the command, which notices."""
+    command = (
+        "import os, pathlib, sys, time; from qkd_deploy.sweep.orphan import end_with_parent; end_with_parent(); "
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    sweep = (
+        "import sys; from pathlib import Path; from qkd_deploy.sweep import processes; "
+        f"processes._CLI = (sys.executable, '-c', {command!r}); "
+        "processes.Processes().run([sys.argv[1]], Path(sys.argv[1] + '.log'))"
+    )
+    note = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", sweep, str(note)]) as process:
+        while not (note.exists() and note.read_text()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    command_id, deadline = int(note.read_text()), time.monotonic() + 60
+    while Path(f"/proc/{command_id}").exists() and "Z" not in Path(f"/proc/{command_id}/stat").read_text():
+        assert time.monotonic() < deadline, "the command still runs"
+        time.sleep(0.01)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-import qkd_deploy.training.run_state as run_state
+import qkd_deploy.training.start.run_state as run_state
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints import torch_file
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint

@@ -19,7 +19,7 @@ from qkd_deploy.training.monitoring.metrics import EpochRecord
 from qkd_deploy.training.monitoring.progress import NoProgress
 from qkd_deploy.training.run import train
 from qkd_deploy.training.run_folder import RunFolder, config_of_run
-from qkd_deploy.training.run_state import RunState
+from qkd_deploy.training.start.run_state import RunState
 
 QUICK = {
     "model": "plaincnn",

@@ -80,6 +80,7 @@ def _undivided(name: str, root: Path, found: Found, options: Options) -> ImageDa
 
 def _divided(name: str, root: Path, train: Found, test: Found, options: Options) -> ImageDataset:
     """Take the division of the images into two folders."""
+    _require_common_classes(root, train, test)
     classes = _classes_of(train, test)
     paths: list[Path] = []
     labels: list[torch.Tensor] = []
@@ -97,6 +98,16 @@ def _divided(name: str, root: Path, train: Found, test: Found, options: Options)
     names = classes or unnamed_classes(name, options.classes)
     parts = Parts(torch.cat(labels), torch.arange(border), torch.arange(border, end), names)
     return assemble(name, _files(root, paths), parts, options, remarks)
+
+
+def _require_common_classes(root: Path, train: Found, test: Found) -> None:
+    """Refuse parts that cannot be about the same classes."""
+    if test.is_labelled and train.is_labelled and not train.by_class.keys() & test.by_class.keys():
+        first, other = next(iter(train.by_class)), next(iter(test.by_class))
+        raise UserError(
+            f"the class folders in {root} differ: those for training, such as {first!r}, and those held out, such as "
+            f"{other!r}, have no name in common; give a class the same name in both"
+        )
 
 
 def _classes_of(train: Found, test: Found) -> tuple[str, ...]:

@@ -228,3 +228,11 @@ def test_large_photographs_are_cropped_and_small_ones_shifted(tmp_path: Path) ->
     data = opened(write_tree(tmp_path, 5), image_size=96)
     assert isinstance(data.augmentation, Chain)
     assert opened(tmp_path, image_size=64).augmentation.pad == 8  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("train", "held_out"), [("ab", "cd"), ("ab", "xyz"), ("abc", "de")])
+def test_class_folders_without_a_common_name_are_refused(train: str, held_out: str, tmp_path: Path) -> None:
+    write_tree(tmp_path / "train", 3, classes=train)
+    write_tree(tmp_path / "val", 2, classes=held_out)
+    with pytest.raises(UserError, match=rf"such as '{train[0]}', and those held out, such as '{held_out[0]}', have no"):
+        opened(tmp_path)
