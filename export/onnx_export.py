@@ -25,6 +25,7 @@ from qkd_deploy.export.metadata import (
     Metadata,
     TensorRecord,
     array_digest,
+    read_metadata,
     write_metadata,
 )
 from qkd_deploy.export.settings import INPUTS, WEIGHTS
@@ -151,6 +152,7 @@ def _require_readable(model: onnx.ModelProto) -> None:
     """Refuse to write what ``verify`` would refuse to read."""
     try:
         require_exported(model, model.SerializeToString(deterministic=True))
+        read_metadata(model)
     except NotAsExportedError as error:
         raise UserError(f"the network cannot be exported: {error.what}; compute that part otherwise") from error
 

@@ -9,17 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from pydantic import ConfigDict
 
+from qkd_deploy.export.metadata.fields import EXACT
 from qkd_deploy.gate.names import PREFIX
 
 
 @dataclass(frozen=True)
 class Digests:
     """Digests by initializer name, node name and metadata key; ``graph`` is the one of :func:`graph_digest`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     initializers: dict[str, str]
     nodes: dict[str, str]

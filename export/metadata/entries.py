@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import onnx
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata.digests import Digests, graph_digests
-from qkd_deploy.export.metadata.golden import decode_golden, encode_golden
-from qkd_deploy.export.metadata.records import LayerRecord, Metadata, TensorRecord
+from qkd_deploy.export.metadata.digests import graph_digests
+from qkd_deploy.export.metadata.golden import encode_golden
+from qkd_deploy.export.metadata.records import Metadata
+from qkd_deploy.export.metadata.schema import (
+    ACCURACY,
+    DIGESTS,
+    LAYERS,
+    NAMES,
+    PREPROCESSING,
+    REPLACED,
+    TENSORS,
+    parsed,
+    parsed_golden,
+    parsed_normalization,
+)
 from qkd_deploy.gate.names import PREFIX
-
-_T = TypeVar("_T")
 
 
 def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
@@ -62,27 +72,18 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         weights=entries.get("weights", ""),
         input=entries.get("input", ""),
         checkpoint_sha256=entries.get("checkpoint_sha256"),
-        tensors=_parsed(entries, "tensors", lambda rows: tuple(TensorRecord(**row) for row in rows)) or (),
-        layers=_parsed(entries, "layers", lambda rows: tuple(LayerRecord(**row) for row in rows)) or (),
-        golden=_parsed(entries, "golden", decode_golden),
-        normalization=_parsed(entries, "normalization", dict),
-        classes=_parsed(entries, "classes", lambda names: tuple(str(name) for name in names)),
-        accuracy=_parsed(entries, "accuracy", dict),
+        tensors=parsed(entries, "tensors", TENSORS) or (),
+        layers=parsed(entries, "layers", LAYERS) or (),
+        golden=parsed_golden(entries),
+        normalization=parsed_normalization(entries),
+        classes=parsed(entries, "classes", NAMES),
+        accuracy=parsed(entries, "accuracy", ACCURACY),
         quantizer=entries.get("quantizer", ""),
-        replaced=_parsed(entries, "replaced", dict) or {},
-        preprocessing=_parsed(entries, "preprocessing", dict),
-        tail=_parsed(entries, "tail", lambda names: tuple(str(name) for name in names)) or (),
-        digests=_parsed(entries, "digests", lambda table: Digests(**table)),
+        replaced=parsed(entries, "replaced", REPLACED) or {},
+        preprocessing=parsed(entries, "preprocessing", PREPROCESSING),
+        tail=parsed(entries, "tail", NAMES) or (),
+        digests=parsed(entries, "digests", DIGESTS),
     )
-
-
-def _parsed(entries: Mapping[str, str], key: str, build: Callable[[Any], _T]) -> _T | None:
-    if key not in entries:
-        return None
-    try:
-        return build(json.loads(entries[key]))
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError) as error:
-        raise UserError(f"the metadata entry {PREFIX}{key} is damaged ({error}); export the model again") from error
 
 
 def _dump(value: Any) -> str | None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
+from qkd_deploy.export.metadata.fields import EXACT, Byte, Positive, Size
 from qkd_deploy.pixels.arrays import normalized
 from qkd_deploy.pixels.normalization import Normalization
 
@@ -27,11 +29,13 @@ class GoldenInput:
         normalization: of inputs that are pixels normalised otherwise than by that grid, as in the metadata; or None.
     """
 
-    shape: tuple[int, ...]
-    lo: int
-    hi: int
-    zero_point: int
-    scale: float | None
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    shape: tuple[Size, ...]
+    lo: Byte
+    hi: Byte
+    zero_point: Byte
+    scale: Positive | None
     normalization: dict[str, Any] | None = None
 
     def array(self) -> np.ndarray:
@@ -61,21 +65,12 @@ class Golden:
 
 
 def encode_golden(golden: Golden) -> dict[str, Any]:
-    """Golden results as plain data for JSON."""
+    """Golden results as plain data for JSON; ``schema.parsed_golden`` reads it back."""
     return {
         "inputs": [_encode_recipe(recipe) for recipe in golden.recipes],
         "codes": golden.codes,
         "outputs": [_encode_array(array) for array in golden.outputs],
     }
-
-
-def decode_golden(table: dict[str, Any]) -> Golden:
-    """Inverse of :func:`encode_golden`."""
-    return Golden(
-        recipes=tuple(GoldenInput(**{**row, "shape": tuple(row["shape"])}) for row in table["inputs"]),
-        codes={str(name): str(digest) for name, digest in table["codes"].items()},
-        outputs=tuple(_decode_array(text) for text in table["outputs"]),
-    )
 
 
 def _encode_recipe(recipe: GoldenInput) -> dict[str, Any]:
@@ -88,9 +83,3 @@ def _encode_array(array: np.ndarray) -> str:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _decode_array(text: str) -> np.ndarray:
-    """Inverse of ``_encode_array``; refuses pickled content (ValueError)."""
-    array: np.ndarray = np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False)
-    return array

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from qkd_deploy.export.metadata.digests import Digests
+from qkd_deploy.export.metadata.fields import EXACT, Bits, Byte, Positive
 from qkd_deploy.export.metadata.golden import Golden
 from qkd_deploy.pixels.normalization import CENTERED, Normalization
 
@@ -15,26 +18,30 @@ from qkd_deploy.pixels.normalization import CENTERED, Normalization
 class TensorRecord:
     """One quantized activation: ``value`` is the ONNX value with its uint8 codes, ``lo`` and ``hi`` their range."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
     name: str
     value: str
     module: str
-    bits: int
-    scale: float
-    zero_point: int
-    lo: int
-    hi: int
+    bits: Bits
+    scale: Positive
+    zero_point: Byte
+    lo: Byte
+    hi: Byte
 
 
 @dataclass(frozen=True)
 class LayerRecord:
     """One layer with weights; ``upscale`` is the factor between learned and stored weight integers."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
     name: str
     module: str
     op: str
-    weight_bits: int
-    activation_bits: int
-    upscale: int
+    weight_bits: Bits
+    activation_bits: Bits
+    upscale: Byte
     kernel: str
 
 

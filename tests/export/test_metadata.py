@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -44,7 +46,7 @@ METADATA = Metadata(
     normalization={"mean": 128, "std": 64},
     classes=("zero", "één"),
     checkpoint_sha256="ab" * 32,
-    accuracy={"dataset": "digits", "integer": 97.5},
+    accuracy={"dataset": "digits", "fingerprint": "ab12", "images": 40, "integer": 97.5},
 )
 
 
@@ -188,12 +190,69 @@ def test_foreign_file_is_refused() -> None:
         ("golden", '{"inputs": [], "codes": {}, "outputs": ["gASVAA=="]}'),
         ("digests", "[1]"),
         ("classes", "3"),
+        ("classes", "[1, 2]"),
+        ("tensors", "[" * 10_000),
+        ("tensors", "[null]"),
+        ("layers", '{"name": 5}'),
+        ("normalization", '{"mean": null, "std": 64}'),
+        ("normalization", '{"mean": 128, "std": 0}'),
+        ("normalization", '{"mean": 1e400, "std": 1}'),
+        ("accuracy", "{}"),
+        ("accuracy", '{"dataset": "digits", "fingerprint": "", "images": "40", "integer": 97.5}'),
+        ("accuracy", '{"dataset": "digits", "fingerprint": "", "images": 40, "integer": NaN}'),
+        ("digests", '{"initializers": {"x": 5}, "nodes": {}, "metadata": {}, "graph": ""}'),
+        ("digests", '{"initializers": {}, "nodes": {}, "metadata": {}, "graph": "", "more": 1}'),
     ],
 )
 def test_damaged_entries_are_named(key: str, value: str) -> None:
     model = exported()
     next(p for p in model.metadata_props if p.key == PREFIX + key).value = value
     with pytest.raises(UserError, match=f"{PREFIX}{key} is damaged"):
+        read_metadata(model)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("scale", None), ("scale", 0), ("scale", "1"), ("zero_point", 256), ("bits", 2.5), ("lo", -1), ("name", 5)],
+)
+def test_fields_of_records_have_their_types(field: str, value: object) -> None:
+    row = {**dataclasses.asdict(METADATA.tensors[0]), field: value}
+    model = exported()
+    next(p for p in model.metadata_props if p.key == PREFIX + "tensors").value = json.dumps([row])
+    with pytest.raises(UserError, match=rf"tensors is damaged \(0\.{field}"):
+        read_metadata(model)
+
+
+def npy(header: str) -> str:
+    """The base64 text of an array that is only a header."""
+    return base64.b64encode(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lo", 1e30),
+        ("lo", 16),
+        ("hi", 300),
+        ("scale", -1),
+        ("shape", [2, 10**9, 10**9]),
+        ("shape", [0]),
+        ("shape", "22"),
+        ("normalization", {"mean": [], "std": []}),
+        ("outputs", ["no base64"]),
+        ("outputs", [npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000,), }")]),
+        ("outputs", [npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }")]),
+        ("outputs", [npy("[" * 200)]),
+        ("outputs", [5]),
+    ],
+)
+def test_golden_recipes_and_outputs_are_bounded(field: str, value: object) -> None:
+    model = exported()
+    entry = next(p for p in model.metadata_props if p.key == PREFIX + "golden")
+    table = json.loads(entry.value)
+    (table if field == "outputs" else table["inputs"][0])[field] = value
+    entry.value = json.dumps(table)
+    with pytest.raises(UserError, match="golden is damaged"):
         read_metadata(model)
 
 

@@ -1,0 +1,18 @@
+"""Types of the fields that records of a file have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+EXACT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""How records are read: numbers are finite, nothing is converted, and no key is unknown."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A number above 0, such as a scale."""
+Byte = Annotated[int, Field(ge=0, le=255)]
+"""A code of uint8."""
+Bits = Annotated[int, Field(ge=1, le=32)]
+"""The width of codes; 32 for float."""
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+"""A dimension of an array."""
