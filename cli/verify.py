@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qkd_deploy.atomic import atomic_write, is_same_file
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, require_checkpoint_of
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points
@@ -35,6 +36,11 @@ _DATA = ("dataset", "data_dir", "dataset_args", "image_size", "interpolation", "
 )
 @option("--limit", type=click.IntRange(1, LARGEST), group="data", usual="all", help="Only the first images.")
 @option("--checkpoint", type=Path, help="The `model.pt` that the file was exported from.")
+@option(
+    "--require-checkpoint",
+    is_flag=True,
+    help="Refuse to start without `--checkpoint`: for pipelines, which must not take CONSISTENT for VERIFIED.",
+)
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option(
     "--tolerance",
@@ -54,6 +60,7 @@ def command(
     inputs: Path | None,
     limit: int | None,
     checkpoint: Path | None,
+    require_checkpoint: bool,
     model: str | None,
     tolerance: float,
     require_integer: bool,
@@ -62,10 +69,18 @@ def command(
 ) -> int:
     """Prove that an ONNX file computes what was trained.
 
-    The last line begins with VERIFIED (exit code 0) or FAILED (1). With --json - stdout holds the JSON alone, and the
-    table goes to stderr.
+    The last line begins with VERIFIED where the whole file agrees with its --checkpoint, with CONSISTENT where it agrees
+    with itself and no checkpoint was given (exit code 0 for both), or with FAILED (1). With --json - stdout holds the
+    JSON alone, and the table goes to stderr.
     """
     require_checkpoint_of(model, checkpoint)
+    if require_checkpoint and checkpoint is None:
+        raise click.UsageError(
+            "--require-checkpoint asks for proof against a checkpoint; give --checkpoint MODEL.PT too"
+        )
+    for read in (file, checkpoint, inputs):
+        if json_file not in (None, "-") and read is not None and is_same_file(str(json_file), read):
+            raise click.UsageError(f"--json would replace {read}, which is read; choose another file")
     given = named(options)
     if "dataset" not in given:
         if split is not None or given.keys() - {"workers"}:
@@ -80,15 +95,15 @@ def command(
     from qkd_deploy.training.run_data import dataset_of
     from qkd_deploy.workflows.export import verify_deployed
 
-    read, data = read_exported(file), None
+    exported, data = read_exported(file), None
     if "dataset" in given:
-        metadata = read_metadata(read.model)
+        metadata = read_metadata(exported.model)
         source = DataSource(classes=len(metadata.classes or ()), **given)
         recorded = metadata.preprocessing or {}
         expected = Preprocessing(interpolation=recorded.get("interpolation"), crop_pct=recorded.get("crop_pct"))
         data = dataset_of(source, expected=expected)
     report = verify_deployed(
-        read,
+        exported,
         checkpoint=checkpoint,
         model=model,
         data=data,
@@ -105,7 +120,6 @@ def command(
 
 
 def _print(report: VerificationReport, json_file: str | None) -> None:
-    from qkd_deploy.atomic import atomic_write
     from qkd_deploy.cli.tables import console
 
     if json_file not in (None, "-"):

@@ -12,6 +12,14 @@ from pathlib import Path
 from qkd_deploy.errors import UserError, require_kind
 
 
+def is_same_file(one: Path | str, other: Path | str) -> bool:
+    """Whether two paths lead to one file that is there: writing one would replace the other."""
+    try:
+        return Path(one).samefile(other)
+    except (OSError, ValueError):  # one of them is not there, or is no path
+        return False
+
+
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``.

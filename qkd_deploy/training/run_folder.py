@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from qkd_deploy.atomic import is_same_file
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
@@ -108,6 +109,15 @@ class RunFolder:
             raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
         elif self.last.exists() and RunState.read(self.last).loop is not None:
             raise UserError(f"{self.path} holds a run without its config.toml; put that back, or choose another --out")
+        else:
+            self._require_weights_elsewhere(config)
+
+    def _require_weights_elsewhere(self, config: TrainConfig) -> None:
+        """Refuse to replace the weights that the run starts from."""
+        for option, weights in (("--init", config.init), ("--teacher", config.teacher_checkpoint)):
+            for written in (self.student, self.teacher):
+                if weights and is_same_file(weights, written):
+                    raise UserError(f"the run would replace {weights}, which {option} reads; choose another --out")
 
     def require_run(self) -> None:
         """Refuse a folder without a run.

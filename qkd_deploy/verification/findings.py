@@ -19,7 +19,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Difference:
-    """One finding; ``kind`` is constant, node, graph, metadata, digests or golden, ``module`` the user's module."""
+    """One finding; ``kind`` is constant, node, graph, metadata, digests, golden or file; ``module`` is the user's."""
 
     kind: str
     name: str

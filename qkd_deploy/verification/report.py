@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from qkd_deploy.errors import printable
 from qkd_deploy.verification.findings import Difference, FirstDifference, Kernel, Level
 from qkd_deploy.verification.overflow.saturation import Saturation
 
@@ -13,13 +15,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
+_VERDICT_COLOURS = {"VERIFIED": "bold green", "CONSISTENT": "bold yellow", "FAILED": "bold red"}
 _SHOWN = 12
+
+Proven = Literal["VERIFIED", "CONSISTENT", "FAILED"]
+"""What a verification may find."""
 
 
 @dataclass
 class VerificationReport:
     """Everything that ``verify`` found out.
 
+    ``checkpoint`` is what a fresh export was made from, which the whole file was compared with; None without one.
+    ``given_model``: the frozen model was at hand, so that codes were compared with it.
     ``accuracy`` is in percent (of right classes, or of the score that ``metric`` names where the data set has its own),
     by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
@@ -30,6 +38,8 @@ class VerificationReport:
     """
 
     path: str
+    checkpoint: str | None = None
+    given_model: bool = False
     levels: list[Level] = field(default_factory=list)
     accuracy: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(("preview", "frozen", "runtime")))
     metric: str = "accuracy"
@@ -60,9 +70,21 @@ class VerificationReport:
         return [kernel for kernel in self.kernels if not kernel.integer]
 
     @property
+    def proven(self) -> Proven:
+        """What was proven: a file that was compared with its checkpoint is VERIFIED, another one only CONSISTENT."""
+        if not self.passed:
+            return "FAILED"
+        return "CONSISTENT" if self.checkpoint is None else "VERIFIED"
+
+    @property
     def verdict(self) -> str:
-        """The last line: VERIFIED or FAILED with the reason."""
-        return f"VERIFIED {self.path}: {self._proof()}" if self.passed else f"FAILED {self.path}: {self._failure()}"
+        """The last line: what was proven, of which file, or the reason why not."""
+        return printable(_VERDICTS[self.proven](self), keep="")
+
+    def _consistent(self) -> str:
+        model = " and with the given model" if self.given_model else ""
+        told = f"the file agrees with itself{model} (no checkpoint given)"
+        return f"CONSISTENT: {told}: {self.path}: {self._proof()}"
 
     def _failure(self) -> str:
         failed = next((level for level in self.levels if level.status == "failed"), None)
@@ -85,11 +107,11 @@ class VerificationReport:
         return f"{kind} {self.accuracy['runtime']:.2f} % on {self.images} images, "
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for machines; ``passed``, ``float_ops`` and ``verdict`` are included."""
+        """Plain data for machines; ``passed``, ``proven``, ``float_ops`` and ``verdict`` are included."""
         table = {name: value for name, value in asdict(self).items() if name != "kernels"}
         table["kernels"] = [asdict(kernel) for kernel in self.kernels if kernel.integer]
         table["float_ops"] = [asdict(kernel) for kernel in self.float_ops]
-        return {"passed": self.passed, "verdict": self.verdict, **table}
+        return {"passed": self.passed, "proven": self.proven, "verdict": self.verdict, **table}
 
     def to_json(self) -> str:
         """:meth:`as_dict` as indented JSON."""
@@ -100,12 +122,16 @@ class VerificationReport:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"Verification of {self.path}", show_lines=False)
+        table = Table(title=Text(_line(f"Verification of {self.path}")), show_lines=False)
         for column in ("level", "result", "findings"):
             table.add_column(column, overflow="fold")
         for level in self.levels:
             colour = _COLOURS[level.status]
-            table.add_row(level.name, Text(level.status, style=colour), Text("\n".join(level.sentences)))
+            table.add_row(
+                level.name,
+                Text(level.status, style=colour),
+                Text("\n".join(map(_line, level.sentences))),
+            )
         console.print(table)
         _print_some(console, "Differences", [difference.message for difference in self.identity])
         tail = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.tail]
@@ -115,7 +141,7 @@ class VerificationReport:
         if self.saturation is not None and self.saturation.prediction:
             console.print(Text(f"Saturation: {self.saturation.prediction}"), soft_wrap=True)
         console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB{self._speed()}"))
-        console.print(Text(self.verdict, style="bold green" if self.passed else "bold red"), soft_wrap=True)
+        console.print(Text(self.verdict, style=_VERDICT_COLOURS[self.proven]), soft_wrap=True)
 
     def _speed(self) -> str:
         if "integer" not in self.latency_seconds:
@@ -132,11 +158,23 @@ class VerificationReport:
         return f"{known}: {', '.join(features) or 'no known integer instructions'}"
 
 
+_VERDICTS: dict[Proven, Callable[[VerificationReport], str]] = {
+    "VERIFIED": lambda report: f"VERIFIED against {report.checkpoint}: {report.path}: {report._proof()}",
+    "CONSISTENT": VerificationReport._consistent,
+    "FAILED": lambda report: f"FAILED {report.path}: {report._failure()}",
+}
+
+
+def _line(text: str) -> str:
+    """Text in which names of a file cannot begin a line of their own."""
+    return printable(text, keep="")
+
+
 def _print_some(console: Console, title: str, lines: list[str]) -> None:
     """Print the first lines, and how many more there are."""
     from rich.text import Text
 
     for line in lines[:_SHOWN]:
-        console.print(Text(f"{title}: {line}"), soft_wrap=True)
+        console.print(Text(_line(f"{title}: {line}")), soft_wrap=True)
     if len(lines) > _SHOWN:
         console.print(Text(f"{title}: {len(lines) - _SHOWN} more (see --json)"))

@@ -15,7 +15,10 @@ from qkd_deploy.verification.source import Source
 
 @dataclass(frozen=True)
 class Task:
-    """One verification; the fields after ``report`` are arguments of ``verify_onnx``."""
+    """One verification; the fields after ``report`` are arguments of ``verify_onnx``, but for the last.
+
+    ``recorded`` is the accuracy in percent that the file claims for just these data, None where it claims none.
+    """
 
     subject: ModelUnderTest
     source: Source
@@ -25,6 +28,7 @@ class Task:
     require_integer: bool = False
     threads: tuple[int, ...] = (1, 2)
     batch_size: int = 64
+    recorded: float | None = None
 
     @property
     def code_images(self) -> int:

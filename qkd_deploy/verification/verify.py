@@ -20,7 +20,7 @@ from qkd_deploy.graph.integer.given import as_frozen, as_prepared, require_deplo
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.runtimes.runtime import Runtime
-from qkd_deploy.verification.checks.accuracy import check_accuracy
+from qkd_deploy.verification.checks.accuracy import check_accuracy, recorded_for
 from qkd_deploy.verification.checks.codes import check_codes
 from qkd_deploy.verification.checks.identity import check_identity
 from qkd_deploy.verification.checks.kernels import check_kernels
@@ -53,6 +53,7 @@ def verify_onnx(
     frozen: nn.Module | None = None,
     prepared: nn.Module | None = None,
     expected: onnx.ModelProto | None = None,
+    checkpoint: str = "the given export",
     split: str = "test",
     limit: int | None = None,
     tolerance: float | None = 0.1,
@@ -70,8 +71,9 @@ def verify_onnx(
         frozen: the frozen model of the checkpoint; None without one.
         prepared: the prepared model of the checkpoint, which is the float preview; None without one. Both may be
             wrapped: averages (EMA), models for several devices, compiled ones.
-        expected: a fresh export of the checkpoint with the file's own options; every difference to it is found even
-            when the digests of the file were rewritten.
+        expected: a fresh export of the checkpoint with the file's own options, which the whole file is compared with.
+            Without it, a file that passes is CONSISTENT, not VERIFIED.
+        checkpoint: what ``expected`` was made from, for the verdict.
         split: "test" or "train".
         limit: verify on the first images only.
         tolerance: points of accuracy between preview and frozen model, None for any.
@@ -95,10 +97,13 @@ def verify_onnx(
     source = _source(model, subject.metadata, data, inputs, split, limit)
     report = _empty_report(file, subject.runtime)
     report.metric = source.metric_name
+    report.checkpoint, report.given_model = None if expected is None else checkpoint, frozen is not None
     if data is not None:
         about = {"name": data.known_as, "fingerprint": data.fingerprint}
         report.dataset = {**about, "split": split, "images": source.images}
     task = Task(subject, source, report, expected, tolerance, require_integer, threads, batch_size)
+    if data is not None and split == "test":
+        task = replace(task, recorded=recorded_for(subject.metadata, data, source.images))
     with evaluating(prepared):
         for name, check in CHECKS.items():
             report.levels.append(_judged(name, check, task))

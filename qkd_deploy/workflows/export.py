@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import nn
 
+from qkd_deploy.atomic import is_same_file
 from qkd_deploy.bench.benchmark import median_latencies
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.one_batch import initialize
@@ -157,7 +158,7 @@ def output_beside(path: Path | str, output: Path | str | None) -> Path:
     if output is None and Path(path).suffix == ".onnx":
         raise UserError(f"{path} is no checkpoint by its name; use the model.pt of a training run")
     target = split_archive(path)[0].with_suffix(".onnx") if output is None else Path(output)
-    if target.exists() and Path(path).exists() and target.samefile(path):
+    if is_same_file(target, path):
         raise UserError(f"the output {target} is the checkpoint itself; choose another --output")
     return target
 
@@ -189,7 +190,8 @@ def verify_deployed(
     input_type = stored.input if stored.input in INPUTS else INPUTS[0]
     trained = load_trained(checkpoint, model=model)
     built = trained.build(weights=weights, input=input_type)
-    report = verify_onnx(file, frozen=built.frozen, prepared=trained.prepared, expected=built.model, **options)
+    sides: dict[str, Any] = {"frozen": built.frozen, "prepared": trained.prepared, "expected": built.model}
+    report = verify_onnx(file, **sides, checkpoint=str(checkpoint), **options)
     return _timed(file, report, trained)
 
 

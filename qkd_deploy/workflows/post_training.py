@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from qkd_deploy.atomic import atomic_write
+from qkd_deploy.atomic import atomic_write, is_same_file
 from qkd_deploy.calibration.calibrate import calibrate_and_diagnose
 from qkd_deploy.calibration.diagnosis import Diagnosis
 from qkd_deploy.calibration.reconstruct import reconstruct
@@ -101,7 +101,7 @@ def export_calibrated(
     """
     target = output_beside(path, output)
     beside = target.with_suffix(".quantized.pt")
-    if beside.exists() and Path(path).exists() and beside.samefile(path):
+    if is_same_file(beside, path):
         raise UserError(f"the weights {path} would be replaced by the quantized checkpoint; choose another --output")
     config = _config(path, settings)
     dataset, expected = images_of(path, config, progress)

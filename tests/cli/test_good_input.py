@@ -77,6 +77,7 @@ def test_verify_ends_with_the_verdict_and_writes_json(chain: Any) -> None:
     assert last_line(ok(chain["verify"])).startswith("VERIFIED ")
     report = json.loads((chain["folder"] / "report.json").read_text())
     assert report["passed"] is True
+    assert (report["proven"], report["checkpoint"]) == ("VERIFIED", "runs/a/model.pt")
     assert report["differing_codes"] == 0 and report["first_difference"] is None and report["float_ops"] == []
     reported = json.loads(chain["train"].out)["accuracy"]
     assert report["accuracy"]["frozen"] == report["accuracy"]["runtime"] == pytest.approx(reported)
@@ -108,7 +109,8 @@ def test_verify_with_arrays_instead_of_a_data_set(trained: Path, warm_run: Any, 
 
 
 def test_verify_by_itself_and_on_the_training_split(trained: Path, warm_run: Any) -> None:
-    assert last_line(ok(warm_run("verify model.onnx", trained))).startswith("VERIFIED ")
+    told = last_line(ok(warm_run("verify model.onnx", trained)))
+    assert told.startswith("CONSISTENT: the file agrees with itself (no checkpoint given): model.onnx: ")
     args = "verify model.onnx --dataset digits --split train --limit 30"
     assert " on 30 images" in last_line(ok(warm_run(args, trained)))
 

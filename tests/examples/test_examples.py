@@ -22,7 +22,7 @@ def output_of(example: str, folder: Path) -> str:
 @pytest.mark.parametrize("example", ["own_training_loop.py", "fabric_loop.py"])
 def test_loops_of_ones_own_end_verified_with_a_useful_accuracy(example: str, tmp_path: Path) -> None:
     verdict = output_of(example, tmp_path).splitlines()[-1]
-    assert verdict.startswith("VERIFIED")
+    assert verdict.startswith("CONSISTENT: the file agrees with itself and with the given model (no checkpoint given)")
     accuracy = re.search(r"([\d.]+) %", verdict)
     assert accuracy is not None and float(accuracy[1]) > 90, verdict
     assert (tmp_path / "model.onnx").is_file()

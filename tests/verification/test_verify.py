@@ -103,7 +103,8 @@ def test_all_levels_pass_with_a_checkpoint(model: onnx.ModelProto, file: Path, d
     assert report.accuracy == {"preview": 75.0, "frozen": 75.0, "runtime": 75.0}
     assert report.images == 100
     assert report.differing_codes == 0
-    assert report.verdict.startswith(f"VERIFIED {file}: integer accuracy 75.00 % on 100 images")
+    proven = "VERIFIED against the given export"
+    assert report.verdict.startswith(f"{proven}: {file}: integer accuracy 75.00 % on 100 images")
     assert report.dataset is not None
     assert report.dataset["fingerprint"] == dataset.fingerprint
 

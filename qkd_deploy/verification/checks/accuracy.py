@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from qkd_deploy.export.metadata import Metadata
 from qkd_deploy.verification.checks.outputs import FLIP_TOLERANCE, FLOAT_TOLERANCE, OutputsComparison
 from qkd_deploy.verification.checks.tally import Outputs, Tally
 from qkd_deploy.verification.checks.torch_side import outputs_of
@@ -9,6 +12,9 @@ from qkd_deploy.verification.findings import Level
 from qkd_deploy.verification.runtime import RuntimeModel
 from qkd_deploy.verification.source import Batch
 from qkd_deploy.verification.task import Task
+
+if TYPE_CHECKING:
+    from qkd_deploy.data.dataset import ImageDataset
 
 
 def check_accuracy(task: Task) -> Level:
@@ -28,7 +34,29 @@ def check_accuracy(task: Task) -> Level:
     if not source.labelled:
         return tally.outputs_result()
     report.accuracy.update(tally.percent)
-    return tally.accuracy_result(task.tolerance)
+    return _with_recorded(task, tally, tally.accuracy_result(task.tolerance))
+
+
+def recorded_for(metadata: Metadata, data: ImageDataset, images: int) -> float | None:
+    """The accuracy in percent that a file claims on the test images of ``data``; None where it claims it of others."""
+    claim = metadata.accuracy
+    if claim is None or (claim["fingerprint"], claim["images"]) != (data.fingerprint, images):
+        return None
+    same_pictures = dict(metadata.preprocessing or {}) == dict(data.evaluation)
+    return float(claim["integer"]) if same_pictures else None
+
+
+def _with_recorded(task: Task, tally: Tally, level: Level) -> Level:
+    """The level, failed where the file claims another accuracy than the runtime reaches.
+
+    Equality is asked for where nothing in float has a part in the outputs; elsewhere rounding may decide an image.
+    """
+    claimed, reached = task.recorded, tally.percent["runtime"]
+    allowed = 1e-6 if tally.is_exact else max(task.tolerance or 0.0, 100.0 / tally.images)
+    if claimed is None or abs(claimed - reached) <= allowed:
+        return level
+    problem = f"the file claims {claimed:.2f} % on these images, but reaches {reached:.2f} %"
+    return Level(level.name, "failed", (problem, *level.sentences))
 
 
 def _sides(task: Task, runtime: RuntimeModel, batch: Batch) -> dict[str, Outputs]:

@@ -68,6 +68,11 @@ class Tally:
         return np.asarray(scores_of(self._metric, given, torch.from_numpy(labels)).numpy())
 
     @property
+    def is_exact(self) -> bool:
+        """Whether nothing in float has a part in any output."""
+        return all(self._outputs.exact.values())
+
+    @property
     def percent(self) -> dict[str, float]:
         """By side, how much of all samples is right."""
         return {side: 100.0 * count / self.images for side, count in self.correct.items()}
