@@ -69,9 +69,9 @@ def command(
 ) -> int:
     """Prove that an ONNX file computes what was trained.
 
-    The last line begins with VERIFIED where the whole file agrees with its --checkpoint, with CONSISTENT where it agrees
-    with itself and no checkpoint was given (exit code 0 for both), or with FAILED (1). With --json - stdout holds the
-    JSON alone, and the table goes to stderr.
+    The last line begins with VERIFIED where the whole file agrees with its --checkpoint, with CONSISTENT where it
+    agrees with itself and no checkpoint was given (exit code 0 for both), or with FAILED (1). With --json - stdout
+    holds the JSON alone, and the table goes to stderr.
     """
     require_checkpoint_of(model, checkpoint)
     if require_checkpoint and checkpoint is None:

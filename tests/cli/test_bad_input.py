@@ -150,8 +150,12 @@ VERIFY = [
     case("verify model.onnx --json ./model.onnx", "--json would replace model.onnx", "choose another file"),
     case("verify model.onnx --checkpoint model.pt --json model.pt", "--json would replace model.pt"),
     case("verify model.onnx --inputs good.npy --json good.npy", "--json would replace good.npy"),
-    case("train --init folder/model.pt --out folder", "the run would replace folder/model.pt", "choose another --out"),
-    case("train --teacher resnet20:folder/model.pt --out folder", "the run would replace folder/model.pt", "--teacher"),
+    case(
+        "train --init weights/model.pt --out weights", "the run would replace weights/model.pt", "choose another --out"
+    ),
+    case(
+        "train --teacher resnet20:weights/model.pt --out weights", "the run would replace weights/model.pt", "--teacher"
+    ),
     case("verify model.onnx --dataset digts", "did you mean 'digits'?"),
     case("verify model.onnx --dataset cifar10", "--data-dir"),
     case("verify model.onnx --dataset data:large", "1x8x8", "3x32x32"),
@@ -258,6 +262,8 @@ MODULES = {
 def material(trained: Path) -> Path:
     """The folder in which the commands run: good files, and everything that can be wrong with one."""
     (trained / "folder").mkdir()
+    (trained / "weights").mkdir()
+    (trained / "weights/model.pt").write_bytes((trained / "run/checkpoints/student-float.pt").read_bytes())
     for name, text in MODULES.items():
         (trained / name).write_text(text)
     checkpoint = (trained / "model.pt").read_bytes()
