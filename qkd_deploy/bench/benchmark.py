@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qkd_deploy.bench.peak_memory import peak_memory
-from qkd_deploy.bench.session import RUNTIME, load_session, noise_for
+from qkd_deploy.bench.session import RUNTIME, load_session
 from qkd_deploy.bench.timing import interleaved
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.gate.onnx_file import read_exported, read_onnx
+from qkd_deploy.runtimes.limited_run import limited_run, noise_for
 from qkd_deploy.runtimes.runtime import RuntimeFault
 
 INTEGER, FP32, UNREPLACED = "integer", "fp32", "unreplaced"
@@ -91,8 +91,10 @@ def bench(
     file = read_exported(path)
     read_metadata(file.model)
     with _files(path, against, rival) as files:
+        trusted = {*({INTEGER} if file.cost.easy else ()), FP32, UNREPLACED}
+        memory = {name: _peak_memory(model, batch, threads, name in trusted) for name, model in files.items()}
         samples = _timed({**files, INTEGER: file.data}, threads, batch, rounds)
-        models = {name: _measurement(file, samples[name], threads, batch) for name, file in files.items()}
+        models = {name: _measurement(model, samples[name], batch, memory[name]) for name, model in files.items()}
     ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
     return BenchReport(str(path), batch, threads, rounds, RUNTIME.version, models, ratios)
 
@@ -146,9 +148,24 @@ def _timed(models: Mapping[str, bytes | Path], threads: int, batch: int, rounds:
         ) from error
 
 
-def _measurement(file: Path, samples: np.ndarray, threads: int, batch: int) -> Measurement:
+def _peak_memory(file: Path, batch: int, threads: int, trusted: bool) -> int | None:
+    """Bytes that one batch needs; what nobody vouches for runs within limits, before it runs in this process.
+
+    Raises:
+        UserError: it takes too long or too much, or cannot be run at all.
+    """
+    try:
+        return (
+            limited_run(file, batch, threads, seconds=None, memory=0) if trusted else limited_run(file, batch, threads)
+        )
+    except RuntimeFault as error:
+        if trusted:  # it says why where it is timed
+            return None
+        raise UserError(f"{RUNTIME.name} cannot run {file}: {error.last_line}; try another --batch or file") from error
+
+
+def _measurement(file: Path, samples: np.ndarray, batch: int, memory: int | None) -> Measurement:
     low, median, high = (float(value) for value in np.quantile(samples, [0.25, 0.5, 0.75]))
-    memory = peak_memory(file, batch, threads)
     return Measurement(median, (low, high), batch / median, memory, file.stat().st_size)
 
 

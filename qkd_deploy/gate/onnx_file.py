@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.gate.canonical import require_canonical
+from qkd_deploy.gate.cost import Cost, cost_of
 from qkd_deploy.gate.form import require_form
 from qkd_deploy.gate.graph import require_graph
 from qkd_deploy.gate.names import PREFIX
@@ -38,6 +39,11 @@ class OnnxFile:
     def sha256(self) -> str:
         """Digest of the bytes, in hexadecimal digits."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What running it takes; for files that the gate has let through."""
+        return cost_of(self.model)
 
 
 def read_onnx(path: Path | str) -> OnnxFile:

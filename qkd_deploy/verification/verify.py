@@ -29,6 +29,7 @@ from qkd_deploy.verification.findings import Level
 from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.report import VerificationReport
+from qkd_deploy.verification.runnable import require_runnable, samples_at_a_time
 from qkd_deploy.verification.source import Source, from_arrays, from_dataset, from_golden
 from qkd_deploy.verification.task import Check, Task
 
@@ -94,6 +95,7 @@ def verify_onnx(
         prepared = as_prepared(prepared, "verify_onnx(prepared=...)")
         require_deployable(prepared, "verify_onnx")
     subject = ModelUnderTest(model, read_metadata(model), frozen, prepared)
+    require_runnable(file)
     source = _source(model, subject.metadata, data, inputs, split, limit)
     report = _empty_report(file, subject.runtime)
     report.metric = source.metric_name
@@ -101,7 +103,9 @@ def verify_onnx(
     if data is not None:
         about = {"name": data.known_as, "fingerprint": data.fingerprint}
         report.dataset = {**about, "split": split, "images": source.images}
-    task = Task(subject, source, report, expected, tolerance, require_integer, threads, batch_size)
+    task = Task(
+        subject, source, report, expected, tolerance, require_integer, threads, samples_at_a_time(file, batch_size)
+    )
     if data is not None and split == "test":
         task = replace(task, recorded=recorded_for(subject.metadata, data, source.images))
     with evaluating(prepared):

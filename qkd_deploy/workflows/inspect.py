@@ -20,6 +20,7 @@ from qkd_deploy.gate.onnx_file import read_exported
 from qkd_deploy.verification.checks.kernels import list_all
 from qkd_deploy.verification.findings import Kernel
 from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
+from qkd_deploy.verification.runnable import require_runnable
 from qkd_deploy.verification.runtime import optimized_graph
 from qkd_deploy.workflows.export import load_trained
 
@@ -180,6 +181,8 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
     file = read_exported(path)
     model = file.model
     metadata = read_metadata(model)
+    if build:
+        require_runnable(file)
     everything = list_all(model, optimized_graph(model), metadata) if build else None
     kernels = None if everything is None else [kernel for kernel in everything if not kernel.tail]
     origin: dict[str, Any] = {"version": metadata.version, "checkpoint_sha256": metadata.checkpoint_sha256}
