@@ -57,6 +57,21 @@ def _same(one: Any, two: Any) -> bool:
     return type(one) is type(two) and bool(one == two)
 
 
+def is_on_a_line(seen: tuple[Any, ...], batch: int) -> bool:
+    """Tell whether two values of a number say what it is at every multiple of the examples' batch.
+
+    ``batch // 8`` lies on a line at multiples of 8, as code that groups every 8 images assumes; ``1 + batch // 64`` and
+    ``batch % 64`` do not, and what an operation makes of them at another batch cannot be told from two.
+
+    Args:
+        seen: the number at ``batch``, at twice that, and at each of ``BATCHES`` (``Concrete.seen``).
+        batch: of the examples.
+    """
+    one, two, *others = seen
+    known = [(other, value) for other, value in zip(BATCHES, others, strict=True) if other % batch == 0]
+    return all(_same(_at_batch(other, one, two, batch), value) for other, value in known)
+
+
 def at_other_batches(one: Any, two: Any, batch: int) -> tuple[Any, ...]:
     """Return a size at each of ``BATCHES``: on the line through ``one`` (at ``batch``) and ``two`` (at twice that)."""
     return tuple(_at_batch(other, one, two, batch) for other in BATCHES)

@@ -71,10 +71,25 @@ class Call:
         by_python = self.kind == "call_method" or (self.kind == "call_function" and self._package != "torch")
         return by_python and self._is_on_numbers()
 
+    def numbers(self) -> list[tuple[Any, ...]]:
+        """Return the numbers among the arguments that follow the batch, each with all its values."""
+        return [proxy.seen for proxy in self._proxies() if not proxy.reads_tensors]
+
     def _is_on_numbers(self) -> bool:
-        leaves = tree_leaves((self.args, self.kwargs))
-        proxies = [leaf for leaf in leaves if isinstance(leaf, Concrete)]
+        proxies, leaves = self._proxies(), tree_leaves((self.args, self.kwargs))
         return bool(proxies) and not tensors_in(leaves) and not any(proxy.reads_tensors for proxy in proxies)
+
+    def _proxies(self) -> list[Concrete]:
+        """Return the proxies among the arguments, also those in slices, which pytrees take for leaves."""
+        found: list[Concrete] = []
+
+        def note(argument: Any) -> Any:
+            if isinstance(argument, Concrete):
+                found.append(argument)
+            return argument
+
+        map_aggregate((self.args, self.kwargs), note)
+        return found
 
     @property
     def is_description(self) -> bool:

@@ -23,7 +23,7 @@ class Facts:
         dtype: type of the tensor's elements.
         is_python: true for values without any tensor in them: sizes and numbers that the graph computes.
         value: such a value, for the examples.
-        is_fixed: true where such a value is the same for the examples and for twice as many.
+        is_fixed: true where such a value is the same at all batch sizes that were tried.
         unchanged: true for calls that returned their first operand as it was: type, shape and elements.
         line: of the user's code that made the value, as ``file:line``.
     """
@@ -38,14 +38,17 @@ class Facts:
     line: str = ""
 
 
-def facts_of(one: Any, two: Any, *, unchanged: bool = False, line: str = "") -> Facts:
-    """Read the facts of a value from what it is for the examples (``one``) and for twice as many (``two``)."""
+def facts_of(one: Any, two: Any, *others: Any, unchanged: bool = False, line: str = "") -> Facts:
+    """Read the facts of a value from what it is for the examples (``one``), for twice as many (``two``) and beyond.
+
+    A number is fixed only where it is the same at all batch sizes: ``batch // 64`` is 0 at the first two.
+    """
     if isinstance(one, Tensor):
         batch_dims = tuple(dim for dim, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b)
         return Facts(tuple(one.shape), batch_dims, one.dtype, unchanged=unchanged, line=line)
     if has_tensor(one):
         return Facts(line=line)
-    return Facts(is_python=True, value=one, is_fixed=agree((one, two)), line=line)
+    return Facts(is_python=True, value=one, is_fixed=agree((one, two, *others)), line=line)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

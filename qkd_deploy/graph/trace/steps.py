@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from qkd_deploy.graph.modes import evaluating
-from qkd_deploy.graph.trace.batch_sizes import BATCHES, Unknown, at_other_batches, more_examples
+from qkd_deploy.graph.trace.batch_sizes import BATCHES, Unknown, at_other_batches, is_on_a_line, more_examples
 from qkd_deploy.graph.trace.calls import Call
 from qkd_deploy.graph.trace.derived_modules import plain_forward
-from qkd_deploy.graph.trace.errors import Failed, Untraceable, by_values
+from qkd_deploy.graph.trace.errors import Failed, Untraceable, by_batch, by_values
 from qkd_deploy.graph.trace.modes import DROPOUT_FUNCTIONS
 from qkd_deploy.graph.trace.shapes import has_tensor, require_open_batch, tensors_in
 
@@ -86,6 +86,8 @@ class StepRunner:
             return self._described(call, one, two), False
         for pair in zip(tensors_in(one), tensors_in(two), strict=False):
             require_open_batch(*pair)
+        if not all(is_on_a_line(number, self._batch) for number in call.numbers()):
+            raise by_batch()
         # an in-place call returns its operand, but not as it was
         is_as_it_was = source is not None and source._version == version
         return (one, two), is_as_it_was and _equal(source, one)

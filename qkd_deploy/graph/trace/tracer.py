@@ -185,7 +185,7 @@ class ConcreteTracer(fx.Tracer):
         made: Any = super().create_proxy(
             call.kind, call.target, call.args, call.kwargs, name, type_expr, lambda node: Concrete(node, self, seen)
         )
-        made.node.meta["facts"] = facts_of(*seen[:2], unchanged=unchanged, line=user_line())
+        made.node.meta["facts"] = facts_of(*seen, unchanged=unchanged, line=user_line())
         return self._parts(made) if call.is_open else made
 
     def _canonical(self, call: Call) -> Call:

@@ -11,7 +11,15 @@ from deployment import noise
 from placement import Small
 
 from qkd_deploy import UserError, prepare
-from qkd_deploy.graph.trace.batch_sizes import BATCHES, Unknown, agree, at_other_batches, more_examples, two_or_more
+from qkd_deploy.graph.trace.batch_sizes import (
+    BATCHES,
+    Unknown,
+    agree,
+    at_other_batches,
+    is_on_a_line,
+    more_examples,
+    two_or_more,
+)
 
 IMAGES = noise(3, 3, 8, 8)
 
@@ -40,6 +48,40 @@ def test_decisions_that_hold_for_every_batch_are_taken() -> None:
         return x if same else x.nonzero()
 
     assert prepare(Small(choose), "w4a4", (IMAGES,)).account.floats == ()
+
+
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "factor": lambda x, b: x * (1 + b // 64),
+    "summand": lambda x, b: x + b // 64,
+    "remainder": lambda x, b: x * (1 + b % 3),
+    "power": lambda x, b: x ** (1 + b // 64),
+    "bound": lambda x, b: x.clamp(max=1 + b // 64),
+    "border": lambda x, b: torch.nn.functional.pad(x, (b // 64, 0, 0, 0)),
+    "slice": lambda x, b: x[:, :, b // 64 :],
+}
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+def test_numbers_that_jump_with_the_batch_are_refused(arithmetic: str) -> None:
+    """At 3 and at 6 images all of them look like numbers of the network."""
+    with pytest.raises(UserError, match="batch size"):
+        prepare(Small(lambda n, x: ARITHMETIC[arithmetic](x, x.shape[0])), "w4a4", (IMAGES,))
+
+
+def test_numbers_in_proportion_to_the_batch_are_sizes() -> None:
+    def grouped(n: Any, x: Any) -> Any:
+        return x.view(x.shape[0] // 3, 3, *x.shape[1:]).flatten(0, 1) + x
+
+    assert prepare(Small(grouped), "w4a4", (IMAGES,)).account.floats == ()
+
+
+def test_a_line_through_two_batches_is_followed_at_their_multiples_only() -> None:
+    halves = (4, 8, *(b // 2 for b in BATCHES))
+    steps = (0, 0, *(b // 64 for b in BATCHES))
+    assert is_on_a_line(halves, 8)
+    assert not is_on_a_line(steps, 8)
+    assert is_on_a_line(((8, 3), (16, 3), *((b, 3) for b in BATCHES)), 8)
+    assert not is_on_a_line((True, True, *(b < 64 for b in BATCHES)), 8)
 
 
 def test_more_examples_are_twice_as_many_in_the_same_range() -> None:

@@ -20,6 +20,7 @@ def test_facts_of_a_number() -> None:
     assert facts_of(3, 6) == Facts(is_python=True, value=3)
     assert facts_of(3, 3) == Facts(is_python=True, value=3, is_fixed=True)
     assert not facts_of(1, True).is_fixed
+    assert not facts_of(0, 0, 0, 1).is_fixed, "the same at two batch sizes, another at a third"
 
 
 def test_facts_of_several_tensors() -> None:
