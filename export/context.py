@@ -39,6 +39,7 @@ class EmitContext:
         inputs: inputs of the graph, in order.
         values: by tensor, its float (dequantized) value.
         grids: by tensor, the parameters that its codes are on; tensors in float have none.
+        results: by operation with several results, their values, nested as the user's call returns them.
         constants: by tensor that does not depend on the input, its value: a ``QuantizedTensor`` or floats.
         tensors: rows of the table of quantized activations.
         layers: rows of the table of layers with weights.
@@ -51,6 +52,7 @@ class EmitContext:
     inputs: list[ir.Value] = field(default_factory=list)
     values: dict[str, ir.Value] = field(default_factory=dict)
     grids: dict[str, NamedParams] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     tensors: list[TensorRecord] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)

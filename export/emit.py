@@ -17,7 +17,8 @@ import onnx_ir as ir
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.ops import EMITTERS, NOT_WRITTEN
-from qkd_deploy.export.ops.constants import emit_constant
+from qkd_deploy.export.ops.constants import emit_constant, evaluate_constant
+from qkd_deploy.export.ops.float_ops import emit_results
 from qkd_deploy.gate.names import BATCH
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Graph, Node, Ref, references
@@ -47,7 +48,13 @@ def emit(frozen: FrozenModel, *, weights: str = "int8", input_type: str = "float
     ctx, graph = EmitContext(frozen, weights, input_type), frozen.graph
     constants = graph.constants()
     for node in graph.nodes:
-        if node.kind not in NOT_WRITTEN:
+        if node.kind in NOT_WRITTEN:
+            continue
+        if node.name in constants:
+            evaluate_constant(ctx, node)
+        if node.shape is None:
+            emit_results(ctx, node)
+        else:
             ctx.values[node.name] = emit_constant(ctx, node) if node.name in constants else _emit_node(ctx, node)
     model = ctx.builder.model(ctx.inputs, _outputs(ctx))
     _name_batch(graph, model)

@@ -12,8 +12,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.gate.names import GRAPH, PRODUCER
+from qkd_deploy.graph.translation.translate import OPSET
 
-OPSET = 21
 PACKED_OPSETS = {4: 21, 2: 25}
 """First operator set that knows INT4 and INT2."""
 PACKED_RUNTIME = "1.24"

@@ -17,7 +17,7 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.context import stored_range
 from qkd_deploy.export.emit import Emitted, emit
-from qkd_deploy.export.graph_builder import OPSET, PACKED_RUNTIME
+from qkd_deploy.export.graph_builder import PACKED_RUNTIME
 from qkd_deploy.export.metadata import (
     Golden,
     GoldenInput,
@@ -38,6 +38,7 @@ from qkd_deploy.graph.integer.given import as_prepared, unwrapped
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams
+from qkd_deploy.graph.translation.translate import OPSET
 from qkd_deploy.pixels.normalization import Normalization
 
 _GOLDEN_IMAGES = 2

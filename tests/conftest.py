@@ -23,13 +23,6 @@ settings.register_profile("tests", deadline=None, derandomize=True, database=Non
 settings.load_profile("tests")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _exports_are_fast() -> None:
-    from translations import collect_translations_once
-
-    collect_translations_once()
-
-
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Each test sees the same random weights on every run.

@@ -40,14 +40,18 @@ def _pixels(ctx: EmitContext, node: Node, value: ir.Value) -> ir.Value:
     return value
 
 
-def emit_constant(ctx: EmitContext, node: Node) -> ir.Value:
-    """Compute a node that does not depend on the input here and now, whatever its kind, and store the result."""
+def evaluate_constant(ctx: EmitContext, node: Node) -> None:
+    """Compute a node that does not depend on the input here and now, whatever its kind."""
 
     def value(ref: Ref) -> Any:
         return ctx.constants[ref.name]
 
-    made = ctx.frozen.evaluate(node, *substitute((node.args, node.kwargs), value))
-    ctx.constants[node.name] = made
+    ctx.constants[node.name] = ctx.frozen.evaluate(node, *substitute((node.args, node.kwargs), value))
+
+
+def emit_constant(ctx: EmitContext, node: Node) -> ir.Value:
+    """Store the tensor that ``evaluate_constant`` has computed."""
+    made = ctx.constants[node.name]
     if not isinstance(made, QuantizedTensor):
         return ctx.builder.constant(f"{node.name}.value", made.detach().cpu().numpy())
     ctx.grids[node.name] = NamedParams(node.name, made.grid)

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.export.graph_builder import GraphBuilder
-from qkd_deploy.export.translation import translate
 from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.ops.float_ops import PART, is_group_norm
+from qkd_deploy.graph.translation.check import untranslatable
+from qkd_deploy.graph.translation.translate import Translation, Untranslatable, translate
 
 _GROUP_NORM_ARGUMENTS = ("input", "num_groups", "weight", "bias", "eps")
 _INEXACT_WHEN_FUSED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax")
@@ -32,24 +32,53 @@ def emit_float_op(ctx: EmitContext, node: Node) -> ir.Value:
     """Translate an operation and append it to the graph; returns its value in float32 where a quantizer reads it.
 
     Raises:
-        UserError: PyTorch cannot translate the operation, or it returns several tensors.
+        UserError: PyTorch cannot translate the operation.
     """
-    if _is_group_norm(ctx.frozen.network, node):
+    if is_group_norm(ctx.frozen.network, node):
         return _emit_group_norm(ctx, node)
-    operands = list(dict.fromkeys(node.inputs))
-    graph = translate(ctx.frozen.network, node, [ctx.frozen.graph.node(name) for name in operands])
-    if len(graph.outputs) != 1:
-        raise UserError(
-            f"{node.name} returns several tensors and stays in float; use it through single-output operations"
-        )
-    result = _inlined(ctx.builder, node.name, graph, [ctx.values[name] for name in operands])
+    (result,), _ = _translated(ctx, node)
+    return _read_by_quantizer(ctx, node, result)
+
+
+def emit_results(ctx: EmitContext, node: Node) -> None:
+    """Append an operation with several results, or take several of them out of more.
+
+    Raises:
+        UserError: PyTorch cannot translate the operation.
+    """
+    if node.name in ctx.constants:
+        return
+    if node.kind == PART.name:
+        ctx.results[node.name] = ctx.results[node.inputs[0]][node.args[1]]
+        return
+    values, translation = _translated(ctx, node)
+    ctx.results[node.name] = translation.nested(values)
+
+
+def emit_part(ctx: EmitContext, node: Node) -> ir.Value:
+    """One of several results that are there already."""
+    return _read_by_quantizer(ctx, node, ctx.results[node.inputs[0]][node.args[1]])
+
+
+def _read_by_quantizer(ctx: EmitContext, node: Node, value: ir.Value) -> ir.Value:
+    """A value in float32 where a quantizer reads it."""
     if node.quantizer is None or node.dtype == torch.float32:
-        return result
-    return ctx.builder.step(node.name, "Cast", [result], "single", to=ir.DataType.FLOAT)
+        return value
+    return ctx.builder.step(node.name, "Cast", [value], "single", to=ir.DataType.FLOAT)
 
 
-def _inlined(builder: GraphBuilder, name: str, graph: ir.Graph, operands: list[ir.Value]) -> ir.Value:
-    """Append the nodes and initializers of ``graph`` under names that begin with ``name``; returns its only output."""
+def _translated(ctx: EmitContext, node: Node) -> tuple[list[ir.Value], Translation]:
+    """Append the translation of an operation; returns the tensors of its result, and the translation."""
+    try:
+        translation = translate(ctx.frozen.network, ctx.frozen.graph, node)
+    except Untranslatable as error:
+        raise untranslatable(node, error) from error
+    operands = [ctx.values[name] for name in dict.fromkeys(node.inputs)]
+    return _inlined(ctx.builder, node.name, translation.model.graph, operands), translation
+
+
+def _inlined(builder: GraphBuilder, name: str, graph: ir.Graph, operands: list[ir.Value]) -> list[ir.Value]:
+    """Append the nodes and initializers of ``graph`` under names that begin with ``name``; returns its outputs."""
     replaced: dict[ir.Value | None, ir.Value | None] = {None: None}
     replaced.update(zip(graph.inputs, operands, strict=True))
     for key, value in graph.initializers.items():
@@ -64,23 +93,13 @@ def _inlined(builder: GraphBuilder, name: str, graph: ir.Graph, operands: list[i
         attributes = list(part.attributes.values())
         builder.nodes.append(ir.Node(part.domain, part.op_type, inputs, attributes, outputs=outputs, name=part_name))
         replaced.update(zip(part.outputs, outputs, strict=True))
-    result = replaced[graph.outputs[0]]
-    assert result is not None
-    return result
+    return [value for value in map(replaced.get, graph.outputs) if value is not None]
 
 
 def block_fusion(builder: GraphBuilder, value: ir.Value | None, name: str) -> ir.Value:
     """The value behind a clip that changes nothing, which keeps ONNX Runtime from fusing across it (decision 14)."""
     lowest = builder.scalar("lowest", float(np.finfo(np.float32).min), np.float32)
     return builder.add("Clip", [value, lowest], name, node=name)
-
-
-def _is_group_norm(network: nn.Module, node: Node) -> bool:
-    """True for a GroupNorm over images whose sizes do not follow the batch."""
-    called = node.target is F.group_norm
-    if isinstance(node.target, str) and not node.method:
-        called = isinstance(network.get_submodule(node.target), nn.GroupNorm)
-    return called and node.batch_dims == (0,)
 
 
 def _emit_group_norm(ctx: EmitContext, node: Node) -> ir.Value:
@@ -119,4 +138,7 @@ def _per_channel(ctx: EmitContext, node: Node, suffix: str, given: Ref | Tensor)
     return b.add("Reshape", [value, column], f"{name}_column", node=node.name)
 
 
-EMITTERS = {"float_op": Emitter(emit_float_op)}
+EMITTERS = {
+    "float_op": Emitter(emit_float_op),
+    "part": Emitter(emit_part),
+}

@@ -10,13 +10,13 @@ from torch import nn
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract.lowering import Lowering, torch_key
-from qkd_deploy.graph.contract.operator import StaysInFloat
+from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 from qkd_deploy.graph.ops import TORCH_OPS
 from qkd_deploy.graph.ops.activations import DROPOUT
 from qkd_deploy.graph.ops.arithmetic import is_neutral
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR, constant
-from qkd_deploy.graph.ops.copying import COPY, EXPAND, IDENTITY
+from qkd_deploy.graph.ops.copying import COPY, EXPAND
 from qkd_deploy.graph.ops.float_ops import FLOAT_OP, FLOAT_REASONS, GENERAL_REASON, KEPT
 from qkd_deploy.graph.trace.derived_modules import LAYERS
 from qkd_deploy.graph.trace.errors import leaf_advice, module_name
@@ -74,7 +74,7 @@ def _lower_target(low: Lowering, node: Node, target: Any) -> None:
     key = torch_key(target)
     row = COPY if is_neutral(node, key) else TORCH_OPS.get(key)
     node.kind, node.reason = FLOAT_OP.name, FLOAT_REASONS.get(key, GENERAL_REASON)
-    if node.shape is None and row is not IDENTITY:  # several values can only be handed on
+    if node.shape is None and not isinstance(row, Rewrite):  # no row is about several results
         return
     if row is None:
         _make_once(low, node)

@@ -23,6 +23,7 @@ from qkd_deploy.graph.replacements import parse_replacements
 from qkd_deploy.graph.sized_graphs import SizedGraphs
 from qkd_deploy.graph.trace.checks import own_copy
 from qkd_deploy.graph.trace.trace import Traced, trace
+from qkd_deploy.graph.translation.check import require_translations
 from qkd_deploy.pixels.normalization import SCALE, ZERO_POINT, Normalization
 
 
@@ -76,7 +77,8 @@ def prepare(
         Call ``initialize`` with a batch before training it.
 
     Raises:
-        UserError: a network that cannot be traced or run, or settings that do not fit it; names the module or line.
+        UserError: a network that cannot be traced, run or exported, or settings that do not fit it; names the module
+            or line.
     """
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     settings = QuantizationSettings(
@@ -111,6 +113,7 @@ def prepare_as(
         kept = float_modules(network, settings.overrides)
         traced = trace(network, inputs, leaf_modules, kept=kept)
         placed = _placed(network, traced, settings)
+        require_translations(network, placed.graph, inputs)
         prepared = PreparedModel(network, placed, settings)
         smallest = tuple(placed.graph.node(name).smallest for name in placed.graph.inputs)
         again = _Preparation(as_given, settings, leaf_modules, traced.mode_leaves, smallest)

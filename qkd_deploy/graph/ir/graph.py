@@ -56,6 +56,11 @@ class Graph:
         self._output, self._last_uses = value, None
         self._outputs = [ref.name for ref in references(value)]
 
+    @property
+    def batch_size(self) -> int:
+        """Number of the examples that shapes are for."""
+        return self.node(self.inputs[0]).sizes[0]
+
     def node(self, name: str) -> Node:
         """The node of that name, which makes the tensor of that name."""
         return self._named[name]

@@ -13,7 +13,8 @@ from torch import Tensor
 from qkd_deploy.graph.contract.evaluation import mover, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
 from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
-from qkd_deploy.graph.ir import Node, Ref
+from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.ops.float_ops import FLOAT_OP, become_part
 from qkd_deploy.graph.ops.movement import RESHAPE
 from qkd_deploy.graph.ops.reductions import lower_extreme_part
 
@@ -24,6 +25,7 @@ Positions = tuple[int, ...] | Ref
 
 _NOT_ALONE = "indexing with more than slices of non-batch dimensions stays in float"
 _SPLITS = ("chunk", "split", "tensor_split")
+_EXTREMES: dict[str, Any] = {"max": torch.argmax, "min": torch.argmin}
 _WHOLE = slice(None)
 
 
@@ -77,6 +79,10 @@ def _lower_getitem(low: Lowering, node: Node, target: Any) -> None:
     if any(item is None for item in items):
         _require_only_new_dimensions(items)
         low.keep_call(node, RESHAPE)
+        return
+    if is_computed(items[0]) and isinstance(items[0], slice):
+        refuse_if(any(item != _WHOLE for item in items[1:]), _NOT_ALONE)
+        _lower_slice_of_batches(low, node, operand, items[0])
         return
     parts = _Parts()
     for dim, (size, item) in enumerate(zip(low.shape(operand), _spelled_out(items, low.rank(operand)), strict=False)):
@@ -135,28 +141,97 @@ def _lower_parts(low: Lowering, node: Node, operand: Ref, parts: _Parts) -> None
 
 
 def _lower_part_of_split(low: Lowering, node: Node, source: Node, index: Any) -> None:
-    """``x.chunk(2, 1)[i]`` as a slice of ``x``; the call itself then has no readers."""
+    """``x.chunk(2, 1)[i]`` as a slice of ``x``; the call itself then has no readers. What is no slice is a part."""
+    try:
+        _lower_as_slice(low, node, source, index)
+    except StaysInFloat:
+        become_part(low, node, source, index)
+
+
+def _lower_as_slice(low: Lowering, node: Node, source: Node, index: Any) -> None:
+    is_module = isinstance(source.target, str) and not source.method
+    refuse_if(not isinstance(index, int) or source.kind != FLOAT_OP.name or is_module, _NOT_ALONE)
     name = named(source.target)
-    refuse_if(not isinstance(index, int), _NOT_ALONE)
     operand, *rest = source.args or (None,)
     if name == "unbind":
         _one_of(low, node, operand, source.kwargs.get("dim", rest[0] if rest else 0), index)
-    elif name in ("max", "min") and index == 0:
-        lower_extreme_part(low, node, source, name)
-    elif name in _SPLITS and not is_computed(rest, source.kwargs):
-        _take(low, node, operand, [_chunk(low, source, name, index)])
+    elif name in _EXTREMES and low.rank(operand) > 0:
+        _lower_extreme(low, node, source, index)
+    elif name in _SPLITS:
+        _lower_chunk(low, node, source, index)
     else:
         raise StaysInFloat(_NOT_ALONE)
 
 
-def _chunk(low: Lowering, source: Node, name: str, index: int) -> Range:
-    """The range of one part of a split."""
-    operand, *rest = source.args
-    dim = source.kwargs.get("dim", rest[1] if len(rest) > 1 else 0)
+def _lower_extreme(low: Lowering, node: Node, source: Node, index: int) -> None:
+    """``x.max(1)[0]`` as the largest elements, ``x.max(1)[1]`` as their positions, the first of equal ones."""
+    name = named(source.target)
+    bound = low.bind(source, source.target, ("input", "dim", "keepdim"), keepdim=False)
+    refuse_if(is_computed(bound["dim"], bound["keepdim"]), _NOT_ALONE)
+    if index == 0:
+        lower_extreme_part(low, node, source, name)
+    else:
+        node.become(FLOAT_OP.name, (bound["input"], bound["dim"], bound["keepdim"]))
+        node.target, node.reason = _EXTREMES[name], "positions are whole numbers, which have no scale"
+
+
+def _lower_chunk(low: Lowering, node: Node, source: Node, index: int) -> None:
+    """One part of a split, as a slice; along the batch, of whole batches."""
+    dim, start, stop = _chunk(low, source, index)
+    operand: Ref = source.args[0]
+    if low.batch_dims(operand, (0,)) != (0,) or dim != 0:
+        refuse_if(is_computed(source.args[1:], source.kwargs), _NOT_ALONE)
+        _take(low, node, operand, [(dim, start, stop, 1)])
+        return
+    batch = low.graph.batch_size
+    refuse_if(low.batch_dims(Ref(node.name)) != (0,) or start % batch or stop % batch, _NOT_ALONE)
+    _take_batches(low, node, operand, start // batch, stop // batch)
+
+
+def _lower_slice_of_batches(low: Lowering, node: Node, operand: Ref, given: slice) -> None:
+    """``x[n:]``, where ``n`` is computed from the batch size."""
+
+    def number(end: Any) -> Any:
+        return low.graph.node(end.name).value if isinstance(end, Ref) else end
+
+    batch = low.graph.batch_size
+    bounds = slice(number(given.start), number(given.stop), given.step)
+    start, stop, step = bounds.indices(low.shape(operand)[0])
+    whole_batches = low.batch_dims(operand) == low.batch_dims(Ref(node.name)) == (0,)
+    refuse_if(not whole_batches or step != 1 or start % batch or stop % batch, _NOT_ALONE)
+    _take_batches(low, node, operand, start // batch, stop // batch)
+
+
+def _take_batches(low: Lowering, node: Node, operand: Ref, start: int, stop: int) -> None:
+    """Whole batches of several one behind the other, which get a dimension of their own for a moment."""
+    size, *rest = low.shape(operand)
+    batch = low.graph.batch_size
+    count = size // batch
+    stacked = (count, batch, *rest)
+    apart = low.insert_before(
+        node, RESHAPE, (operand, (count, -1, *rest)), "batches", stacked, batch_dims=(1,), target=torch.reshape
+    )
+    chosen = low.insert_before(
+        node,
+        SLICE,
+        (apart,),
+        "chosen",
+        (stop - start, batch, *rest),
+        kwargs={"ranges": ((0, start, stop, 1),)},
+        batch_dims=(1,),
+    )
+    low.become(node, RESHAPE, (chosen, (-1, *rest)), target=torch.reshape)
+
+
+def _chunk(low: Lowering, source: Node, index: int) -> tuple[int, int, int]:
+    """The dimension and the range of one part of a split, for the examples."""
+    operand, *given = source.args
+    rest, options = substitute((tuple(given), source.kwargs), lambda ref: low.graph.node(ref.name).value)
+    dim = options.get("dim", rest[1] if len(rest) > 1 else 0) % low.rank(operand)
     whole = torch.empty(low.shape(operand), device="meta")
-    sizes = [part.shape[dim] for part in getattr(whole, name)(*rest, **source.kwargs)]
+    sizes = [part.shape[dim] for part in getattr(whole, named(source.target))(*rest, **options)]
     start = sum(sizes[: index % len(sizes)])
-    return dim, start, start + sizes[index], 1
+    return dim, start, start + sizes[index]
 
 
 # -- functions that take parts -----------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ _RESIZE = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_
 
 
 def _lower_reshape(low: Lowering, node: Node, target: Any) -> None:
+    refuse_if(len(node.batch_dims) > 1, "a reshape that spreads the batch over several dimensions stays in float")
     if node.method and node.target == "view":
         node.target = "reshape"  # codes may lie in another order in memory than the user's tensor did
     low.keep_call(node, RESHAPE)

@@ -11,6 +11,7 @@ from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.activations import DROPOUT
 from qkd_deploy.graph.ops.arithmetic import REQUANTIZE
 from qkd_deploy.graph.ops.constants import INPUT, SCALAR
+from qkd_deploy.graph.ops.float_ops import called_in_words
 from qkd_deploy.graph.ops.layers import CONV
 from qkd_deploy.graph.placement.place import Placed
 from qkd_deploy.graph.replacements import replaced_in_words
@@ -97,7 +98,7 @@ def _on_the_tail(entries: list[Entry]) -> list[str]:
 
 def _entry(placed: Placed, node: Node, quantized: set[str]) -> Entry:
     reason = _reason(node, quantized)
-    operation = _called(node) if operator_of(node).operands is Operands.FLOATS else node.kind
+    operation = called_in_words(node) if operator_of(node).operands is Operands.FLOATS else node.kind
     kernel = "float" if reason or node.tail else _kernel(node)
     return Entry(node.name, operation, _bits(placed, node, quantized), kernel, reason, node.tail)
 
@@ -144,7 +145,3 @@ def _layer_reason(node: Node) -> str:
     if node.quantizer is None and not operator_of(node).floats_at_the_end:
         return "its output has no quantizer in this placement, and a convolution needs one to run in integers"
     return ""
-
-
-def _called(node: Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -57,6 +57,7 @@ slice            Slice                    CODES      -   -   -        -       - 
 index            Gather                   CODES      -   -   -        -       -      -
 expand           Expand                   CODES      -   -   -        -       -      -
 float_op         -                        FLOATS     -   -   -        -       -      internal
+part             -                        FLOATS     -   -   -        -       -      internal
 """
 """Kind, kernel, needs of operands, own scale, 1 / its fixed scale, whether the scale is made portable, whether the
 least value is known, whether it belongs to a tail in float (beside others, or always), and flags."""
@@ -144,6 +145,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {
     "index": ((REF,), {"dim": 1, "positions": (3, 0, 0)}, None),
     "expand": ((REF,), {"sizes": (-1, -1, -1, -1)}, None),
     "float_op": ((REF,), {}, torch.abs),
+    "part": ((REF, 1), {}, None),
 }
 
 
@@ -223,6 +225,7 @@ EXPECTED: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
     "slice": lambda x, y, z: x[:, :, 1:5:2],
     "index": lambda x, y, z: x[:, [3, 0, 0]],
     "float_op": lambda x, y, z: x.abs(),
+    "part": lambda x, y, z: x[1],
 }
 
 
@@ -288,7 +291,7 @@ SIGNS = {
 RULES = {
     **dict.fromkeys(("sigmoid", "hard_sigmoid", "softmax", "float_op"), "never negative"),
     **dict.fromkeys(("add", "matmul"), "sums"),
-    **dict.fromkeys(("conv", "linear", "batch_norm", "layer_norm", "tanh", "input", "border"), "unknown"),
+    **dict.fromkeys(("conv", "linear", "batch_norm", "layer_norm", "tanh", "input", "border", "part"), "unknown"),
     "lookup": "mostly",
     "leaky_relu": "rectifiers",
 }
@@ -345,6 +348,7 @@ def test_functions_of_single_elements_have_the_signs_that_they_claim(lookup: Loo
 NO_SLICES = {
     *("input", "conv", "requantize", "max_pool", "avg_pool", "uneven_avg_pool", "global_avg_pool", "amax", "amin"),
     *("batch_norm", "exponential", "pad", "border", "resize", "roll", "slice", "index", "expand", "float_op"),
+    "part",
 }
 SLICED = {"linear": [1, 2], "softmax": [1, 2], "layer_norm": [1, 2], "concat": [2, 3], "reshape": [1]}
 """Dimensions (the batch aside) along which parts of the result come from parts of operands; all of others."""
