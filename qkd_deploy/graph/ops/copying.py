@@ -24,7 +24,7 @@ def _lower_copy(low: Lowering, node: Node, target: Any) -> None:
     unchanged = node.unchanged and not is_computed(node.args[1:], node.kwargs)
     if unchanged and target != "repeat":
         low.keep_call(node, RESHAPE)
-    elif target in _REPEATING and low.is_float(source):
+    elif target in _REPEATING and low.tensor(source) is not None:
         _lower_expand(low, node, source)
     else:
         raise StaysInFloat("a copy that changes the tensor stays in float")
