@@ -7,6 +7,7 @@ from collections import Counter
 from torch import nn
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.contract.borrowed_layers import has_computed_weight
 from qkd_deploy.graph.contract.evaluation import attribute_at
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import layer_of
@@ -15,7 +16,7 @@ from qkd_deploy.quantizers.base import Quantizer
 
 
 def own_layers(prepared: PreparedModel) -> set[str]:
-    """Names of the layers whose weight and batch norm are theirs alone, and whose scales are learned.
+    """Names of the layers whose weight, which is not computed, and batch norm are theirs alone, with learned scales.
 
     Raises:
         UserError: the quantizer rounds weights in a way of its own.
@@ -23,7 +24,8 @@ def own_layers(prepared: PreparedModel) -> set[str]:
     nodes = prepared.layers()
     weights = Counter(_address(prepared, node) for node in nodes)
     norms = Counter(node.batch_norm for node in nodes)
-    learned = [node for node in nodes if not prepared.weight(node).fixed]
+    written = [node for node in nodes if not has_computed_weight(layer_of(prepared.network, node))]
+    learned = [node for node in written if not prepared.weight(node).fixed]
     if any(type(prepared.weight(node)).codes is not Quantizer.codes for node in learned):
         kind = prepared.settings.quantizer
         raise UserError(f"{kind} chooses codes of weights by a rule of its own; reconstruct with interval or lsq")

@@ -18,7 +18,6 @@ from qkd_deploy.graph.ops.arithmetic import is_neutral
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR, constant
 from qkd_deploy.graph.ops.copying import COPY, EXPAND
 from qkd_deploy.graph.ops.float_ops import FLOAT_OP, FLOAT_REASONS, GENERAL_REASON, KEPT
-from qkd_deploy.graph.trace.derived_modules import LAYERS
 from qkd_deploy.graph.trace.errors import leaf_advice, module_name
 from qkd_deploy.graph.trace.in_place import out_of_place, switch_off
 
@@ -42,7 +41,7 @@ def lower(network: nn.Module, graph: Graph, mode_leaves: set[str], kept: Collect
     for node in graph.nodes:
         if node.kind not in _LOWERED:
             _lower_call(low, node, in_place, mode_leaves, kept)
-    _prune(graph)
+    graph.remove_unneeded()
     _require_fixed_sizes(low)
 
 
@@ -56,8 +55,6 @@ def _lower_call(low: Lowering, node: Node, in_place: set[str], mode_leaves: set[
         node.module = str(node.target)
         target = low.network.get_submodule(node.module)
         changes_operand = node.module in in_place
-        if node.module not in kept:
-            _require_own_weight(node.module, target)
         if node.module in mode_leaves and node.unchanged:
             node.kind = DROPOUT.name
             return
@@ -112,17 +109,6 @@ def _read_result(graph: Graph, node: Node) -> None:
         graph.replace_uses_in(later, read, node.name)
 
 
-def _prune(graph: Graph) -> None:
-    """Drop what no output needs; inputs stay, because callers pass them."""
-    needed = set(graph.outputs())
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    for node in graph.nodes:
-        if node.name not in needed and node.kind != INPUT.name:
-            graph.remove(node)
-
-
 def _require_fixed_sizes(low: Lowering) -> None:
     """Refuse operations in float that are told the batch size: the exporter translates them one by one, without it.
 
@@ -138,16 +124,3 @@ def _require_fixed_sizes(low: Lowering) -> None:
                 "float and could then not be exported; let it make one sample and broadcast, or "
                 + leaf_advice(low.network, node.module)
             )
-
-
-def _require_own_weight(path: str, module: nn.Module) -> None:
-    """Refuse layers whose weight another tensor makes (weight norm, spectral norm): no quantizer could train it.
-
-    Raises:
-        UserError: such a layer; names it.
-    """
-    if isinstance(module, LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
-        raise UserError(
-            f"{path} computes its weight from other tensors (weight norm or another parametrization); fix it first "
-            "with torch.nn.utils.parametrize.remove_parametrizations"
-        )

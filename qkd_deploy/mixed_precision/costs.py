@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.export.packing import container_bits
+from qkd_deploy.graph.contract.borrowed_layers import has_computed_weight
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.layers import layer_parameters
+from qkd_deploy.graph.ops.layers import layer_of, layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
 
 
@@ -47,7 +49,8 @@ def weight_layers(prepared: PreparedModel) -> dict[str, list[Node]]:
     """Group the layers with weights of their own by module: all places where each is called."""
     found: dict[str, list[Node]] = {}
     for node in prepared.layers():
-        if isinstance(prepared.network.get_submodule(str(node.target)).weight, nn.Parameter):
+        layer = layer_of(prepared.network, node)
+        if isinstance(layer.weight, nn.Parameter) or has_computed_weight(layer):
             found.setdefault(str(node.target), []).append(node)
     return found
 
@@ -56,12 +59,16 @@ def layer_costs(prepared: PreparedModel) -> dict[str, LayerCosts]:
     """Count the costs of every module with weights; of multiplications, those of all places where it is called."""
     costs = {}
     for module, nodes in weight_layers(prepared).items():
-        own = prepared.network.get_submodule(module)
         weight = weight_of(prepared, nodes[0])
         each = weight.numel() // weight.shape[0]  # multiplications for one element of the output
         macs = sum(elements(node) for node in nodes) * each
-        costs[module] = LayerCosts(sum(p.numel() for p in own.parameters()), weight.numel(), macs)
+        costs[module] = LayerCosts(_elements_of(layer_of(prepared.network, nodes[0])), weight.numel(), macs)
     return costs
+
+
+def _elements_of(layer: Any) -> int:
+    """Count the elements of a layer's weight and bias."""
+    return sum(tensor.numel() for tensor in (layer.weight, layer.bias) if tensor is not None)
 
 
 def bit_operations(prepared: PreparedModel) -> int:

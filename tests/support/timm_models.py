@@ -43,6 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 64},
     "deit_tiny_patch16_224": {"img_size": 64},
     "mixer_s32_224": {"img_size": 64},
+    "levit_128s": {"pixels": 224},
 }
 """Names of timm's, with further arguments; ``pixels`` (64 unless given) is the size of the images."""
 

@@ -138,6 +138,16 @@ class Graph:
             if node.kind == kind and not self._readers.get(node.name) and node.name not in self._outputs:
                 self.remove(node)
 
+    def remove_unneeded(self) -> None:
+        """Take out what no output needs; inputs stay, because callers pass them."""
+        needed = set(self._outputs)
+        for node in reversed(self._nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        for node in self.nodes:
+            if node.name not in needed and node.name not in self.inputs:
+                self.remove(node)
+
     def move_before(self, anchor: Node, node: Node) -> None:
         """Move a node directly in front of another one."""
         self.remove(node)

@@ -1,14 +1,11 @@
 """Convolutions and linear layers, as modules and as functions of the network's own tensors.
 
-A layer that is called as a function becomes a module beside the code that calls it. The module holds nothing: its
-weight is what the network's own parameter, or some rows of it, is at any time, so that training and checkpoints stay as
-they were.
+A layer that is called as a function becomes a module beside the code that calls it (``contract.borrowed_layers``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkd_deploy.graph.contract import slice_rules
+from qkd_deploy.graph.contract.borrowed_layers import (
+    NetworkTensor,
+    TensorSource,
+    borrowed_convolution,
+    borrowed_linear,
+    exact_parameters,
+)
 from qkd_deploy.graph.contract.evaluation import attribute_at, output_grid, own_call
 from qkd_deploy.graph.contract.lowering import Lowering
 from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, refuse_if
@@ -24,8 +28,9 @@ from qkd_deploy.graph.ops.constants import CONSTANT
 from qkd_deploy.graph.ops.indexing import SLICE
 from qkd_deploy.quantizers.batch_norm import BatchNorm
 
-_PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_COMPUTED = "a layer whose weights are computed has no place for a quantizer"
+PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+"""Names of the arguments of functions that are layers."""
+_COMPUTED = "a layer whose weights are computed from the input has no place for a quantizer"
 _UNBATCHED = "a convolution of an unbatched tensor has no integer kernel"
 
 
@@ -45,60 +50,38 @@ def _lower_linear(low: Lowering, node: Node, target: nn.Linear) -> None:
 # -- functions ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Source:
-    """A parameter or buffer of the network: its module, its name there, and the rows that are used."""
-
-    module: nn.Module
-    name: str
-    rows: slice
-
-    def read(self) -> Tensor:
-        """The tensor as it is now; the parameter itself where all rows are used."""
-        tensor: Tensor = getattr(self.module, self.name)
-        return tensor if self.rows == slice(None) else tensor[self.rows]
-
-
-class _Borrowing(nn.Module):
-    """A layer whose weight and bias are the network's."""
-
-    sources: tuple[_Source, _Source | None]
-
-    @property
-    def weight(self) -> Tensor:
-        return self.sources[0].read()
-
-    @property
-    def bias(self) -> Tensor | None:
-        return None if self.sources[1] is None else self.sources[1].read()
-
-
-class _Linear(_Borrowing, nn.Linear):  # type: ignore[misc, override]
-    pass
-
-
-class _Conv1d(_Borrowing, nn.Conv1d):  # type: ignore[override]
-    pass
-
-
-class _Conv2d(_Borrowing, nn.Conv2d):  # type: ignore[override]
-    pass
-
-
 def _lower_functional(low: Lowering, node: Node, target: Any) -> None:
-    bound = low.bind(node, target, _PARAMETERS, bias=None)
-    weight, bias = _own(low, bound["weight"]), None if bound["bias"] is None else _own(low, bound["bias"])
-    shape = weight.read().shape
-    refuse_if(target is not F.linear and low.rank(bound["input"]) != len(shape), _UNBATCHED)
-    options = {name: bound[name] for name in _PARAMETERS[3:] if name in bound}
-    layer = _linear(shape) if target is F.linear else _convolution(shape, options)
+    bound = low.bind(node, target, PARAMETERS, bias=None)
+    sources = _own(low, bound["weight"]), None if bound["bias"] is None else _own(low, bound["bias"])
+    become_layer(low, node, bound, *sources)
+
+
+def become_layer(
+    low: Lowering, node: Node, bound: Mapping[str, Any], weight: TensorSource, bias: TensorSource | None
+) -> None:
+    """Make the call of a function a layer with such a weight and bias.
+
+    Args:
+        low: the graph, and the network, which gets the layer.
+        node: calls ``F.linear``, ``F.conv1d`` or ``F.conv2d``.
+        bound: its arguments by name.
+        weight: where the weight is read.
+        bias: where the bias is read; None without one.
+
+    Raises:
+        StaysInFloat: a convolution of a tensor without a batch.
+    """
+    shape, function = weight.read().shape, node.target
+    refuse_if(function is not F.linear and low.rank(bound["input"]) != len(shape), _UNBATCHED)
+    options = {name: bound[name] for name in PARAMETERS[3:] if name in bound}
+    layer = borrowed_linear(shape) if function is F.linear else borrowed_convolution(shape, options)
     layer.sources = (weight, bias)
     low.network.get_submodule(node.module).add_module(node.name, layer)
     path = f"{node.module}.{node.name}" if node.module else node.name
-    low.become(node, LINEAR if target is F.linear else CONV, (bound["input"],), target=path)
+    low.become(node, LINEAR if function is F.linear else CONV, (bound["input"],), target=path)
 
 
-def _own(low: Lowering, value: Ref) -> _Source:
+def _own(low: Lowering, value: Ref) -> NetworkTensor:
     """The parameter or buffer, or rows of one, that an argument is."""
     refuse_if(not isinstance(value, Ref), _COMPUTED)
     node, rows = low.graph.node(value.name), slice(None)
@@ -108,25 +91,7 @@ def _own(low: Lowering, value: Ref) -> _Source:
         node, rows = low.graph.node(node.inputs[0]), slice(*bounds)
     refuse_if(node.kind != CONSTANT.name, _COMPUTED)
     path, _, name = str(node.target).rpartition(".")
-    return _Source(low.network.get_submodule(path), name, rows)
-
-
-def _linear(shape: torch.Size) -> Any:
-    return _borrowing(_Linear, nn.Linear(shape[1], shape[0], device="meta"))
-
-
-def _convolution(shape: torch.Size, options: dict[str, Any]) -> Any:
-    plain, kind = (nn.Conv1d, _Conv1d) if len(shape) == 3 else (nn.Conv2d, _Conv2d)
-    groups = options.get("groups", 1)
-    outputs, inputs, *kernel = shape
-    return _borrowing(kind, plain(inputs * groups, outputs, tuple(kernel), **options, device="meta"))  # type: ignore[arg-type]
-
-
-def _borrowing(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
-    """A layer without tensors of its own; PyTorch's constructor would want to set them."""
-    del layer.weight, layer.bias
-    layer.__class__ = kind
-    return layer
+    return NetworkTensor(low.network.get_submodule(path), name, rows)
 
 
 # -- computation -------------------------------------------------------------------------------------------------------
@@ -175,10 +140,10 @@ def layer_parameters(network: nn.Module, node: Node, *, exact: bool = False) -> 
     Args:
         network: holds the modules.
         node: a layer.
-        exact: add up the bias in one order and in float64, so that every machine gives the same bits.
+        exact: compute in float64 what is computed, and add up the bias in one order: every machine gives the same bits.
     """
     layer = layer_of(network, node)
-    weight, bias = layer.weight, layer.bias
+    weight, bias = exact_parameters(layer) if exact else (layer.weight, layer.bias)
     if node.offset is not None:
         moved = _moved(layer, weight, attribute_at(network, node.offset), exact)
         bias = moved if bias is None else bias + moved

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import batch_norms_as_depthwise
+from qkd_deploy.graph.passes.computed_weights import computed_weights
 from qkd_deploy.graph.passes.context import PassContext
 from qkd_deploy.graph.passes.fold_batch_norms import fold_batch_norms
 from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
@@ -28,6 +29,7 @@ class Step:
 
 
 PIPELINE = (
+    Step(computed_weights),  # they are layers from here on
     Step(fold_normalization, integer_only=True),  # while only the user's own layers read the input
     Step(fold_batch_norms),
     Step(batch_norms_as_depthwise, integer_only=True),  # those that no layer took

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.errors import UserError, require_kind
+from qkd_deploy.graph.trace.computed_tensors import hooks_as_properties
 from qkd_deploy.graph.trace.errors import module_name
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic", "torch.ao.nn.qat")
@@ -77,9 +79,29 @@ def own_copy(model: nn.Module) -> nn.Module:
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         _require_float32(tensor, path)
     try:
-        return copy.deepcopy(model)
+        network = copy.deepcopy(model, _without_history(model))
     except Exception as error:
-        raise UserError(_why_not_copied(model, error)) from error
+        raise UserError(
+            f"{module_name(model, '')} cannot be copied ({str(error).splitlines()[0]}); remove from its modules what "
+            "copy.deepcopy refuses (locks, open files)"
+        ) from error
+    hooks_as_properties(network)
+    _empty_caches(network)
+    return network
+
+
+def _empty_caches(network: nn.Module) -> None:
+    """Let modules give up what they keep for evaluation mode only: their ``train`` does that."""
+    modes = {module: module.training for module in network.modules()}
+    network.train()
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def _without_history(model: nn.Module) -> dict[int, Any]:
+    """Give the tensors that earlier calls left in modules as constants, by their ids: PyTorch copies no others."""
+    left = [leaf for module in model.modules() for leaf in tree_leaves(vars(module)) if isinstance(leaf, Tensor)]
+    return {id(tensor): tensor.detach().clone() for tensor in left if tensor.grad_fn is not None}
 
 
 def _require_python(module: nn.Module, name: str) -> None:
@@ -92,24 +114,6 @@ def _require_float32(tensor: Tensor, path: str) -> None:
     for is_refused, sentence in _REFUSED_TENSORS:
         if is_refused(tensor):
             raise UserError(f"{path} {sentence.format(type=_type(tensor))}")
-
-
-def _why_not_copied(model: nn.Module, error: Exception) -> str:
-    """Say why ``copy.deepcopy`` refuses a network: a weight that is the result of another step, or anything else."""
-    holder = next((path for path, module in model.named_modules() if _holds_computed(module)), None)
-    if holder is not None:
-        return (
-            f"{module_name(model, holder)} computes its weight before every call (weight norm or spectral norm); "
-            "fix it first with torch.nn.utils.remove_weight_norm or remove_spectral_norm"
-        )
-    return (
-        f"{module_name(model, '')} cannot be copied ({str(error).splitlines()[0]}); remove from its modules what "
-        "copy.deepcopy refuses (locks, open files, results of a forward pass)"
-    )
-
-
-def _holds_computed(module: nn.Module) -> bool:
-    return any(isinstance(value, Tensor) and value.grad_fn is not None for value in vars(module).values())
 
 
 def named_inputs(network: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qkd_deploy.graph.trace.batch_sizes import agree
 from qkd_deploy.graph.trace.calls import Call, at
+from qkd_deploy.graph.trace.computed_tensors import HookedTensor, computes_its_tensors, own_class
 from qkd_deploy.graph.trace.derived_modules import layer_of_call
 from qkd_deploy.graph.trace.errors import STATELESS, Untraceable, user_line
 from qkd_deploy.graph.trace.expansions import steps_of
@@ -104,7 +105,10 @@ class ConcreteTracer(fx.Tracer):
         """Keep PyTorch's own modules, and those of ``Leaves``, as single nodes."""
         if module_qualified_name in self._opened:
             return False
-        return self._leaves.keep(m, module_qualified_name) or super().is_leaf_module(m, module_qualified_name)
+        if self._leaves.keep(m, module_qualified_name) or isinstance(m, HookedTensor):
+            return True
+        pytorchs = own_class(m).__module__.startswith("torch.") and super().is_leaf_module(m, module_qualified_name)
+        return pytorchs and not computes_its_tensors(m)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None

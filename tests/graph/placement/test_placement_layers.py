@@ -11,7 +11,7 @@ from deployment import noise
 from placement import IMAGES, Small, check
 from torch import Tensor, nn
 
-from qkd_deploy import UserError, prepare
+from qkd_deploy import prepare
 
 CONVOLUTIONS: dict[str, Callable[[], nn.Conv2d]] = {
     "no bias": lambda: nn.Conv2d(8, 8, 3, padding=1, bias=False),
@@ -213,18 +213,6 @@ def test_padding_of_other_kinds_stays_in_float() -> None:
 def test_zero_padding_of_signed_codes_is_zero() -> None:
     """The pad value is the zero point: a network of a single padded convolution shows it at its corners."""
     check(Small(lambda n, x: n.conv(n.first(x)), first=nn.Conv2d(8, 8, 1), conv=nn.Conv2d(8, 8, 3, padding=2)))
-
-
-PARAMETRIZED: dict[str, Callable[[], nn.Module]] = {
-    "parametrization": lambda: torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
-    "spectral norm": lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1)),
-}
-
-
-@pytest.mark.parametrize("case", PARAMETRIZED)
-def test_parametrized_weights_are_refused_with_the_way_out(case: str) -> None:
-    with pytest.raises(UserError, match=r"conv computes its weight.*remove_parametrizations"):
-        prepare(Small(lambda n, x: torch.relu(n.conv(x)), conv=PARAMETRIZED[case]()), "w4a4", (IMAGES,))
 
 
 class Functional(nn.Module):

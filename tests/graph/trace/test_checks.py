@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from deployment import noise
 from refusals import Net, refusal
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from qkd_deploy import UserError
 from qkd_deploy.graph.trace.checks import named_inputs, own_copy
@@ -55,16 +54,7 @@ class OptimizedModule(nn.Module):
         return self._orig_mod(x)
 
 
-def old_weight_norm() -> nn.Module:
-    network = plain(torch.nn.utils.weight_norm(nn.Conv2d(8, 8, 1)))
-    network(IMAGES)
-    return network
-
-
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
-    "weight norm": (lambda: plain(parametrizations.weight_norm(nn.Conv2d(8, 8, 1))), "inner.conv", "remove_param"),
-    "spectral norm": (lambda: plain(parametrizations.spectral_norm(nn.Conv2d(8, 8, 1))), "inner.conv", "remove_param"),
-    "old weight norm": (old_weight_norm, r"inner\.conv \(Conv2d\)", "remove_weight_norm"),
     "nothing to quantize": (lambda: nn.Sequential(nn.AvgPool2d(2), nn.Softmax(1)), "no convolution or linear", "layer"),
     "a layer without a shape": (lambda: plain(nn.LazyConv2d(8, 1)), r"inner\.conv\.weight has no shape", "run the net"),
     "TorchScript": (lambda: nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3))), r"^0 \(", "that was scripted"),
