@@ -47,6 +47,7 @@ LAYERS = (
     "graph.trace",
     "graph.exact",
     "graph.modes",
+    "graph.computed_tensors",
     "graph.lost_scales",
     "graph.quantizer_record",
     "graph.quantized",

@@ -59,11 +59,23 @@ def _dequantize_weights(model: onnx.ModelProto) -> None:
     """Put float constants in the place of codes behind a DequantizeLinear, which the runtime would run every time."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    floats: dict[str, onnx.TensorProto] = {}
     for node in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
-        codes, scale, _ = (numpy_helper.to_array(constants.pop(name)) for name in node.input)
+        codes, scale, _ = (numpy_helper.to_array(constants[name]) for name in node.input)
         by_channel = scale.reshape(-1, *[1] * (codes.ndim - 1))
-        floats = np.asarray(codes * by_channel, np.float32)
-        constants[node.output[0]] = numpy_helper.from_array(floats, node.output[0])
+        made = floats.setdefault(f"{node.input[0]} {node.input[1]}", onnx.TensorProto())
+        if not made.name:
+            made.CopyFrom(numpy_helper.from_array(np.asarray(codes * by_channel, np.float32), node.output[0]))
+        _read_instead(graph, node.output[0], made.name)
         graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
     del graph.initializer[:]
-    graph.initializer.extend(constants.values())
+    graph.initializer.extend(tensor for tensor in (*constants.values(), *floats.values()) if tensor.name in read)
+
+
+def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Let all nodes that read one value read another."""
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,22 @@ class GraphBuilder:
         self.initializers: dict[str, ir.Value] = {}
         self.opset = OPSET
         self._taken: set[str] = set()
+        self._owned: dict[tuple[Hashable, ...], str] = {}
 
-    def constant(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
-        """An initializer; the same name gives the same value. ``dtype`` names packed types that numpy lacks."""
+    def constant(
+        self, name: str, array: np.ndarray, dtype: ir.DataType | None = None, *, owner: Hashable = None
+    ) -> ir.Value:
+        """An initializer; the same name gives the same value, and so do equal arrays of one owner.
+
+        Args:
+            name: what it is called, where it is a new one.
+            array: its elements.
+            dtype: a packed type that numpy lacks.
+            owner: the weights of a layer, which may be used in several places; None for constants of one place.
+        """
+        if owner is not None:
+            key = (owner, str(array.dtype), array.shape, array.tobytes())
+            name = self._owned.setdefault(key, name)
         if name not in self.initializers:
             tensor = ir.tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
             self.initializers[name] = ir.Value(

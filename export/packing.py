@@ -6,6 +6,8 @@ codes back. ONNX Runtime folds both while loading, so kernels, results and speed
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,12 @@ def container_bits(weight_bits: int, weights: str) -> int:
 
 
 def emit_weight_codes(
-    builder: GraphBuilder, name: str, codes: npt.NDArray[np.int8], layer: IntegerLayer, weights: str
+    builder: GraphBuilder,
+    name: str,
+    codes: npt.NDArray[np.int8],
+    layer: IntegerLayer,
+    weights: str,
+    owner: Hashable = None,
 ) -> ir.Value:
     """The int8 weight codes of a layer as a value.
 
@@ -36,13 +43,14 @@ def emit_weight_codes(
         codes: the layer's codes, in the shape that the convolution takes.
         layer: tells bits and upscale.
         weights: "int8" or "packed".
+        owner: the weights, where several places may use them; equal codes of one owner are stored once.
 
     Raises:
         UserError: full-range codes whose sign a batch norm flipped do not fit the packed type.
     """
     bits = container_bits(layer.weight_bits, weights)
     if bits == 8:
-        return builder.constant(f"{name}.weight", codes)
+        return builder.constant(f"{name}.weight", codes, owner=owner)
     base = codes // layer.upscale
     if base.max(initial=0) >= 2 ** (bits - 1):
         raise UserError(
@@ -51,7 +59,7 @@ def emit_weight_codes(
         )
     dtype, numpy_type = _TYPES[bits]
     builder.opset = max(builder.opset, PACKED_OPSETS[bits])
-    packed = builder.constant(f"{name}.weight_packed", base.astype(numpy_type), dtype)
+    packed = builder.constant(f"{name}.weight_packed", base.astype(numpy_type), dtype, owner=owner)
     unpacked = builder.add(
         "Cast", [packed], f"{name}.weight_unpacked", node=f"{name}.weight", attributes={"to": int(ir.DataType.INT8)}
     )

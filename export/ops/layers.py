@@ -7,6 +7,7 @@ would keep the convolution in float.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.export.tokens import POINTWISE, image_of_tokens, tokens_of_image
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.layers import paddings
+from qkd_deploy.graph.ops.layers import layer_of, paddings
 
 _KERNELS = {"Conv": "QLinearConv", "Gemm": "QGemm"}
 """The runtime's integer kernels of both operators."""
@@ -71,16 +72,25 @@ def _weight_codes(ctx: EmitContext, node: Node) -> npt.NDArray[np.int8]:
 def _weight_and_bias(ctx: EmitContext, node: Node, codes: npt.NDArray[np.int8]) -> tuple[ir.Value, ir.Value]:
     """The weight in real units, from codes in the shape that the operator takes, and the bias."""
     layer = ctx.frozen.layer(node)
-    stored = emit_weight_codes(ctx.builder, node.name, codes, layer, ctx.weights)
-    weight = dequantize_weight(ctx.builder, node.name, stored, layer.scale.cpu().numpy())
+    owner = _owner(ctx, node)
+    stored = emit_weight_codes(ctx.builder, node.name, codes, layer, ctx.weights, owner)
+    weight = dequantize_weight(ctx.builder, node.name, stored, layer.scale.cpu().numpy(), owner)
     return weight, _bias(ctx, node, layer)
 
 
-def dequantize_weight(builder: GraphBuilder, name: str, codes: ir.Value, scale: npt.NDArray[np.float32]) -> ir.Value:
+def _owner(ctx: EmitContext, node: Node) -> Hashable:
+    """The weights of a layer, which is used in several places, or shares its parameter with others."""
+    weight = layer_of(ctx.frozen.network, node).weight
+    return id(weight) if isinstance(weight, nn.Parameter) else str(node.target)
+
+
+def dequantize_weight(
+    builder: GraphBuilder, name: str, codes: ir.Value, scale: npt.NDArray[np.float32], owner: Hashable = None
+) -> ir.Value:
     """Weight codes in real units: per output channel, with explicit zero points."""
     constants = [
-        builder.constant(f"{name}.weight_scale", scale),
-        builder.constant(f"{name}.weight_zero_point", np.zeros(len(scale), np.int8)),
+        builder.constant(f"{name}.weight_scale", scale, owner=owner),
+        builder.constant(f"{name}.weight_zero_point", np.zeros(len(scale), np.int8), owner=owner),
     ]
     output = f"{name}.weight_dequantized"
     return builder.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.weight", attributes={"axis": 0})
@@ -95,7 +105,7 @@ def _bias(ctx: EmitContext, node: Node, layer: IntegerLayer) -> ir.Value:
     scale = ctx.frozen.grid(node.source).scale.cpu().numpy() * layer.scale.cpu().numpy()
     constants = [
         b.constant(f"{name}.bias_scale", scale.astype(np.float32)),
-        b.constant(f"{name}.bias_zero_point", np.zeros(len(values), np.int32)),
+        b.constant(f"{name}.bias_zero_point", np.zeros(len(values), np.int32), owner=_owner(ctx, node)),
     ]
     output = f"{name}.bias_dequantized"
     return b.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.bias", attributes={"axis": 0})

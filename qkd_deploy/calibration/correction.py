@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qkd_deploy.calibration.float_reference import FloatReference
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.layers import batch_norm_of, channel_dim, layer_of
+from qkd_deploy.graph.ops.layers import affine_of, batch_norm_of, channel_dim, layer_of
 from qkd_deploy.graph.prepared import PreparedModel
 
 _MOST = 2.0
@@ -141,8 +141,16 @@ class OutputCorrection:
 
 
 def _handles(network: nn.Module, node: Node) -> tuple[Tensor | None, Tensor | float, Tensor | None]:
-    """The tensor that is added to a layer's output, what moves the output by 1 in it, and a batch norm's gain."""
-    batch_norm = batch_norm_of(network, node)
+    """The tensor that is added to a layer's output, what moves the output by 1 in it, and a batch norm's gain.
+
+    Constants behind the layer multiply the tensor, which then is not moved where they are zero. Behind a batch norm
+    they are left alone.
+    """
+    batch_norm, affine = batch_norm_of(network, node), affine_of(network, node)
+    if affine is not None:
+        factor, _ = affine.exact_pair()
+        per_unit = torch.where(factor == 0, 0.0, 1 / factor)
+        return (layer_of(network, node).bias if batch_norm is None else None), per_unit, None
     if batch_norm is None:
         return layer_of(network, node).bias, 1.0, None
     if batch_norm.affine:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.float_reference import FloatReference
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops.layers import batch_norm_of, channel_dim, layer_of, layer_parameters
+from qkd_deploy.graph.ops.layers import affine_of, batch_norm_of, channel_dim, layer_of, layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
 
 FLOOR = 10.0
@@ -142,12 +142,13 @@ def _coarse(prepared: PreparedModel, node: Node) -> CoarseLayer | None:
 
 
 def _gain(network: nn.Module, node: Node) -> Tensor | float:
-    """What the batch norm behind a layer multiplies each channel by, in magnitude."""
-    batch_norm = batch_norm_of(network, node)
+    """What the batch norm and the constants behind a layer multiply each channel by, in magnitude."""
+    batch_norm, affine = batch_norm_of(network, node), affine_of(network, node)
+    factor = 1.0 if affine is None else affine.pair()[0].abs()
     if batch_norm is None or batch_norm.running_var is None:
-        return 1.0
+        return factor
     sigma = torch.sqrt(batch_norm.running_var + batch_norm.eps)
-    return batch_norm.weight.abs() / sigma if batch_norm.affine else 1 / sigma
+    return factor * batch_norm.weight.abs() / sigma if batch_norm.affine else factor / sigma
 
 
 def _quantized(prepared: PreparedModel, source: str | None, x: Tensor) -> Tensor:

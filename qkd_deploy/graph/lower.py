@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.computed_tensors import own_class
 from qkd_deploy.graph.contract.lowering import Lowering, torch_key
 from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
@@ -70,7 +71,7 @@ def _lower_target(low: Lowering, node: Node, target: Any) -> None:
     """Let the row of what is called rewrite the node; it stays in float where there is none, or the row refuses."""
     key = torch_key(target)
     row = COPY if is_neutral(node, key) else TORCH_OPS.get(key)
-    node.kind, node.reason = FLOAT_OP.name, FLOAT_REASONS.get(key, GENERAL_REASON)
+    node.kind, node.reason = FLOAT_OP.name, _reason(target)
     if node.shape is None and not isinstance(row, Rewrite):  # no row is about several results
         return
     if row is None:
@@ -81,6 +82,12 @@ def _lower_target(low: Lowering, node: Node, target: Any) -> None:
         row.lower(low, node, target)
     except StaysInFloat as refusal:
         node.kind, node.reason = FLOAT_OP.name, str(refusal)
+
+
+def _reason(target: Any) -> str:
+    """Why an operation stays in float that has no row, or whose row refuses it without a word."""
+    key = own_class(target) if isinstance(target, nn.Module) else torch_key(target)
+    return FLOAT_REASONS.get(key, GENERAL_REASON)
 
 
 def _make_once(low: Lowering, node: Node) -> None:

@@ -18,7 +18,15 @@ from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.lost_scales import are_near, lost_scales
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import apply, operator_of
-from qkd_deploy.graph.ops.layers import batch_norm_of, is_depthwise, layer_forward, layer_of, layer_parameters
+from qkd_deploy.graph.ops.layers import (
+    affine_of,
+    batch_norm_of,
+    is_depthwise,
+    layer_forward,
+    layer_of,
+    layer_parameters,
+    with_folded,
+)
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_identity
 from qkd_deploy.graph.placement.place import Placed, has_known_codes
 from qkd_deploy.graph.placement.report import Account, account_of
@@ -255,7 +263,9 @@ class PreparedModel(nn.Module):
             return quantizer(apply(self.network, node, args, kwargs, training=True))
         value = self._products(node, args[0])
         batch_norm = batch_norm_of(self.network, node)
-        return quantizer(value) if batch_norm is None else normalize_and_quantize(batch_norm, quantizer, value)
+        if batch_norm is None or node.affine is not None:
+            return quantizer(with_folded(self.network, node, value))
+        return normalize_and_quantize(batch_norm, quantizer, value)
 
     def unquantized(
         self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], source: tuple[Tensor, int] | None = None
@@ -284,10 +294,7 @@ class PreparedModel(nn.Module):
         return value + (trained - trained.detach())  # the difference is zero, so that the value stays as it is
 
     def _train_layer(self, node: Node, x: Tensor) -> Tensor:
-        value = self._products(node, x)
-        batch_norm = batch_norm_of(self.network, node)
-        result: Tensor = value if batch_norm is None else batch_norm(value)
-        return result
+        return with_folded(self.network, node, self._products(node, x))
 
     def _products(self, node: Node, x: Tensor) -> Tensor:
         """A layer with quantized weights, without its batch norm."""
@@ -307,13 +314,14 @@ class PreparedModel(nn.Module):
         if source is None and node.source is not None:
             scale, extent = self._source(node.source)
         codes = quantizer.codes(weight)
-        batch_norm = batch_norm_of(self.network, node)
+        affine = affine_of(self.network, node)
         return fold_layer(
             codes,
             quantizer.scale().detach(),
             quantizer.spec,
             bias,
-            batch_norm,
+            batch_norm_of(self.network, node),
+            None if affine is None else affine.exact_pair(),
             scale,
             extent,
             node.name,

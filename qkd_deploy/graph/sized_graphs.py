@@ -20,14 +20,15 @@ from qkd_deploy.graph.contract.evaluation import attribute_at
 from qkd_deploy.graph.input_sizes import Sizes, in_words, sizes_given, sizes_taken
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.ops.constants import CONSTANT
+from qkd_deploy.graph.passes.constant_values import values_of_layer
 from qkd_deploy.graph.placement.place import Placed
 
 _KEPT = 64
 """Graphs that are kept, the latest ones."""
 
 _SAME = (
-    *("name", "kind", "quantizer", "source", "clip", "batch_norm", "gain", "offset", "module", "method", "dtype"),
-    *("batch_dims", "partial", "inputs"),
+    *("name", "kind", "quantizer", "source", "clip", "batch_norm", "affine", "gain", "offset", "module", "method"),
+    *("dtype", "batch_dims", "partial", "inputs"),
 )
 """What a node has at every size; targets are compared apart."""
 
@@ -103,6 +104,9 @@ class SizedGraphs:
                 f"inputs of {own}"
             ) from error
         _require_same(self.placed, placed, own, in_words(sizes))
+        for node in placed.graph.nodes:
+            if node.is_layer and not _reads_same(network, copy, users, node):
+                raise _otherwise(node, own, in_words(sizes))
         suffix = "x".join(map(str, sum(filter(None, sizes), ())))
         constants = _own_constants(network, copy, users, placed.graph, suffix)
         return Sized(placed.graph, placed.rescaled, constants)
@@ -129,12 +133,16 @@ def _require_same(one: Placed, two: Placed, own: str, other: str) -> None:
     """
     node = next(_differing(one, two), None)
     if node is not None:
-        line = f" at {node.line}" if node.line else ""
-        raise UserError(
-            f"{node.label or node.name}{line} is computed in another way for inputs of {other} than for those of "
-            f"{own}, which the model was prepared with; prepare it with an example of {other}, or give it inputs of "
-            f"{own}"
-        )
+        raise _otherwise(node, own, other)
+
+
+def _otherwise(node: Node, own: str, other: str) -> UserError:
+    line = f" at {node.line}" if node.line else ""
+    return UserError(
+        f"{node.label or node.name}{line} is computed in another way for inputs of {other} than for those of "
+        f"{own}, which the model was prepared with; prepare it with an example of {other}, or give it inputs of "
+        f"{own}"
+    )
 
 
 def _differing(one: Placed, two: Placed) -> Iterator[Node]:
@@ -162,6 +170,20 @@ def _bits(placed: Placed, node: Node) -> Any:
 # -- constants ---------------------------------------------------------------------------------------------------------
 
 
+def _reads_same(network: nn.Module, copy: nn.Module, users: set[str], layer: Node) -> bool:
+    """Tell whether the computed weights and constants of a layer are made by the same steps from the same tensors."""
+    for one, two in zip(values_of_layer(network, layer), values_of_layer(copy, layer), strict=True):
+        paths = {str(node.target) for node in one.graph.nodes if node.kind == CONSTANT.name} - users
+        if str(one.graph) != str(two.graph) or any(_differs(network, copy, path) for path in paths):
+            return False
+    return True
+
+
+def _differs(network: nn.Module, copy: nn.Module, path: str) -> bool:
+    made, held = attribute_at(copy, path), attribute_at(network, path)
+    return bool(made.shape != held.shape or not torch.equal(made, held.cpu()))
+
+
 def _own_constants(
     network: nn.Module, copy: nn.Module, users: set[str], graph: Graph, suffix: str
 ) -> dict[str, Tensor]:
@@ -171,8 +193,7 @@ def _own_constants(
         path = str(node.target)
         if node.kind != CONSTANT.name or path in users:
             continue
-        made, held = attribute_at(copy, path), attribute_at(network, path)
-        if made.shape != held.shape or not torch.equal(made, held.cpu()):
+        if _differs(network, copy, path):
             node.target = f"{path.replace('.', '_')}_at_{suffix}"
-            found[node.target] = made
+            found[node.target] = attribute_at(copy, path)
     return found

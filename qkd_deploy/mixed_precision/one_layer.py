@@ -12,7 +12,7 @@ from qkd_deploy.export.onnx_export import flat_tensors
 from qkd_deploy.graph.interpreter import RunNode, resume, run, start, step
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import apply
-from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
+from qkd_deploy.graph.ops.layers import layer_forward, layer_parameters, with_folded
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.costs import weight_layers, weight_of
 from qkd_deploy.quantizers.observer import HistogramObserver
@@ -88,9 +88,7 @@ class SingleLayers:
         if chosen is not None and chosen[0] == node.target:
             x, weight = self._rounded_input(node, x, chosen[1]), self._rounded_weight(node, weight, chosen[1])
         _, bias = layer_parameters(self._prepared.network, node)
-        value = layer_forward(layer, x, weight, bias)
-        batch_norm = batch_norm_of(self._prepared.network, node)
-        return value if batch_norm is None else batch_norm(value)
+        return with_folded(self._prepared.network, node, layer_forward(layer, x, weight, bias))
 
     # -- rounding ----------------------------------------------------------------------------------------------------
 

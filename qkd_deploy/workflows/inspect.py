@@ -214,20 +214,39 @@ def _layers(
     kernels: list[Kernel] | None,
 ) -> tuple[Layer, ...]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = _weights(model, constants)
     scales = {tensor.name: tensor.scale for tensor in tensors}
-    return tuple(_layer(record, constants, scales.get(record.name), kernels) for record in records)
+    return tuple(_layer(record, constants, weights, scales.get(record.name), kernels) for record in records)
+
+
+def _weights(
+    model: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]
+) -> dict[str, tuple[onnx.TensorProto, onnx.TensorProto]]:
+    """Codes and scales of every layer by its name; layers that share weights share them in the file, too."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    found = {}
+    for node in model.graph.node:
+        layer, separator, _ = node.name.partition(".weight/DequantizeLinear")
+        if separator:
+            codes = node.input[0]
+            while codes in producers:  # packed codes are unpacked and multiplied
+                codes = producers[codes].input[0]
+            if codes in constants and node.input[1] in constants:
+                found[layer] = constants[codes], constants[node.input[1]]
+    return found
 
 
 def _layer(
     record: LayerRecord,
     constants: Mapping[str, onnx.TensorProto],
+    weights: Mapping[str, tuple[onnx.TensorProto, onnx.TensorProto]],
     output_scale: float | None,
     kernels: list[Kernel] | None,
 ) -> Layer:
     own = {kind: constants[name] for kind in _CONSTANTS if (name := f"{record.name}.{kind}") in constants}
-    codes, scale = own.get("weight_packed", own.get("weight")), own.get("weight_scale")
-    if codes is None or scale is None:
+    if record.name not in weights:
         raise UserError(f"the file lacks the weights of {record.name}, which its tables name; export it again")
+    codes, scale = weights[record.name]
     steps = numpy_helper.to_array(scale)
     built = None
     if kernels is not None:

@@ -15,7 +15,7 @@ from qkd_deploy.export.onnx_export import flat_tensors
 from qkd_deploy.graph.interpreter import run
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import apply
-from qkd_deploy.graph.ops.layers import batch_norm_of, layer_forward, layer_parameters
+from qkd_deploy.graph.ops.layers import layer_forward, layer_parameters, with_folded
 from qkd_deploy.graph.prepared import PreparedModel
 
 IMAGES = noise(3, 3, 8, 8)
@@ -78,8 +78,7 @@ def unquantized(prepared: PreparedModel, *inputs: Tensor) -> Any:
             weight, bias = layer_parameters(prepared.network, node)
             layer = prepared.network.get_submodule(str(node.target))
             value = layer_forward(layer, args[0], weight, bias)
-            norm = batch_norm_of(prepared.network, node)
-            value = value if norm is None else norm(value)
+            value = with_folded(prepared.network, node, value)
         else:
             value = apply(prepared.network, node, args, kwargs, training=False)
         return value if node.clip is None else value.clamp(*node.clip)

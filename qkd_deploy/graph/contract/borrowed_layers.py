@@ -89,6 +89,14 @@ def _borrowing(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
     return layer
 
 
+def equal_layer(holder: nn.Module, layer: BorrowingLayer) -> str | None:
+    """Find the child of a module that is the same layer of the same tensors: its name, or None."""
+    for name, child in holder.named_children():
+        if isinstance(child, BorrowingLayer) and child.sources == layer.sources and repr(child) == repr(layer):
+            return name
+    return None
+
+
 def exact_parameters(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Read the weight, float32, and the bias of any layer so that every machine reads the same bits."""
     if not isinstance(layer, BorrowingLayer):

@@ -68,6 +68,7 @@ def fold_layer(
     spec: TensorSpec,
     bias: Tensor | None,
     batch_norm: BatchNorm | None,
+    affine: tuple[Tensor, Tensor] | None,
     input_scale: Tensor | None,
     input_extent: int,
     name: str,
@@ -80,6 +81,7 @@ def fold_layer(
         spec: the weights' grid.
         bias: the layer's own bias ``[C_out]`` or None.
         batch_norm: what follows the layer, in its running statistics, or None.
+        affine: factor and offset a channel, float64, of what follows that, or None.
         input_scale: scalar float32 scale of the input codes; None for float inputs.
         input_extent: largest magnitude of a centered input code.
         name: the layer's name, for messages.
@@ -89,6 +91,8 @@ def fold_layer(
     """
     base = codes.double()
     factor, offset = _affine(base.shape[0], bias, batch_norm, base)
+    if affine is not None:
+        factor, offset = factor * affine[0], offset * affine[0] + affine[1]
     scale = step.double() * factor.abs()
     if not bool(torch.isfinite(scale).all() and torch.isfinite(offset).all()):
         raise UserError(f"{name} has weights or statistics that are not finite; restore an earlier checkpoint")

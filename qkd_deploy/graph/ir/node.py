@@ -38,6 +38,7 @@ class Node:
         target: the module path (layers, float modules) or function that computes it; None where ``kind`` says all.
         method: whether ``target`` is a tensor method's name.
         batch_norm: path of the batch norm fused behind a layer.
+        affine: path of what multiplies and shifts a layer's output channels behind its batch norm.
         gain: path of what multiplies the columns of a layer's weights, or their input channels: the parameter of a
             layer norm in front, or the normalisation of pixels.
         offset: path of what a layer adds to those of its input, by way of its bias.
@@ -67,6 +68,7 @@ class Node:
     target: str | Callable[..., Any] | None = None
     method: bool = False
     batch_norm: str | None = None
+    affine: str | None = None
     gain: str | None = None
     offset: str | None = None
     clip: tuple[float, float] | None = None

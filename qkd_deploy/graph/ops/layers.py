@@ -18,8 +18,10 @@ from qkd_deploy.graph.contract.borrowed_layers import (
     TensorSource,
     borrowed_convolution,
     borrowed_linear,
+    equal_layer,
     exact_parameters,
 )
+from qkd_deploy.graph.contract.channel_affine import ChannelAffine
 from qkd_deploy.graph.contract.evaluation import attribute_at, output_grid, own_call
 from qkd_deploy.graph.contract.lowering import Lowering
 from qkd_deploy.graph.contract.operator import Frozen, Operands, Operator, Rewrite, refuse_if
@@ -59,7 +61,7 @@ def _lower_functional(low: Lowering, node: Node, target: Any) -> None:
 def become_layer(
     low: Lowering, node: Node, bound: Mapping[str, Any], weight: TensorSource, bias: TensorSource | None
 ) -> None:
-    """Make the call of a function a layer with such a weight and bias.
+    """Make the call of a function a layer with such a weight and bias; equal calls in one module share one.
 
     Args:
         low: the graph, and the network, which gets the layer.
@@ -76,8 +78,12 @@ def become_layer(
     options = {name: bound[name] for name in PARAMETERS[3:] if name in bound}
     layer = borrowed_linear(shape) if function is F.linear else borrowed_convolution(shape, options)
     layer.sources = (weight, bias)
-    low.network.get_submodule(node.module).add_module(node.name, layer)
-    path = f"{node.module}.{node.name}" if node.module else node.name
+    holder = low.network.get_submodule(node.module)
+    name = equal_layer(holder, layer)
+    if name is None:
+        name = node.name
+        holder.add_module(name, layer)
+    path = f"{node.module}.{name}" if node.module else name
     low.become(node, LINEAR if function is F.linear else CONV, (bound["input"],), target=path)
 
 
@@ -103,11 +109,17 @@ def layer_of(network: nn.Module, node: Node) -> Any:
 
 
 def layer_in_float(network: nn.Module, node: Node, x: Tensor) -> Tensor:
-    """Compute a layer with its batch norm as it is in full precision, before its activation function."""
+    """Compute a layer with what is folded into it as it is in full precision, before its activation function."""
     weight, bias = layer_parameters(network, node)
-    value = layer_forward(layer_of(network, node), x, weight, bias)
-    batch_norm = batch_norm_of(network, node)
-    return value if batch_norm is None else batch_norm(value)
+    return with_folded(network, node, layer_forward(layer_of(network, node), x, weight, bias))
+
+
+def with_folded(network: nn.Module, node: Node, value: Tensor) -> Tensor:
+    """Compute the batch norm and the constants a channel behind a layer, on its output."""
+    batch_norm, affine = batch_norm_of(network, node), affine_of(network, node)
+    if batch_norm is not None:
+        value = batch_norm(value)
+    return value if affine is None else affine(value, channel_dim(layer_of(network, node)))
 
 
 def channel_dim(layer: nn.Module) -> int:
@@ -190,6 +202,15 @@ def batch_norm_of(network: nn.Module, node: Node) -> BatchNorm | None:
         return None
     module = network.get_submodule(node.batch_norm)
     assert isinstance(module, BatchNorm)
+    return module
+
+
+def affine_of(network: nn.Module, node: Node) -> ChannelAffine | None:
+    """Find the constants a channel fused behind a layer; None where there are none."""
+    if node.affine is None:
+        return None
+    module = network.get_submodule(node.affine)
+    assert isinstance(module, ChannelAffine)
     return module
 
 

@@ -9,6 +9,7 @@ from qkd_deploy.graph.passes.batch_norms_as_depthwise import batch_norms_as_dept
 from qkd_deploy.graph.passes.computed_weights import computed_weights
 from qkd_deploy.graph.passes.context import PassContext
 from qkd_deploy.graph.passes.fold_batch_norms import fold_batch_norms
+from qkd_deploy.graph.passes.fold_channel_constants import fold_channel_constants
 from qkd_deploy.graph.passes.fold_layer_norms import fold_layer_norms
 from qkd_deploy.graph.passes.fold_normalization import fold_normalization
 from qkd_deploy.graph.passes.fuse_clips import fuse_clips
@@ -32,6 +33,7 @@ PIPELINE = (
     Step(computed_weights),  # they are layers from here on
     Step(fold_normalization, integer_only=True),  # while only the user's own layers read the input
     Step(fold_batch_norms),
+    Step(fold_channel_constants),  # behind them
     Step(batch_norms_as_depthwise, integer_only=True),  # those that no layer took
     Step(fuse_clips),  # behind batch norms, which stand between layers and their activation functions
     Step(hoist_slices),

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qkd_deploy.graph.contract.borrowed_layers import BorrowingLayer
 from qkd_deploy.graph.contract.evaluation import attribute_at
 from qkd_deploy.graph.interpreter import run
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops import apply
 from qkd_deploy.graph.ops.constants import CONSTANT
+from qkd_deploy.graph.ops.layers import affine_of, layer_of
 
 
-@dataclass
+@dataclass(eq=False)
 class ConstantValue:
     """One such tensor.
 
@@ -29,6 +31,12 @@ class ConstantValue:
 
     network: nn.Module
     graph: Graph
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether another one is computed from the same tensors by the same steps."""
+        if not isinstance(other, ConstantValue):
+            return False
+        return self.network is other.network and str(self.graph) == str(other.graph)
 
     def read(self) -> Tensor:
         """Compute the tensor from the parameters as they are, with their gradients.
@@ -67,6 +75,14 @@ class ConstantValue:
             module = copy.deepcopy(self.network.get_submodule(str(node.target))).double().eval()
             return _clipped(node, module(*args, **kwargs))
         return self._run(node, args, kwargs)
+
+
+def values_of_layer(network: nn.Module, layer: Node) -> list[ConstantValue]:
+    """Find the computed tensors that a layer reads: as its weight and bias, and behind it."""
+    module, affine = layer_of(network, layer), affine_of(network, layer)
+    found = [*module.sources] if isinstance(module, BorrowingLayer) else []
+    found += [] if affine is None else [value for _, value in affine.steps]
+    return [value for value in found if isinstance(value, ConstantValue)]
 
 
 def _calls_module(node: Node) -> bool:

@@ -173,6 +173,7 @@ INVARIANTS = (
     Invariant("lower", "what has a grid of its own is a tensor", _each(_shapeless)),
     Invariant("lower", "zero lies in the range of every clip", _each(_clip_without_zero)),
     Invariant("fold_batch_norms", "only layers own a batch norm", _each(lambda n: bool(n.batch_norm) > n.is_layer)),
+    Invariant("fold_channel_constants", "only layers own constants", _each(lambda n: bool(n.affine) > n.is_layer)),
     Invariant("batch_norms_as_depthwise", "every batch norm is part of a layer", _each(_lone_batch_norm)),
     Invariant("fuse_clips", "no clip stands alone behind what absorbs it", _open_to_a_clip),
     Invariant("hoist_slices", "no tensor has two equal slices", _equal_slices),

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.errors import UserError, require_kind
-from qkd_deploy.graph.trace.computed_tensors import hooks_as_properties
+from qkd_deploy.graph.computed_tensors import hooks_as_properties
 from qkd_deploy.graph.trace.errors import module_name
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic", "torch.ao.nn.qat")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qkd_deploy.graph.computed_tensors import HookedTensor, computes_its_tensors, own_class
 from qkd_deploy.graph.trace.batch_sizes import agree
 from qkd_deploy.graph.trace.calls import Call, at
-from qkd_deploy.graph.trace.computed_tensors import HookedTensor, computes_its_tensors, own_class
-from qkd_deploy.graph.trace.derived_modules import layer_of_call
+from qkd_deploy.graph.trace.derived_modules import LAYERS, layer_of_call
 from qkd_deploy.graph.trace.errors import STATELESS, Untraceable, user_line
 from qkd_deploy.graph.trace.expansions import steps_of
 from qkd_deploy.graph.trace.proxies import Concrete, tensors_by_isinstance
@@ -108,7 +108,7 @@ class ConcreteTracer(fx.Tracer):
         if self._leaves.keep(m, module_qualified_name) or isinstance(m, HookedTensor):
             return True
         pytorchs = own_class(m).__module__.startswith("torch.") and super().is_leaf_module(m, module_qualified_name)
-        return pytorchs and not computes_its_tensors(m)
+        return pytorchs and not (isinstance(m, LAYERS) and computes_its_tensors(m))
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None

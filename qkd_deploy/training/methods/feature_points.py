@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from qkd_deploy.errors import UserError, closest
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.modes import evaluating
+from qkd_deploy.graph.ops.layers import affine_of
 from qkd_deploy.graph.prepared import PreparedModel
 
 
@@ -60,6 +61,7 @@ def output_of_module(prepared: PreparedModel, path: str) -> str:
     nodes = prepared.graph.nodes
     made = [node for node in nodes if node.module == path or node.module.startswith(f"{path}.")]
     made += [node for node in nodes if path in (node.target, node.batch_norm)]
+    made += [node for node in nodes if path in _modules_behind(prepared, node)]
     if not made:
         known = sorted({node.module for node in nodes if node.module})
         raise _unknown(f"the student makes no tensor in a module {path!r}", path, known)
@@ -74,6 +76,12 @@ def output_of_module(prepared: PreparedModel, path: str) -> str:
             "tensor than the teacher's does; choose a module in front of it"
         )
     return made[-1].name
+
+
+def _modules_behind(prepared: PreparedModel, node: Node) -> frozenset[str]:
+    """The modules whose constants a layer has taken over, so that it makes what they did."""
+    affine = affine_of(prepared.network, node)
+    return frozenset() if affine is None else affine.modules_of_steps
 
 
 def _has_moved_from(path: str, node: Node) -> bool:

@@ -17,9 +17,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from qkd_deploy.graph.trace.derived_modules import LAYERS
-
 _KNOWN_HOOKS = (WeightNorm, SpectralNorm, BasePruningMethod)
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 _TENSORS = ("weight", "bias")
 """What hooks of a user's own compute."""
 
@@ -53,8 +52,8 @@ class HookedTensor(nn.Module):
 
 
 def computes_its_tensors(module: nn.Module) -> bool:
-    """Tell whether a layer is one whose weight or bias is a step of its own."""
-    return isinstance(module, LAYERS) and (parametrize.is_parametrized(module) or isinstance(module, _OfHooks))
+    """Tell whether the weight or another tensor of a module is a step of its own."""
+    return parametrize.is_parametrized(module) or isinstance(module, _OfHooks)
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
@@ -96,7 +95,7 @@ def _is_set(module: nn.Module, name: str) -> bool:
     """Tell whether a tensor is neither a parameter nor a buffer: it was set by a call, or is not there before one."""
     if isinstance(vars(module).get(name), Tensor):
         return True
-    return isinstance(module, LAYERS) and not hasattr(module, name)
+    return isinstance(module, _LAYERS) and not hasattr(module, name)
 
 
 def _is_known(hook: Any) -> bool:
