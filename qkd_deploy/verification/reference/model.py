@@ -36,11 +36,15 @@ class ReferenceResult:
         outputs: graph outputs by name.
         codes: by ONNX value name, uint8 inputs, and what quantizers wrote and dequantizers of activations read.
         after_float: names of all values that a float operator had a part in.
+        rounded: names of the codes that were rounded from such values, not computed by an integer kernel.
+        moved: if set, what moves them by chance before they are rounded, by how many steps at most.
     """
 
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     codes: dict[str, np.ndarray] = field(default_factory=dict)
     after_float: set[str] = field(default_factory=set)
+    rounded: set[str] = field(default_factory=set)
+    moved: tuple[np.random.Generator, float] | None = None
 
 
 class ReferenceModel:
@@ -72,7 +76,10 @@ class ReferenceModel:
         return value if isinstance(value, Quantized) else None
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], continue_with: Mapping[str, np.ndarray] | None = None
+        self,
+        feeds: Mapping[str, np.ndarray],
+        continue_with: Mapping[str, np.ndarray] | None = None,
+        moved: tuple[np.random.Generator, float] | None = None,
     ) -> ReferenceResult:
         """Outputs and codes of one batch.
 
@@ -80,9 +87,12 @@ class ReferenceModel:
             feeds: an array for each graph input.
             continue_with: codes by ONNX value name, from the runtime. Behind a float operator, where own codes may
                 differ by a rounding, the interpreter notes its own and goes on with these: differences stay local.
+            moved: move values behind a float operator by chance before they are rounded to codes, by up to so many
+                steps.
         """
         values: dict[str, Value] = {name: np.asarray(feeds[name]) for name in self._graph.inputs if name in feeds}
-        result = ReferenceResult(codes={name: feeds[name] for name in values if feeds[name].dtype == np.uint8})
+        raw = {name: feeds[name] for name in values if feeds[name].dtype == np.uint8}
+        result = ReferenceResult(codes=raw, moved=moved)
         values |= self._constants
         unread = self._reads.copy()
         with np.errstate(all="ignore"):
@@ -132,7 +142,10 @@ class ReferenceModel:
     def _outputs_of(self, node: onnx.NodeProto, operands: Values, result: ReferenceResult) -> Sequence[Value]:
         """The outputs of a node, by the first of the ways to compute it that its row and its operands allow."""
         if node.op_type == "QuantizeLinear":
-            return [_quantize(operands)]
+            if node.input[0] not in result.after_float or isinstance(operands[0], Pending):
+                return [_quantize(operands, None)]
+            result.rounded.update(node.output)
+            return [_quantize(operands, result.moved)]
         if node.op_type == "DequantizeLinear":
             return [_dequantize(node, operands)]
         row = row_of(node)
@@ -202,14 +215,21 @@ def _on_integers(node: onnx.NodeProto, row: Operator, operands: Values) -> list[
     return [row.on_integers(node, codes, as_arrays(operands[1:]))]
 
 
-def _quantize(operands: Values) -> np.ndarray:
+def _quantize(operands: Values, moved: tuple[np.random.Generator, float] | None) -> np.ndarray:
     x, scale = operands[0], as_array(operands[1])
     zero = _zero_point(operands, np.dtype(np.uint8))
     if not isinstance(x, Pending):
-        return rounding.quantize(as_array(x), scale, zero)
+        return rounding.quantize(_moved_by_chance(as_array(x), scale, moved), scale, zero)
     fused = row_of(x.node).fused
     assert fused is not None
     return fused(x.node, x.operands, Parameters(scale, zero))
+
+
+def _moved_by_chance(x: np.ndarray, scale: np.ndarray, moved: tuple[np.random.Generator, float] | None) -> np.ndarray:
+    if moved is None:
+        return x
+    generator, steps = moved
+    return np.asarray(x + generator.uniform(-steps, steps, x.shape).astype(np.float32) * scale)
 
 
 def _dequantize(node: onnx.NodeProto, operands: Values) -> Quantized:
