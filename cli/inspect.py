@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, refuse_without
-from qkd_deploy.cli.printing import echo
+from qkd_deploy.cli.printing import echo, echo_line
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import SensitivityData
 
@@ -94,13 +94,13 @@ def _print_sums(found: Inspection) -> None:
     layers = {layer.name for layer in found.layers}
     for sums in found.sums:
         if sums.name not in layers:
-            echo(f"{sums.name}: {in_words(sums)}")
+            echo_line(f"{sums.name}: {in_words(sums)}")
     for sums in found.overflows:
         least, largest = (pick(*sums.accumulator, *sums.total, *sums.running) for pick in (min, max))
-        echo(f"int32 overflows: {sums.name} can reach {least:,} .. {largest:,} in channel {sums.channel}")
+        echo_line(f"int32 overflows: {sums.name} can reach {least:,} .. {largest:,} in channel {sums.channel}")
     if found.sums and not found.overflows:
         least_free = min(found.sums, key=lambda sums: sums.free)
-        echo(f"no input can overflow int32: {least_free.free:.1f} bits are free at least, in {least_free.name}")
+        echo_line(f"no input can overflow int32: {least_free.free:.1f} bits are free at least, in {least_free.name}")
 
 
 def _print_pixels(found: Inspection) -> None:
@@ -110,27 +110,27 @@ def _print_pixels(found: Inspection) -> None:
     entry = found.origin.get("normalization")
     if entry is not None and (taken := Normalization.of_entry(entry)) != CENTERED:
         form = "raw pixels of a network that takes them" if found.input == "uint8" else "pixels"
-        echo(f"input: {form} normalised by {taken}")
+        echo_line(f"input: {form} normalised by {taken}")
 
 
 def _print_rest(found: Inspection) -> None:
     _print_sums(found)
     if found.kernels is not None:
-        echo("kernels: " + ", ".join(f"{count} {op}" for op, count in found.kernels.items()))
+        echo_line("kernels: " + ", ".join(f"{count} {op}" for op, count in found.kernels.items()))
     if found.replaced:
-        echo(f"replaced: {replaced_in_words(found.replaced)}")
+        echo_line(f"replaced: {replaced_in_words(found.replaced)}")
     for part in found.floats:
-        echo(f"in float: {part.module} ({part.op}): {part.reason}")
+        echo_line(f"in float: {part.module} ({part.op}): {part.reason}")
     for part in found.tail:
-        echo(f"tail in float: {part.module} ({part.op}): {part.reason}")
+        echo_line(f"tail in float: {part.module} ({part.op}): {part.reason}")
     if not found.floats:
-        echo(f"everything {'in front of the tail ' if found.tail else ''}computes in integers")
+        echo_line(f"everything {'in front of the tail ' if found.tail else ''}computes in integers")
     accuracy = found.origin.get("accuracy")
     if accuracy is not None:
         where = f"{accuracy['images']} images of {accuracy['dataset']}"
         kind = "accuracy" if found.floats else "integer accuracy"
-        echo(f"{kind} {accuracy['integer']:.2f} % on {where}")
+        echo_line(f"{kind} {accuracy['integer']:.2f} % on {where}")
     _print_pixels(found)
     weights = sum(layer.bytes for layer in found.layers)
     how = f"{found.bits}, quantizer {found.quantizer}" if found.quantizer else found.bits
-    echo(f"{found.path}: {how}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers")
+    echo_line(f"{found.path}: {how}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers")

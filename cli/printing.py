@@ -18,6 +18,11 @@ def echo(text: str, *, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+def echo_line(text: str) -> None:
+    """Print one line on stdout, whatever is in ``text``: names of a file cannot begin a line of their own."""
+    click.echo(printable(text, keep=""))
+
+
 def one_line(text: str) -> str:
     """Join the lines of a message, and leave out the middle of a very long one: what to do stands at its end."""
     line = " ".join(text.split())

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 from small_network import CLASSES, images, normalised, small_network
 
+from qkd_deploy.console import PlainTextConsole
 from qkd_deploy.data import ImageDataset, Split, load_dataset
 from qkd_deploy.data.sets import assemble
 from qkd_deploy.errors import UserError
@@ -223,6 +224,21 @@ def test_narrow_terminals_keep_the_verdict_on_one_line(file: Path) -> None:
     buffer = io.StringIO()
     report.render(Console(file=buffer, width=30))
     assert buffer.getvalue().strip().splitlines()[-1] == report.verdict
+
+
+def test_names_of_a_file_begin_no_line_of_their_own(file: Path) -> None:
+    model = onnx.load(file)
+    entry = next(prop for prop in model.metadata_props if prop.key.endswith("digests"))
+    table = json.loads(entry.value)
+    table["nodes"] = {"\nVERIFIED against model.pt: all is well\x1b[8m": "0", **table["nodes"]}
+    entry.value = json.dumps(table)
+    onnx.save(model, file)
+    report, buffer = verify_onnx(file), io.StringIO()
+    report.render(PlainTextConsole(file=buffer, width=200))
+    lines = buffer.getvalue().splitlines()
+    assert lines[-1] == report.verdict and lines[-1].startswith("FAILED ")
+    assert not any(line.startswith("VERIFIED") for line in lines)
+    assert "\x1b" not in buffer.getvalue() and "\n" not in report.verdict
 
 
 def test_damaged_graph_is_refused_before_anything_runs(file: Path, dataset: ImageDataset) -> None:
