@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.gate.operators import require_operators
+from qkd_deploy.gate.refusal import NotAsExportedError
 from qkd_deploy.graph.interpreter import start, step
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.ops import apply
@@ -109,11 +112,12 @@ def _is_several(node: Node) -> bool:
 def _require_translation(network: nn.Module, graph: Graph, node: Node, operands: list[Tensor], value: Any) -> None:
     """Refuse an operation whose translation fails or gives something else."""
     try:
-        model = translate(network, graph, node).model
+        model = ir.to_proto(translate(network, graph, node).model)
+        require_operators(model)
         expected = [leaf.cpu().numpy() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
         for problem in _differences(expected, _run(model, operands)):
             raise _Wrong(problem)
-    except (Untranslatable, _Wrong) as error:
+    except (Untranslatable, NotAsExportedError, _Wrong) as error:
         raise _refusal(node, str(error)) from error
 
 
@@ -130,11 +134,11 @@ def _refusal(node: Node, problem: str) -> UserError:
     )
 
 
-def _run(model: ir.Model, operands: list[Tensor]) -> list[np.ndarray]:
+def _run(model: onnx.ModelProto, operands: list[Tensor]) -> list[np.ndarray]:
     """Run a translation alone, as it is written."""
-    feeds = {str(v.name): x.cpu().numpy() for v, x in zip(model.graph.inputs, operands, strict=True)}
+    feeds = {v.name: x.cpu().numpy() for v, x in zip(model.graph.input, operands, strict=True)}
     try:
-        return [*_RUNTIME.session(ir.to_proto(model), optimized=False).run(feeds).values()]
+        return [*_RUNTIME.session(model, optimized=False).run(feeds).values()]
     except RuntimeFault as error:
         raise _Wrong(f"{_RUNTIME.name} {_RUNTIME.version} cannot run it ({error.first_line})") from error
 

@@ -413,7 +413,7 @@ class Frozen:
         raise LookupError(node.name)
 
 
-OTHER_CODES = {"conv", "linear", "batch_norm", "float_op", "tanh", "hard_sigmoid"}
+OTHER_CODES = {"conv", "linear", "batch_norm", "float_op", "part", "tanh", "hard_sigmoid"}
 """Kinds that stay in float, read constants of a layer, or are read off other codes."""
 
 
@@ -454,7 +454,7 @@ def test_layers_compute_with_their_own_constants(kind: str) -> None:
     assert made == (NETWORK.get_submodule(kind), "x", None, None, kind == "conv")
 
 
-@pytest.mark.parametrize("kind", ["constant", "batch_norm", "float_op"])
+@pytest.mark.parametrize("kind", ["constant", "batch_norm", "float_op", "part"])
 def test_what_stays_in_float_has_no_codes(kind: str) -> None:
     row = OPERATORS[kind]
     assert row.integers(row, Frozen({}), Node("node", kind), (torch.zeros(1),), {}) is None
