@@ -74,6 +74,19 @@ def read_onnx_weights(path: Path | str) -> OnnxWeights:
     model = _model(path)
     if any("uantizeLinear" in node.op_type or "Integer" in node.op_type for node in model.graph.node):
         raise UserError(f"{path} holds the rounded weights of a quantized network; give one in full precision")
+    try:
+        return _weights_in(model)
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # onnx and NumPy have no common one
+        raise UserError(f"{path} is damaged: a node or a constant is not as ONNX says; export it again") from error
+
+
+def _weights_in(model: onnx.ModelProto) -> OnnxWeights:
     constants = _Constants(model)
     layers: dict[tuple[str, ...], OnnxLayer] = {}
     for node in model.graph.node:
