@@ -44,6 +44,7 @@ _SENSITIVITY = "with --sensitivity"
         "normalization",
         "interpolation",
         "crop_pct",
+        "input_range",
         "model_args",
     ),
     renamed={"images": "--limit"},

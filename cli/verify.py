@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from qkd_deploy.verification.report import VerificationReport
 
 _TOLERANCE, _REQUIRE_INTEGER = declarations(VerifyOptions)
-_DATA = ("dataset", "data_dir", "dataset_args", "image_size", "interpolation", "crop_pct", "workers", "strict")
+_DATA = (
+    "dataset",
+    "data_dir",
+    "dataset_args",
+    "image_size",
+    "interpolation",
+    "crop_pct",
+    "input_range",
+    "workers",
+    "strict",
+)
 
 
 @click.command(cls=GroupedCommand)
@@ -98,8 +108,9 @@ def command(
     exported, data = read_exported(file), None
     if "dataset" in given:
         metadata = read_metadata(exported.model)
-        source = DataSource(classes=len(metadata.classes or ()), **given)
         recorded = metadata.preprocessing or {}
+        own = {"classes": len(metadata.classes or ()), "input_range": recorded.get("input_range", 0)}
+        source = DataSource(**{**own, **given})
         expected = Preprocessing(interpolation=recorded.get("interpolation"), crop_pct=recorded.get("crop_pct"))
         data = dataset_of(source, expected=expected)
     report = verify_deployed(

@@ -45,6 +45,7 @@ def load_dataset(
     classes: int = 0,
     interpolation: str = "bilinear",
     crop_pct: float = 0.0,
+    input_range: int = 0,
     args: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
     """Open a data set: small ones in memory (CPU, uint8), big ones as streams.
@@ -62,6 +63,8 @@ def load_dataset(
         interpolation: of image files that are resized, "bilinear" or "bicubic".
         crop_pct: for evaluation on image files, the share of the resized short side that the crop in the middle
             leaves, as timm says it; 0 takes the largest box of the wanted proportions.
+        input_range: the value of 16-bit greys that becomes 255, such as 4095 for a sensor of 12 bits; 0 is 65535, and
+            images that look as if it were less are refused.
         args: keyword arguments of the user's factory, or ``image``, ``label`` and ``config`` of Hugging Face data.
 
     Raises:
@@ -71,7 +74,7 @@ def load_dataset(
     require_kind(name, str, "the data set", f"give a name such as 'digits', or {_FOLDER}PATH")
     require_kind(data_dir, (str, PathLike, NoneType), "data_dir", "give the path of a folder")
     data_dir = None if data_dir is None else Path(data_dir)
-    options = Options(image_size, workers, strict, classes, interpolation, crop_pct)
+    options = Options(image_size, workers, strict, classes, interpolation, crop_pct, input_range)
     dataset = _opened(name, data_dir, options, dict(args or {}))
     return resized(dataset, image_size) if image_size else dataset
 

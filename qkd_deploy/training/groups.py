@@ -61,6 +61,12 @@ class DataSource(Settings):
         "Share of the short side that the crop in the middle of image files leaves, as in timm: they are resized to "
         "`--image-size` over it first; 0 takes the largest box. Without it, what timm's `pretrained_cfg` says, or 0.",
     ] = None
+    input_range: Annotated[
+        int,
+        Field(ge=0, le=65535),
+        "Value of 16-bit greys that becomes 255: 1023, 4095 or 16383 for a sensor of 10, 12 or 14 bits; 0 is 65535, "
+        "and refuses images that look as if it were less.",
+    ] = 0
     classes: Annotated[
         int, Field(ge=0, le=1_000_000), "Number of classes, where unlabelled data and the teacher do not tell."
     ] = 0

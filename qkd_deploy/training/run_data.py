@@ -175,6 +175,7 @@ def dataset_of(source: DataSource, classes: int = 0, expected: Preprocessing | N
         classes=source.classes or classes,
         interpolation=wanted.interpolation or "bilinear",
         crop_pct=wanted.crop_pct or 0.0,
+        input_range=source.input_range,
         args=source.dataset_args,
     )
 

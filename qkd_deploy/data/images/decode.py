@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from qkd_deploy.data.augment.geometry import ResizedCrop
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+SIXTEEN_BITS = 65535
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 Pixels = npt.NDArray[np.uint8]
@@ -76,6 +77,7 @@ class View:
         interpolation: of images that are resized, always with antialiasing.
         crop_pct: for evaluation, the share of the resized image's short side that the crop in the middle leaves; 0
             takes the largest box of the wanted proportions instead.
+        input_range: the value of 16-bit greys that becomes 255.
     """
 
     channels: int
@@ -83,6 +85,7 @@ class View:
     width: int
     interpolation: str = "bilinear"
     crop_pct: float = 0.0
+    input_range: int = SIXTEEN_BITS
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,7 +98,7 @@ class View:
         Without a crop this is the view for evaluation: the largest box of the wanted proportions in the middle, brought
         to the wanted size, where an image of that size stays as it is; or, with ``crop_pct``, what torchvision and timm
         do: the short side is resized to the wanted one over ``crop_pct``, and the middle cut out. Transparent images
-        lie on white, 16-bit greys are divided by 257.
+        lie on white, and ``input_range`` of 16-bit greys becomes 255.
 
         Args:
             image: of any size and mode.
@@ -105,7 +108,7 @@ class View:
         Raises:
             Unreadable: the image has a mode that is not known here.
         """
-        flat = _flat(image, "RGB" if self.channels == 3 else "L")
+        flat = _flat(image, "RGB" if self.channels == 3 else "L", self.input_range)
         if crop is None and self.crop_pct:
             flat = self._cut(flat)
         elif crop is not None or flat.size != (self.width, self.height):
@@ -116,10 +119,9 @@ class View:
 
     def named(self) -> dict[str, Any]:
         """What evaluation does to images, where that is not the usual, for files."""
-        return {"interpolation": self.interpolation, "crop_pct": self.crop_pct} if self != self._usual() else {}
-
-    def _usual(self) -> View:
-        return View(self.channels, self.height, self.width)
+        resized = (self.interpolation, self.crop_pct) != (View.interpolation, View.crop_pct)
+        named: dict[str, Any] = {"interpolation": self.interpolation, "crop_pct": self.crop_pct} if resized else {}
+        return named if self.input_range == SIXTEEN_BITS else {**named, "input_range": self.input_range}
 
     def _cut(self, image: Image.Image) -> Image.Image:
         """Resize the short side, and cut the middle out; sizes and places are rounded as torchvision rounds them."""
@@ -144,20 +146,25 @@ def _box(crop: ResizedCrop, numbers: tuple[float, ...], width: int, height: int)
     return left, top, right, bottom
 
 
-def _flat(image: Image.Image, mode: str) -> Image.Image:
+def _flat(image: Image.Image, mode: str, input_range: int) -> Image.Image:
     """Convert an image of any mode to one of 8 bits without transparency."""
     try:
-        return _without_alpha(_eight_bits(image)).convert(mode)
+        return _without_alpha(_eight_bits(image, input_range)).convert(mode)
     except (ValueError, OSError) as error:
         raise Unreadable(f"pixels of type {image.mode}") from error
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, input_range: int) -> Image.Image:
     """Bring greys of 16 bits to 8 bits; Pillow's own conversion would cut all values above 255."""
     if not image.mode.startswith("I"):
         return image
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    values = np.asarray(image).astype(np.int64).clip(0, input_range)
+    return Image.fromarray(((values * 255 + input_range // 2) // input_range).astype(np.uint8))
+
+
+def brightest(image: Image.Image) -> int:
+    """The largest value of an image of 16-bit greys; 0 for images of 8 bits."""
+    return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from qkd_deploy.data.sets.held_out import divided
 from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
 
+_UNPACKED_BYTES = 2**31
+_PACKING = 4
+"""Archives of more bytes than the former are read where they are packed by less than this factor."""
 _EXPECTED = "x_train, y_train, x_test and y_test, or images and labels"
 
 
@@ -24,6 +28,7 @@ def read_arrays(path: Path | str) -> np.ndarray | dict[str, np.ndarray]:
         UserError: the file is missing, unreadable, damaged, of another kind, or holds pickled objects.
     """
     file = Path(path)
+    _require_size(file)
     try:
         content = np.load(file, allow_pickle=False)
         if isinstance(content, np.ndarray):
@@ -39,6 +44,28 @@ def read_arrays(path: Path | str) -> np.ndarray | dict[str, np.ndarray]:
             f"{file} holds no plain arrays (it is damaged, of another kind, or has pickled objects); "
             "write it with numpy.save and allow_pickle=False"
         ) from error
+
+
+def _require_size(file: Path) -> None:
+    """Refuse what cannot be read whole, before it is: a pipe, and archives that unpack to far more than they are.
+
+    Raises:
+        UserError: such a file.
+    """
+    if file.exists() and not file.is_file():
+        raise UserError(f"cannot read {file}: it is no regular file; give a .npy or .npz file")
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # numpy says that it is damaged
+    if unpacked > max(_UNPACKED_BYTES, _PACKING * file.stat().st_size):
+        raise UserError(
+            f"{file} unpacks to {unpacked / 1e9:,.1f} GB, which is not kept in memory; write the images to a folder "
+            "and read imagefolder:PATH"
+        )
 
 
 def array_dataset(path: Path, options: Options) -> ImageDataset:

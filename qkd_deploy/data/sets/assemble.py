@@ -11,7 +11,7 @@ from PIL import Image
 
 from qkd_deploy.data.augment.presets import usual
 from qkd_deploy.data.dataset import ImageDataset
-from qkd_deploy.data.images.decode import Unreadable, View, is_grey
+from qkd_deploy.data.images.decode import SIXTEEN_BITS, Unreadable, View, brightest, is_grey
 from qkd_deploy.data.images.reader import Reader, Source
 from qkd_deploy.data.images.stream import StreamedSplit, problem_note
 from qkd_deploy.data.sets.held_out import divided
@@ -21,6 +21,10 @@ from qkd_deploy.errors import UserError
 MEMORY_BYTES = 3 * 2**29
 """Data sets up to 1.5 GiB of pixels are decoded once and stay in memory."""
 
+_NARROW = 2**14 - 1
+"""Greys of 16 bits that do not exceed this may be those of a sensor with 14 bits or fewer."""
+
+_MOST_CLASSES = 2**20
 _LOOKED_AT = 64
 """Images, evenly spaced, from which a data set's own size and colours are told."""
 
@@ -35,6 +39,7 @@ class Options:
     classes: int = 0
     interpolation: str = "bilinear"
     crop_pct: float = 0.0
+    input_range: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ def unnamed_classes(name: str, count: int) -> tuple[str, ...]:
     Raises:
         UserError: the number is not known.
     """
+    if count > _MOST_CLASSES:
+        raise UserError(
+            f"{name} would have {count} classes, more than {_MOST_CLASSES}; number them from 0 without gaps"
+        )
     if count < 2:
         raise UserError(f"{name} has no labels that tell the number of classes; give it as --classes")
     return tuple(map(str, range(count)))
@@ -115,13 +124,40 @@ def _view(name: str, source: Source, used: torch.Tensor, options: Options) -> Vi
     """Decide on the wanted size, or that of the images themselves where a sample agrees; grey if all of those are."""
     looked_at = used[torch.linspace(0, len(used) - 1, min(len(used), _LOOKED_AT)).long()].tolist()
     sizes: set[tuple[int, int]] = set()
-    grey = True
+    grey, largest = True, 0
     for image in _readable(source, looked_at):
         sizes.add(image.size)
-        grey = grey and is_grey(image)
+        grey, largest = grey and is_grey(image), max(largest, brightest(image))
+    _require_input_range(name, largest, options.input_range)
     size = options.image_size
     width, height = (size, size) if size else _only_size(name, sizes, len(looked_at))
-    return View(1 if grey else 3, height, width, options.interpolation, options.crop_pct)
+    levels = options.input_range or SIXTEEN_BITS
+    return View(1 if grey else 3, height, width, options.interpolation, options.crop_pct, levels)
+
+
+def _require_input_range(name: str, largest: int, given: int) -> None:
+    """Refuse 16-bit greys of which 8 bits would keep few: those of sensors with fewer bits, or beyond what was given.
+
+    Raises:
+        UserError: such images; says what to give.
+    """
+    if given and largest > given:
+        raise UserError(f"{name} has greys up to {largest}, above --input-range {given}; give {_sensor(largest)}")
+    if largest and not given and largest <= _NARROW:
+        raise UserError(
+            f"the 16-bit greys of {name} reach only {largest}, of which 8 bits would keep {largest // 257 + 1} levels; "
+            f"give --input-range {_sensor(largest)} (input_range in Python) for a sensor of {_bits(largest)} bits, or "
+            f"{SIXTEEN_BITS} where the images are just dark"
+        )
+
+
+def _bits(largest: int) -> int:
+    """Bits of the sensors that there are, 10, 12, 14 or 16, in which a value fits."""
+    return next(bits for bits in (10, 12, 14, 16) if largest < 2**bits or bits == 16)
+
+
+def _sensor(largest: int) -> int:
+    return int(2 ** _bits(largest) - 1)
 
 
 def _readable(source: Source, indices: list[int]) -> Iterator[Image.Image]:

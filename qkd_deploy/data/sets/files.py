@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from qkd_deploy.data.images.decode import SUFFIXES, open_image
+from qkd_deploy.data.images.decode import SUFFIXES, Unreadable, open_image
 from qkd_deploy.errors import UserError
 
 
@@ -31,7 +31,10 @@ class Files:
 
     def open(self, index: int) -> Image.Image:
         """Decode an image, or raise `Unreadable`."""
-        return open_image(self.root / self.names[index])
+        file = self.root / self.names[index]
+        if file.exists() and not file.is_file():  # a named pipe would be waited for
+            raise Unreadable("no regular file")
+        return open_image(file)
 
     def name_of(self, index: int) -> str:
         """Name a file by its path from the folder."""
@@ -87,6 +90,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         UserError: it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read {path}: it is no regular file; put a file in its place")
     try:
         return path.read_bytes()
     except OSError as error:
