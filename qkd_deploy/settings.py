@@ -159,7 +159,8 @@ class Declaration:
             hint = closest(value, self.choices, then=f"choose one of {', '.join(self.choices)}")
             return f"{self.name} is {in_brief(value)}; {hint}"
         if kind in _BOUND_ERRORS and self.bounds:
-            bounds = " and ".join(f"{_BOUNDS[key]} {limit:.12g}" for key, limit in self.bounds.items())
+            told = {key: x for key, x in self.bounds.items() if x != LARGEST or kind == "less_than_equal"}
+            bounds = " and ".join(f"{_BOUNDS[key]} {limit:.12g}" for key, limit in told.items())
             return f"{self.name} is {value}; it must be a number {bounds}"
         return f"{self.name} is {in_brief(value)}; {self.wanted}"
 
