@@ -55,7 +55,10 @@ class Sample(Settings):
         ({"path": 3}, "path is 3; it must be text"),
         ({"names": "a,b"}, "names is 'a,b'; it must be a list of names"),
         ({"names": ["a", 3]}, "names is ['a', 3]; it must be a list of names"),
-        ({"epochs": [1.5]}, "epochs is [1.5]; give one number, or one per phase such as 30,100,70"),
+        (
+            {"epochs": [1.5]},
+            "epochs is [1.5]; give one number, or one per phase such as 30,100,70, each of at most 100000",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_says_what_is_right(given: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.sweep.plan import Entry
 from qkd_deploy.sweep.processes import Processes, StepFailed
 from qkd_deploy.training.config import TrainConfig
+from qkd_deploy.training.run_folder import RunFolder
 from qkd_deploy.training.start.run_state import digests_of_weights
 from qkd_deploy.verification.settings import VerifyOptions
 
@@ -42,6 +44,7 @@ class EntryResult:
         seconds: of training, in the call that finished it.
         failure: why it is not verified; empty where it is.
         files: SHA-256 of the files that it was measured on and trained from, by name.
+        fingerprint: of the images and labels that it was trained and measured on.
     """
 
     id: str
@@ -60,17 +63,28 @@ class EntryResult:
     seconds: int | None = None
     failure: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
-def finished(entry: Entry, folder: Path, verify: VerifyOptions) -> EntryResult | None:
-    """Read the result of an earlier call, if the entry is trained and verified in the same way, from the same files."""
+def finished(
+    entry: Entry, folder: Path, verify: VerifyOptions, fingerprint: Callable[[TrainConfig], str]
+) -> EntryResult | None:
+    """Read the result of an earlier call, if the entry is trained and verified in the same way, from the same files.
+
+    Args:
+        entry: of the sweep.
+        folder: of the entry.
+        verify: the options of ``verify``.
+        fingerprint: looks up that of the data that settings name, as they are now.
+    """
     try:
         result = EntryResult(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
-        files = _files(entry.config, folder)
+        then = (result.id, result.verify, result.files)
+        if not result.verified or then != (entry.id, asdict(verify), _files(entry.config, folder)):
+            return None
+        return result if result.fingerprint == fingerprint(entry.config) else None
     except (OSError, ValueError, TypeError, UserError):
         return None
-    same = (result.id, result.verify, result.files) == (entry.id, asdict(verify), files)
-    return result if result.verified and same else None
 
 
 def _files(config: TrainConfig, folder: Path) -> dict[str, str]:
@@ -105,7 +119,7 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
         answer = folder / "verify.json"
         processes.run(_verify(entry.config, folder, verify, answer), log, answer=answer)
         report = json.loads(answer.read_text(encoding="utf-8"))
-        files = _files(entry.config, folder)
+        files, state = _files(entry.config, folder), RunFolder(folder).load_state()[0]
     except Timeout:
         return EntryResult(entry.id, False, asdict(verify), failure=f"another run is training in {folder}")
     except StepFailed as failure:
@@ -129,6 +143,7 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
         seconds=seconds,
         failure="" if report["passed"] else f"verify: {report['verdict']}",
         files=files,
+        fingerprint=state.identity.data,
     )
     _write(result, folder / "result.json")
     return result

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.provenance import provenance
+from qkd_deploy.sweep.data_now import Fingerprints
 from qkd_deploy.sweep.entry import EntryResult, finished, run_entry
 from qkd_deploy.sweep.plan import Entry, Plan, read_plan
 from qkd_deploy.sweep.processes import Processes
@@ -80,9 +81,9 @@ class _Sweep:
         self._results: dict[str, EntryResult] = {}
 
     def run(self, jobs: int) -> SweepReport:
-        waiting = []
+        waiting, data = [], Fingerprints()
         for entry in self._plan.entries:
-            done = finished(entry, self._folder_of(entry), self._plan.verify)
+            done = finished(entry, self._folder_of(entry), self._plan.verify, data.of)
             if done is None:
                 waiting.append(entry)
             else:

@@ -47,20 +47,21 @@ def test_only_what_is_verified_in_the_same_way_is_finished(
 ) -> None:
     start = tmp_path / "start.pt"
     entry, options = Entry({}, {}, make_config({"init": str(start)})), VerifyOptions()
-    assert finished(entry, tmp_path, options) is None
+    assert finished(entry, tmp_path, options, lambda config: "data") is None
     files = {str(start): b"start", "model.pt": b"model", "model.onnx": b"exported"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     digests = {name: sha256(content).hexdigest() for name, content in files.items()}
-    result = EntryResult(entry.id, True, asdict(options), accuracy=90.0, files=digests)
+    result = EntryResult(entry.id, True, asdict(options), accuracy=90.0, files=digests, fingerprint="data")
     (tmp_path / "result.json").write_text(json.dumps({**asdict(result), **change}))
-    assert finished(entry, tmp_path, options) == (result if counts else None)
+    assert finished(entry, tmp_path, options, lambda config: "data") == (result if counts else None)
+    assert finished(entry, tmp_path, options, lambda config: "other data") is None
     for name, content in files.items():  # made, or trained from, since
         (tmp_path / name).write_bytes(b"another")
-        assert finished(entry, tmp_path, options) is None
+        assert finished(entry, tmp_path, options, lambda config: "data") is None
         (tmp_path / name).unlink()
-        assert finished(entry, tmp_path, options) is None
+        assert finished(entry, tmp_path, options, lambda config: "data") is None
         (tmp_path / name).write_bytes(content)
     for damaged in ("{", "[]", '{"id": 3}'):
         (tmp_path / "result.json").write_text(damaged)
-        assert finished(entry, tmp_path, options) is None
+        assert finished(entry, tmp_path, options, lambda config: "data") is None
