@@ -62,6 +62,11 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     default="float32",
     help="`float32` (normalised images) or `uint8` (raw pixels).",
 )
+@option(
+    "--dynamic-size",
+    is_flag=True,
+    help="Leave height and width of the images open, too, where the network computes the same at all of them.",
+)
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @option(
     "--calibrate",
@@ -85,6 +90,7 @@ def command(
     target: str,
     weights: str,
     input_type: str,
+    dynamic_size: bool,
     calibrate: str | None,
     max_drop: float | None,
     as_json: bool,
@@ -98,7 +104,7 @@ def command(
     are named on stderr.
     """
     given = named(options)
-    form = {"weights": weights, "input": input_type}
+    form: dict[str, Any] = {"weights": weights, "input": input_type, "dynamic_size": dynamic_size}
     if calibrate is None:
         refuse_without("--calibrate", "--calibrate DATASET", {**given, **named({"max_drop": max_drop})})
         from qkd_deploy.workflows.export import export_checkpoint
@@ -146,6 +152,8 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
         echo(f"replaced: {replaced_in_words(written.replaced)}")
     needs = f"; needs ONNX Runtime {report.requires} or newer" if report.requires else ""
     echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
+    if written.open_sizes:
+        echo(written.open_sizes)
     if calibrated is not None:
         echo(f"wrote {calibrated.checkpoint} (the quantized checkpoint)")
         if calibrated.choice is not None:

@@ -132,6 +132,8 @@ def _print_rest(found: Inspection) -> None:
         kind = "accuracy" if found.floats else "integer accuracy"
         echo_line(f"{kind} {accuracy['integer']:.2f} % on {where}")
     _print_pixels(found)
+    if found.open_sizes:
+        echo(found.open_sizes)
     weights = sum(layer.bytes for layer in found.layers)
     how = f"{found.bits}, quantizer {found.quantizer}" if found.quantizer else found.bits
     echo_line(f"{found.path}: {how}, {found.bytes / 1000:,.1f} kB, {weights / 1000:,.1f} kB of them exported layers")

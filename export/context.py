@@ -35,6 +35,7 @@ class EmitContext:
         frozen: the integer model.
         weights: "int8" or "packed".
         input_type: "float32", or "uint8" for inputs that are the codes themselves.
+        open_sizes: write what can be written for all sizes so.
         builder: where constants and nodes go.
         inputs: inputs of the graph, in order.
         values: by tensor, its float (dequantized) value.
@@ -48,6 +49,7 @@ class EmitContext:
     frozen: FrozenModel
     weights: str
     input_type: str
+    open_sizes: bool = False
     builder: GraphBuilder = field(default_factory=GraphBuilder)
     inputs: list[ir.Value] = field(default_factory=list)
     values: dict[str, ir.Value] = field(default_factory=dict)

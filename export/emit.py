@@ -34,18 +34,21 @@ class Emitted:
     layers: tuple[LayerRecord, ...]
 
 
-def emit(frozen: FrozenModel, *, weights: str = "int8", input_type: str = "float32") -> Emitted:
+def emit(
+    frozen: FrozenModel, *, weights: str = "int8", input_type: str = "float32", open_sizes: bool = False
+) -> Emitted:
     """Write a frozen model as ONNX.
 
     Args:
         frozen: the integer model.
         weights: "int8" or "packed" (INT4 or INT2 where the bits allow it).
         input_type: "float32", or "uint8" for inputs that are the codes themselves.
+        open_sizes: write what can be written for all sizes of images so (``with_open_sizes``).
 
     Raises:
         UserError: an operation that ONNX cannot express.
     """
-    ctx, graph = EmitContext(frozen, weights, input_type), frozen.graph
+    ctx, graph = EmitContext(frozen, weights, input_type, open_sizes), frozen.graph
     constants = graph.constants()
     for node in graph.nodes:
         if node.kind in NOT_WRITTEN:

@@ -118,14 +118,23 @@ class GraphBuilder:
         model = ir.Model(graph, ir_version=ir_version, producer_name=PRODUCER)
         RemoveUnusedNodesPass()(model)  # the runtime would execute a DequantizeLinear that nobody reads
         proto = ir.to_proto(model)
-        try:
-            inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-            _adopt_output_shapes(proto, inferred)
-            onnx.checker.check_model(proto, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"the exported graph is not valid ONNX ({first}); please report this network") from error
+        require_valid(proto)
         return proto
+
+
+def require_valid(proto: onnx.ModelProto) -> None:
+    """Give the outputs of a graph their inferred shapes.
+
+    Raises:
+        UserError: the graph is not valid ONNX (full check, strict shape inference).
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        _adopt_output_shapes(proto, inferred)
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"the exported graph is not valid ONNX ({first}); please report this network") from error
 
 
 def _adopt_output_shapes(proto: onnx.ModelProto, inferred: onnx.ModelProto) -> None:

@@ -28,6 +28,7 @@ from qkd_deploy.export.metadata import (
     read_metadata,
     write_metadata,
 )
+from qkd_deploy.export.open_sizes import with_open_sizes
 from qkd_deploy.export.settings import INPUTS, WEIGHTS
 from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.export.weight_codes import weight_codes
@@ -74,6 +75,7 @@ def export_onnx(
     weights: str = "int8",
     input: str = "float32",
     metadata: Mapping[str, Any] | None = None,
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """Write a QDQ ONNX file with a dynamic batch dimension, after running it in ONNX Runtime.
 
@@ -83,12 +85,13 @@ def export_onnx(
         weights: "int8", or "packed" (INT4/INT2, smaller; needs ONNX Runtime 1.24 or newer).
         input: "float32", or "uint8" for models whose 8-bit input codes are the raw pixels.
         metadata: fields of ``Metadata`` to store: normalization, classes, checkpoint_sha256, accuracy, bits, placement.
+        dynamic_size: leave height and width of the images open, too.
 
     Raises:
         UserError: neither of these, an unknown option, an operation that ONNX cannot express, or a path that cannot be
             written.
     """
-    proto, emitted = build_model(model, weights=weights, input=input, metadata=metadata)
+    proto, emitted = build_model(model, weights=weights, input=input, metadata=metadata, dynamic_size=dynamic_size)
     with atomic_write(path) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
     frozen = emitted.frozen
@@ -116,6 +119,7 @@ def build_model(
     weights: str = "int8",
     input: str = "float32",
     metadata: Mapping[str, Any] | None = None,
+    dynamic_size: bool = False,
 ) -> tuple[onnx.ModelProto, Built]:
     """The complete ONNX model in memory; same arguments and errors as ``export_onnx``.
 
@@ -131,7 +135,12 @@ def build_model(
     described = {**_known_of(given), **(metadata or {})}
     if input == "uint8":
         _require_raw_pixels(frozen, described.get("normalization"))
-    emitted = emit(frozen, weights=weights, input_type=input)
+    emitted = emit(frozen, weights=weights, input_type=input, open_sizes=dynamic_size)
+    if dynamic_size:
+        written, described["size_multiple"] = with_open_sizes(
+            frozen, lambda sized: emit(sized, weights=weights, input_type=input, open_sizes=True).model
+        )
+        emitted = replace(emitted, model=written)
     golden = _golden(frozen, input, described.get("normalization"))
     full = Metadata(
         version=qkd_deploy.__version__,

@@ -7,3 +7,6 @@ TARGETS = ("ort",)
 
 WEIGHTS = ("int8", "packed")
 INPUTS = ("float32", "uint8")
+
+SIZE_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+"""What heights and widths may have to be multiples of in files that leave them open: strides are powers of two."""

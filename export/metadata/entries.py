@@ -20,6 +20,7 @@ from qkd_deploy.export.metadata.schema import (
     NAMES,
     PREPROCESSING,
     REPLACED,
+    SIZE_MULTIPLE,
     TENSORS,
     parsed,
     parsed_golden,
@@ -47,6 +48,7 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
         "replaced": _dump(metadata.replaced or None),
         "preprocessing": _dump(metadata.preprocessing),
         "tail": _dump(metadata.tail or None),
+        "size_multiple": _dump(metadata.size_multiple),
     }
     _replace(model, plain)
     _replace(model, {"digests": json.dumps(asdict(graph_digests(model)))})
@@ -82,6 +84,7 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         replaced=parsed(entries, "replaced", REPLACED) or {},
         preprocessing=parsed(entries, "preprocessing", PREPROCESSING),
         tail=parsed(entries, "tail", NAMES) or (),
+        size_multiple=parsed(entries, "size_multiple", SIZE_MULTIPLE),
         digests=parsed(entries, "digests", DIGESTS),
     )
 

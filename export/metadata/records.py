@@ -50,6 +50,7 @@ class Metadata:
     """Everything that ``export`` writes beside the graph. ``digests`` is computed by :func:`write_metadata`.
 
     ``tail`` names the tensors behind the last integer kernels that are computed in float.
+    ``size_multiple`` is what heights and widths have to be multiples of in a file that leaves them open; else None.
     """
 
     version: str
@@ -68,7 +69,15 @@ class Metadata:
     replaced: Mapping[str, int] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] | None = None
     tail: tuple[str, ...] = ()
+    size_multiple: int | None = None
     digests: Digests | None = field(default=None, compare=False)
+
+    @property
+    def open_sizes(self) -> tuple[int, ...]:
+        """Height and width of the golden images, in a file that leaves them open; () in any other."""
+        if self.size_multiple is None or self.golden is None:
+            return ()
+        return self.golden.recipes[0].shape[2:]
 
     @property
     def pixels(self) -> Normalization:

@@ -81,6 +81,8 @@ ACCURACY = TypeAdapter(AccuracyEntry)
 NORMALIZATION = TypeAdapter(NormalizationEntry)
 PREPROCESSING = TypeAdapter(PreprocessingEntry)
 REPLACED: TypeAdapter[Mapping[str, int]] = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
+SIZE_MULTIPLE: TypeAdapter[int] = TypeAdapter(Literal[1, 2, 4, 8, 16, 32, 64])
+"""Of ``SIZE_MULTIPLES``."""
 DIGESTS = TypeAdapter(Digests)
 GOLDEN = TypeAdapter(GoldenEntry)
 

@@ -21,11 +21,20 @@ def emit_slice(ctx: EmitContext, node: Node) -> ir.Value:
 def emit_index(ctx: EmitContext, node: Node) -> ir.Value:
     """Gather what is at listed positions, which may be a buffer of the network; on codes."""
     given = node.kwargs["positions"]
+    if ctx.open_sizes and not isinstance(given, Ref) and tuple(given) == tuple(reversed(range(len(given)))):
+        return _flipped(ctx, node)
     if isinstance(given, Ref):
         positions = ctx.values[given.name]
     else:
         positions = ctx.builder.integers(f"{node.name}.positions", given)
     return ctx.move(node, "Gather", [positions], axis=node.kwargs["dim"])
+
+
+def _flipped(ctx: EmitContext, node: Node) -> ir.Value:
+    """All elements in reverse order, however many there are."""
+    bounds = {"start": -1, "stop": np.iinfo(np.int64).min, "axis": node.kwargs["dim"], "step": -1}
+    limits = [ctx.builder.integers(f"{node.name}.{key}", [value]) for key, value in bounds.items()]
+    return ctx.move(node, "Slice", limits)
 
 
 EMITTERS = {

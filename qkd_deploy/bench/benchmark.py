@@ -89,20 +89,22 @@ def bench(
         if number < 1:
             raise UserError(f"{name} is {number}; give 1 or more")
     file = read_exported(path)
-    read_metadata(file.model)
+    sizes = read_metadata(file.model).open_sizes
     with _files(path, against, rival) as files:
         trusted = {*({INTEGER} if file.cost.easy else ()), FP32, UNREPLACED}
-        memory = {name: _peak_memory(model, batch, threads, name in trusted) for name, model in files.items()}
-        samples = _timed({**files, INTEGER: file.data}, threads, batch, rounds)
+        memory = {name: _peak_memory(model, batch, threads, name in trusted, sizes) for name, model in files.items()}
+        samples = _timed({**files, INTEGER: file.data}, threads, batch, rounds, sizes)
         models = {name: _measurement(model, samples[name], batch, memory[name]) for name, model in files.items()}
     ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
     return BenchReport(str(path), batch, threads, rounds, RUNTIME.version, models, ratios)
 
 
-def median_latencies(model: bytes, fp32: onnx.ModelProto | None = None, rounds: int = 9) -> dict[str, float]:
+def median_latencies(
+    model: bytes, fp32: onnx.ModelProto | None = None, rounds: int = 9, *, sizes: tuple[int, ...] = ()
+) -> dict[str, float]:
     """Seconds per image of a model ("integer") and, where given, of the network in float ("fp32"), as medians.
 
-    One thread, batch 1; ``model`` is the content of its file.
+    One thread, batch 1; ``model`` is the content of its file; ``sizes`` are those that it leaves open beside the batch.
 
     Raises:
         UserError: the file cannot be run.
@@ -110,7 +112,7 @@ def median_latencies(model: bytes, fp32: onnx.ModelProto | None = None, rounds: 
     models: dict[str, bytes | Path] = {INTEGER: model}
     if fp32 is not None:
         models[FP32] = fp32.SerializeToString()
-    return {name: float(np.median(samples)) for name, samples in _timed(models, 1, 1, rounds).items()}
+    return {name: float(np.median(samples)) for name, samples in _timed(models, 1, 1, rounds, sizes).items()}
 
 
 @contextmanager
@@ -137,9 +139,11 @@ def _other_file(against: str, rival: onnx.ModelProto | None, folder: Path) -> Pa
     return file
 
 
-def _timed(models: Mapping[str, bytes | Path], threads: int, batch: int, rounds: int) -> dict[str, np.ndarray]:
+def _timed(
+    models: Mapping[str, bytes | Path], threads: int, batch: int, rounds: int, sizes: tuple[int, ...]
+) -> dict[str, np.ndarray]:
     sessions = {name: load_session(model, threads) for name, model in models.items()}
-    runs = {name: partial(loaded.run, noise_for(loaded, batch)) for name, loaded in sessions.items()}
+    runs = {name: partial(loaded.run, noise_for(loaded, batch, sizes)) for name, loaded in sessions.items()}
     try:
         return interleaved(runs, rounds)
     except RuntimeFault as error:
@@ -148,16 +152,16 @@ def _timed(models: Mapping[str, bytes | Path], threads: int, batch: int, rounds:
         ) from error
 
 
-def _peak_memory(file: Path, batch: int, threads: int, trusted: bool) -> int | None:
+def _peak_memory(file: Path, batch: int, threads: int, trusted: bool, sizes: tuple[int, ...]) -> int | None:
     """Bytes that one batch needs; what nobody vouches for runs within limits, before it runs in this process.
 
     Raises:
         UserError: it takes too long or too much, or cannot be run at all.
     """
     try:
-        return (
-            limited_run(file, batch, threads, seconds=None, memory=0) if trusted else limited_run(file, batch, threads)
-        )
+        if trusted:
+            return limited_run(file, batch, threads, seconds=None, memory=0, sizes=sizes)
+        return limited_run(file, batch, threads, sizes=sizes)
     except RuntimeFault as error:
         if trusted:  # it says why where it is timed
             return None

@@ -28,7 +28,7 @@ _KEPT = 64
 
 _SAME = (
     *("name", "kind", "quantizer", "source", "clip", "batch_norm", "affine", "gain", "offset", "module", "method"),
-    *("dtype", "batch_dims", "partial", "inputs"),
+    *("dtype", "batch_dims", "partial", "tail", "inputs"),
 )
 """What a node has at every size; targets are compared apart."""
 

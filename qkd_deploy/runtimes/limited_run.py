@@ -1,7 +1,8 @@
 """One run of a model in a process of its own, with an end to its time and its memory.
 
-``python -m qkd_deploy.runtimes.limited_run FILE BATCH THREADS MEMORY`` prints the bytes that the model needed beyond an
-idle runtime; with ``-`` for FILE it reads the model from stdin. What runs away or crashes takes nobody along.
+``python -m qkd_deploy.runtimes.limited_run FILE BATCH THREADS MEMORY [SIZE ...]`` prints the bytes that the model
+needed beyond an idle runtime; with ``-`` for FILE it reads the model from stdin. What runs away or crashes takes nobody
+along.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ _OUT_OF_MEMORY = ("bad_alloc", "allocate", "memory")
 
 
 def limited_run(
-    model: Path | bytes, batch: int = 2, threads: int = 1, *, seconds: float | None = SECONDS, memory: int = MEMORY
+    model: Path | bytes,
+    batch: int = 2,
+    threads: int = 1,
+    *,
+    seconds: float | None = SECONDS,
+    memory: int = MEMORY,
+    sizes: tuple[int, ...] = (),
 ) -> int | None:
     """Load a model and run one batch of noise; returns the bytes that this needed, None where that is not known.
 
@@ -34,12 +41,14 @@ def limited_run(
         threads: of the session.
         seconds: after which the process is killed; None waits.
         memory: bytes that it may have in all; 0 for any.
+        sizes: those that the model leaves open beside the batch, as in ``noise_for``.
 
     Raises:
         RuntimeFault: it took too long or too much, crashed, or the runtime refused the model or the inputs.
     """
     content, file = (model, "-") if isinstance(model, bytes) else (b"", str(model.absolute()))
-    command = [sys.executable, "-m", "qkd_deploy.runtimes.limited_run", file, str(batch), str(threads), str(memory)]
+    numbers = map(str, (batch, threads, memory, *sizes))
+    command = [sys.executable, "-m", "qkd_deploy.runtimes.limited_run", file, *numbers]
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
@@ -53,14 +62,21 @@ def limited_run(
     return int(told) if told.isdigit() else None
 
 
-def noise_for(session: Session, batch: int) -> dict[str, np.ndarray]:
-    """Seeded noise for every input; dimensions without a fixed size take ``batch``."""
+def noise_for(session: Session, batch: int, sizes: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+    """Seeded noise for every input.
+
+    Args:
+        session: what takes it.
+        batch: the first dimension where it has no fixed size.
+        sizes: the others without one, in order; ``batch`` where they are not known.
+    """
     generator = np.random.default_rng(0)
-    return {value.name: _noise(generator, value, batch) for value in session.inputs}
+    return {value.name: _noise(generator, value, batch, sizes) for value in session.inputs}
 
 
-def _noise(generator: np.random.Generator, value: SessionInput, batch: int) -> np.ndarray:
-    shape = [batch if size is None else size for size in value.shape]
+def _noise(generator: np.random.Generator, value: SessionInput, batch: int, sizes: tuple[int, ...]) -> np.ndarray:
+    following = iter((batch, *sizes) if value.shape and value.shape[0] is None else sizes)
+    shape = [next(following, batch) if size is None else size for size in value.shape]
     pixels = generator.integers(0, 256, shape, dtype=np.uint8)
     return pixels if value.is_uint8 else (pixels.astype(np.float32) - 128) / 64
 
@@ -80,14 +96,14 @@ def _limit_memory(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
-def _main(file: str, batch: int, threads: int, memory: int) -> int:
+def _main(file: str, batch: int, threads: int, memory: int, *sizes: int) -> int:
     model = sys.stdin.buffer.read() if file == "-" else Path(file)
     before = _peak_resident()
     if memory != _UNLIMITED:
         _limit_memory(memory)
     try:
         session = OnnxRuntime().session(model, threads)
-        session.run(noise_for(session, batch))
+        session.run(noise_for(session, batch, sizes))
     except (MemoryError, RuntimeFault, ValueError) as error:
         line = " ".join(str(error).split())
         if isinstance(error, MemoryError) or any(word in line.lower() for word in _OUT_OF_MEMORY):
@@ -100,4 +116,4 @@ def _main(file: str, batch: int, threads: int, memory: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], *map(int, sys.argv[2:5])))
+    sys.exit(_main(sys.argv[1], *map(int, sys.argv[2:])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.gate.onnx_file import OnnxFile
 from qkd_deploy.runtimes.limited_run import MEMORY, limited_run
 from qkd_deploy.runtimes.runtime import RuntimeFault
@@ -27,7 +28,7 @@ def require_runnable(file: OnnxFile) -> None:
             f"{file.path} would take {cost.work:.0e} multiplications for two inputs; export a smaller model"
         )
     try:
-        limited_run(file.data)
+        limited_run(file.data, sizes=read_metadata(file.model).open_sizes)
     except RuntimeFault as error:
         raise UserError(f"{file.path} cannot be run: {error.last_line}; export a smaller model") from error
 

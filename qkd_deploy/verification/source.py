@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _IMAGES = 4
 """Dimensions of a batch of images."""
+
+_MORE = ((1, 2), (3, 0))
+"""By how much height and width of further sizes are larger than those of the golden images, in their units."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,19 @@ def from_golden(model: onnx.ModelProto, metadata: Metadata) -> Source:
     if metadata.golden is None:
         raise UserError("the file carries no golden inputs; give --dataset or --inputs")
     return Source(model, metadata, ArraySamples(metadata.golden.inputs))
+
+
+def of_other_sizes(model: onnx.ModelProto, metadata: Metadata) -> tuple[Source, ...]:
+    """Images made by the golden recipe in sizes that the file leaves open; () where it leaves none open."""
+    golden, multiple = metadata.golden, metadata.size_multiple
+    if golden is None or multiple is None or [len(recipe.shape) for recipe in golden.recipes] != [_IMAGES]:
+        return ()
+    (recipe,), found = golden.recipes, []
+    *front, height, width = recipe.shape
+    for more in _MORE:
+        shape = (*front, height + more[0] * multiple, width + more[1] * multiple)
+        found.append(Source(model, metadata, ArraySamples((replace(recipe, shape=shape).array(),))))
+    return tuple(found)
 
 
 def _classes_of(model: onnx.ModelProto, metadata: Metadata) -> int | None:

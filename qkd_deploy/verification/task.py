@@ -15,9 +15,10 @@ from qkd_deploy.verification.source import Source
 
 @dataclass(frozen=True)
 class Task:
-    """One verification; the fields after ``report`` are arguments of ``verify_onnx``, but for the last.
+    """One verification; the fields after ``report`` are arguments of ``verify_onnx``, but for the last two.
 
-    ``recorded`` is the accuracy in percent that the file claims for just these data, None where it claims none.
+    ``recorded`` is the accuracy in percent that the file claims for just these data, None where it claims none;
+    ``other_sizes`` are images of more sizes, for a file that leaves them open.
     """
 
     subject: ModelUnderTest
@@ -29,6 +30,7 @@ class Task:
     threads: tuple[int, ...] = (1, 2)
     batch_size: int = 64
     recorded: float | None = None
+    other_sizes: tuple[Source, ...] = ()
 
     @property
     def code_images(self) -> int:

@@ -30,7 +30,7 @@ from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.runnable import require_runnable, samples_at_a_time
-from qkd_deploy.verification.source import Source, from_arrays, from_dataset, from_golden
+from qkd_deploy.verification.source import Source, from_arrays, from_dataset, from_golden, of_other_sizes
 from qkd_deploy.verification.task import Check, Task
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def verify_onnx(
     )
     if data is not None and split == "test":
         task = replace(task, recorded=recorded_for(subject.metadata, data, source.images))
+    task = replace(task, other_sizes=of_other_sizes(model, subject.metadata))
     with evaluating(prepared):
         for name, check in CHECKS.items():
             report.levels.append(_judged(name, check, task))

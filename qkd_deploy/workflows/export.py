@@ -47,9 +47,10 @@ class Trained:
     prepared: PreparedModel
     metadata: dict[str, Any]
 
-    def build(self, *, weights: str = "int8", input: str = "float32") -> Built:
+    def build(self, *, weights: str = "int8", input: str = "float32", dynamic_size: bool = False) -> Built:
         """Build in memory the ONNX model that ``export_checkpoint`` writes with these options."""
-        _, built = build_model(self.prepared, weights=weights, input=input, metadata=self.metadata)
+        form: dict[str, Any] = {"weights": weights, "input": input, "dynamic_size": dynamic_size}
+        _, built = build_model(self.prepared, **form, metadata=self.metadata)
         return built
 
     def build_float(self) -> onnx.ModelProto:
@@ -130,6 +131,7 @@ def export_checkpoint(
     model: str | nn.Module | None = None,
     weights: str = "int8",
     input: str = "float32",
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """Write the integer model of a checkpoint as ONNX, with its origin, classes and accuracy in the metadata.
 
@@ -140,13 +142,15 @@ def export_checkpoint(
         model: the network, where it is the user's own (see ``rebuild``).
         weights: see ``export_onnx``.
         input: see ``export_onnx``.
+        dynamic_size: see ``export_onnx``.
 
     Raises:
         UserError: as ``load_trained`` and ``export_onnx``, or if the output is the checkpoint itself.
     """
     target = output_beside(path, output)
     trained = load_trained(path, model=model, bits=bits)
-    return export_onnx(trained.prepared, target, weights=weights, input=input, metadata=trained.metadata)
+    form: dict[str, Any] = {"weights": weights, "input": input, "dynamic_size": dynamic_size}
+    return export_onnx(trained.prepared, target, **form, metadata=trained.metadata)
 
 
 def output_beside(path: Path | str, output: Path | str | None) -> Path:
@@ -189,7 +193,7 @@ def verify_deployed(
     weights = stored.weights if stored.weights in WEIGHTS else WEIGHTS[0]
     input_type = stored.input if stored.input in INPUTS else INPUTS[0]
     trained = load_trained(checkpoint, model=model)
-    built = trained.build(weights=weights, input=input_type)
+    built = trained.build(weights=weights, input=input_type, dynamic_size=stored.size_multiple is not None)
     sides: dict[str, Any] = {"frozen": built.frozen, "prepared": trained.prepared, "expected": built.model}
     report = verify_onnx(file, **sides, checkpoint=str(checkpoint), **options)
     return _timed(file, report, trained)
@@ -198,7 +202,8 @@ def verify_deployed(
 def _timed(file: OnnxFile, report: VerificationReport, trained: Trained | None) -> VerificationReport:
     """The report of a file that passed, with its latency, and that of the network of its checkpoint in float."""
     if report.passed:
-        report.latency_seconds = median_latencies(file.data, None if trained is None else _float_if_possible(trained))
+        fp32 = None if trained is None else _float_if_possible(trained)
+        report.latency_seconds = median_latencies(file.data, fp32, sizes=read_metadata(file.model).open_sizes)
     return report
 
 

@@ -84,6 +84,7 @@ class Inspection:
         kernels: how often ONNX Runtime built each kernel; None where that was not asked for.
         bytes: size of the file.
         origin: network, method, data set and accuracy, as far as the file tells.
+        size_multiple: what heights and widths have to be multiples of where the file leaves them open; else None.
     """
 
     path: str
@@ -102,6 +103,15 @@ class Inspection:
     kernels: dict[str, int] | None
     bytes: int
     origin: dict[str, Any]
+    size_multiple: int | None = None
+
+    @property
+    def open_sizes(self) -> str:
+        """Which images the file takes, as a sentence, where it leaves their height and width open; else ""."""
+        if self.size_multiple is None:
+            return ""
+        which = "multiples of " + str(self.size_multiple) if self.size_multiple > 1 else "any numbers"
+        return f"height and width of images are open: {which}"
 
     @property
     def overflows(self) -> tuple[Headroom, ...]:
@@ -204,6 +214,7 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
         kernels=None if kernels is None else dict(Counter(kernel.op for kernel in kernels).most_common()),
         bytes=len(file.data),
         origin=origin,
+        size_multiple=metadata.size_multiple,
     )
 
 

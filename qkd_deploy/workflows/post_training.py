@@ -80,6 +80,7 @@ def export_calibrated(
     settings: Mapping[str, Any],
     weights: str = "int8",
     input: str = "float32",
+    dynamic_size: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CalibratedExport:
     """Quantize a trained network without training it, and write it as ONNX with a quantized checkpoint beside it.
@@ -93,6 +94,7 @@ def export_calibrated(
             placement and calibration.
         weights: see ``export_onnx``.
         input: see ``export_onnx``.
+        dynamic_size: see ``export_onnx``.
         progress: receives lines about what is being done.
 
     Raises:
@@ -109,8 +111,8 @@ def export_calibrated(
     network = start_for(path, data.dataset, config, progress)
     before = data.score(network, 0, None) if data.measurable else None
     choice = None
+    form: dict[str, Any] = {"weights": weights, "input": input, "dynamic_size": dynamic_size}
     if config.auto_bits:
-        form = {"weights": weights, "input": input}
         choice = _choose(network, data.dataset, config, form, progress)
         config = replace(config, bits_for={**config.bits_for, **choice.overrides(config.bits)})
     made = _quantize(network, data, config, progress)
@@ -124,9 +126,7 @@ def export_calibrated(
     )
     with _all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
-        report = export_onnx(
-            made.prepared, target, weights=weights, input=input, metadata=origin(checkpoint, _sha256(beside))
-        )
+        report = export_onnx(made.prepared, target, **form, metadata=origin(checkpoint, _sha256(beside)))
     measure = data.measure if data.measurable else "agreement with full precision"
     return CalibratedExport(
         report,
@@ -187,7 +187,7 @@ def _choose(
     network: nn.Module,
     dataset: ImageDataset,
     config: PostTraining,
-    form: dict[str, str],
+    form: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> Choice:
     """Bits of the layers under the budget, for a file of that ``form``."""

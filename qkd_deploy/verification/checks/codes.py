@@ -23,8 +23,7 @@ def check_codes(task: Task) -> Level:
     """Compare all codes and outputs; every code must be equal, but for those behind float operators."""
     found = _Comparison(task, task.subject.comparison())
     sessions = {count: task.subject.session(count) for count in task.threads}
-    limit = task.code_images
-    for batch in task.source.batches(min(task.batch_size, limit), limit):
+    for batch in _batches(task):
         for count, session in sessions.items():
             outputs, codes = session.run(batch.feeds)
             found.add_reference(batch, codes, outputs, f"{count} threads")
@@ -34,6 +33,14 @@ def check_codes(task: Task) -> Level:
     task.report.compared_codes, task.report.differing_codes = codes_found.compared, codes_found.differing
     task.report.first_difference = codes_found.first
     return found.judged()
+
+
+def _batches(task: Task) -> Iterator[Batch]:
+    """The first batches, and one of each further size."""
+    limit = task.code_images
+    yield from task.source.batches(min(task.batch_size, limit), limit)
+    for source in task.other_sizes:
+        yield from source.batches(source.images)
 
 
 @dataclass
@@ -108,7 +115,9 @@ class _Comparison:
         subject, threads = self.task.subject, " and ".join(map(str, self.task.threads))
         frozen = ", frozen model" if subject.frozen is not None else ""
         sides = f"reference{frozen} and {subject.runtime.name}"
-        return f"0 of {self.codes.compared:,} codes differ ({sides}, {self.task.code_images} inputs, {threads} threads)"
+        sizes = f", and {len(self.task.other_sizes)} other sizes" if self.task.other_sizes else ""
+        inputs = f"{self.task.code_images} inputs{sizes}"
+        return f"0 of {self.codes.compared:,} codes differ ({sides}, {inputs}, {threads} threads)"
 
     def _notes(self) -> Iterator[str]:
         if self.codes.loose and self.codes.compared:

@@ -133,6 +133,7 @@ def _casts_to_float(node: onnx.NodeProto) -> bool:
 _RESULTS: dict[str, Callable[[onnx.NodeProto], bool]] = {
     "QGemm": _has_no_output_scale,
     "QuantizeLinear": lambda node: False,
+    "Shape": lambda node: False,
     "Cast": _casts_to_float,
     "DequantizeLinear": lambda node: True,
     "MatMulIntegerToFloat": lambda node: True,
