@@ -43,6 +43,8 @@ from qkd_deploy.graph.translation.translate import OPSET
 from qkd_deploy.pixels.normalization import Normalization
 
 _GOLDEN_IMAGES = 2
+_LEAST_WHOLE = -(2**31)
+"""Of golden inputs; larger ones than its opposite do not occur either."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,10 @@ def _golden(frozen: FrozenModel, input_type: str, normalization: Mapping[str, An
         node = frozen.graph.node(name)
         shape = tuple(_GOLDEN_IMAGES if i in (node.batch_dims or (0,)) else n for i, n in enumerate(node.sizes))
         recipe = GoldenInput(shape, 0, 255, 128, 1 / 64)  # a float input: roughly normalised pixels
+        if node.span is not None:
+            kind: Any = str(node.dtype).removeprefix("torch.")
+            lo, hi = (min(max(end, _LEAST_WHOLE), -_LEAST_WHOLE - 1) for end in node.span)
+            recipe = GoldenInput(shape, lo, hi, 0, None, dtype=kind)
         if node.quantizer is not None:
             grid = frozen.grid(node.quantizer)
             pixels = dict(normalization) if node.kwargs and normalization is not None else None

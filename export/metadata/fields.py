@@ -12,6 +12,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A number above 0, such as a scale."""
 Byte = Annotated[int, Field(ge=0, le=255)]
 """A code of uint8."""
+Whole = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+"""A whole number, such as a class or a place."""
 Bits = Annotated[int, Field(ge=1, le=32)]
 """The width of codes; 32 for float."""
 Size = Annotated[int, Field(ge=1, lt=2**31)]

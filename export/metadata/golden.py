@@ -8,12 +8,12 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict
 
-from qkd_deploy.export.metadata.fields import EXACT, Byte, Positive, Size
+from qkd_deploy.export.metadata.fields import EXACT, Byte, Positive, Size, Whole
 from qkd_deploy.pixels.arrays import normalized
 from qkd_deploy.pixels.normalization import Normalization
 
@@ -26,23 +26,27 @@ class GoldenInput:
         shape: with the batch.
         lo, hi: range of the stored codes.
         zero_point, scale: of the input's grid; a scale of None leaves the codes as uint8.
+        dtype: of inputs that are whole numbers or booleans, between ``lo`` and ``hi``; "" for codes of floats.
         normalization: of inputs that are pixels normalised otherwise than by that grid, as in the metadata; or None.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     shape: tuple[Size, ...]
-    lo: Byte
-    hi: Byte
+    lo: Whole
+    hi: Whole
     zero_point: Byte
     scale: Positive | None
     normalization: dict[str, Any] | None = None
+    dtype: Literal["", "bool", "uint8", "int8", "int16", "int32", "int64"] = ""
 
     def array(self) -> np.ndarray:
         """Codes by an integer hash of the position, the same on every machine; float32 values unless scale is None."""
         count = int(np.prod(self.shape))
         hashed = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(2**32) >> np.uint64(13)
         codes = (self.lo + (hashed % np.uint64(self.hi - self.lo + 1)).astype(np.int64)).reshape(self.shape)
+        if self.dtype:
+            return codes.astype(self.dtype)
         if self.scale is None:
             return codes.astype(np.uint8)
         if self.normalization is not None:
@@ -74,8 +78,8 @@ def encode_golden(golden: Golden) -> dict[str, Any]:
 
 
 def _encode_recipe(recipe: GoldenInput) -> dict[str, Any]:
-    """A recipe as plain data, without a normalisation where there is none."""
-    return {key: value for key, value in asdict(recipe).items() if key != "normalization" or value is not None}
+    """A recipe as plain data, without a normalisation and a type where there are none."""
+    return {key: value for key, value in asdict(recipe).items() if key not in ("normalization", "dtype") or value}
 
 
 def _encode_array(array: np.ndarray) -> str:

@@ -26,6 +26,7 @@ from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.pixels.preprocessing import INTERPOLATIONS
 
 _T = TypeVar("_T")
+_LARGEST_CODE = 255
 _LARGEST_INPUT = 2**27
 """Elements of a golden input."""
 _NPY = re.compile(
@@ -125,7 +126,8 @@ def parsed_golden(entries: Mapping[str, str]) -> Golden | None:
     if found is None:
         return None
     for recipe in found["inputs"]:
-        if recipe.lo > recipe.hi or math.prod(recipe.shape) > _LARGEST_INPUT:
+        no_codes = not recipe.dtype and not 0 <= recipe.lo <= recipe.hi <= _LARGEST_CODE
+        if no_codes or recipe.lo > recipe.hi or math.prod(recipe.shape) > _LARGEST_INPUT:
             raise damaged("golden", f"a range of {recipe.lo} .. {recipe.hi}, or a shape of {list(recipe.shape)}")
         if recipe.normalization is not None:
             _require_normalization("golden", recipe.normalization)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import onnx_ir as ir
+import torch
 
 from qkd_deploy.export.context import EmitContext, NamedParams
 from qkd_deploy.export.emitter import Emitter
@@ -15,9 +16,13 @@ from qkd_deploy.graph.quantized import QuantizedTensor
 
 
 def emit_input(ctx: EmitContext, node: Node) -> ir.Value:
-    """Add an input of the graph, with a dynamic batch dimension; a uint8 input already is the codes."""
+    """Add an input of the graph, with a dynamic batch dimension and the type that the network takes.
+
+    With ``--input uint8`` it already is the codes.
+    """
     raw = ctx.input_type == "uint8" and node.quantizer is not None
-    dtype = ir.DataType.UINT8 if raw else ir.DataType.FLOAT
+    own = ir.DataType.from_numpy(torch.zeros((), dtype=node.dtype).numpy().dtype)
+    dtype = ir.DataType.UINT8 if raw else own
     batch_dims = node.batch_dims or (0,)
     shape = [BATCH if dim in batch_dims else size for dim, size in enumerate(node.sizes)]
     value = ir.Value(name=node.name, shape=ir.Shape(shape), type=ir.TensorType(dtype))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata
@@ -62,6 +63,7 @@ class Source:
         metric_name: str = "accuracy",
     ) -> None:
         self._inputs = list(model.graph.input)
+        self._own_types = [_own_type(value, metadata) for value in self._inputs]
         self._normalization = metadata.pixels
         self._samples = samples
         self.metric, self.metric_name = metric, metric_name
@@ -86,16 +88,22 @@ class Source:
         """Batches of at most ``size`` samples, in order, of the first ``limit`` samples."""
         end = self.images if limit is None else min(limit, self.images)
         for arrays, labels in self._samples.read(size, end):
-            floats = tuple(map(self._normalised, arrays))
+            floats = tuple(map(self._as_the_network_takes, arrays, self._own_types))
             yield Batch(self._feeds(floats), floats, labels)
 
     def _feeds(self, floats: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
         """Normalised floats as the model takes them: for uint8 inputs, as pixels."""
-        inputs = zip(self._inputs, floats, strict=True)
+        inputs = zip(self._inputs, self._own_types, floats, strict=True)
         known = self._normalization
-        return {value.name: pixels_of(array, known) if _is_uint8(value) else array for value, array in inputs}
+        return {
+            value.name: pixels_of(array, known) if own is None and _is_uint8(value) else array
+            for value, own, array in inputs
+        }
 
-    def _normalised(self, array: np.ndarray) -> np.ndarray:
+    def _as_the_network_takes(self, array: np.ndarray, own: np.dtype[Any] | None) -> np.ndarray:
+        """Normalised floats; whole numbers where they are what the network takes."""
+        if own is not None:
+            return np.ascontiguousarray(array)
         if array.dtype == np.uint8:
             return normalized(array, self._normalization)
         return np.ascontiguousarray(array, np.float32)
@@ -105,10 +113,11 @@ class Source:
         if len(kinds) != len(self._inputs):
             names = ", ".join(names_of(self._inputs))
             raise UserError(f"the model has the inputs {names}; give one array for each, not {len(kinds)}")
-        for value, (dtype, shape) in zip(self._inputs, kinds, strict=True):
+        for value, own, (dtype, shape) in zip(self._inputs, self._own_types, kinds, strict=True):
             _require_shape(value, shape)
-            _require_type(value, dtype)
-        pixels = (shape for dtype, shape in kinds if dtype == np.uint8 and len(shape) == _IMAGES)
+            _require_type(value, dtype, own)
+        known = zip(kinds, self._own_types, strict=True)
+        pixels = (shape for (dtype, shape), own in known if dtype == np.uint8 and len(shape) == _IMAGES and own is None)
         for shape in pixels:
             self._normalization.for_channels(shape[1])
         if not self.images or any(shape[0] != self.images for _, shape in kinds):
@@ -129,7 +138,17 @@ def _fits(size: int | None, given: int) -> bool:
     return size in (None, given)
 
 
-def _require_type(value: onnx.ValueInfoProto, dtype: np.dtype[Any]) -> None:
+def _own_type(value: onnx.ValueInfoProto, metadata: Metadata) -> np.dtype[Any] | None:
+    """The type of an input that the network takes as whole numbers or booleans; None for floats, and their codes."""
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return None if kind.kind == "f" or metadata.input == "uint8" else kind
+
+
+def _require_type(value: onnx.ValueInfoProto, dtype: np.dtype[Any], own: np.dtype[Any] | None) -> None:
+    if own is not None:
+        if dtype != own:
+            raise UserError(f"the data for input {value.name} are {dtype}, but the network takes {own}; convert them")
+        return
     if dtype != np.uint8 and dtype.kind != "f":
         raise UserError(f"the data for input {value.name} are {dtype}; give uint8 pixels or float32 values")
 

@@ -55,6 +55,7 @@ class Node:
         unchanged: whether the user's call returned its first operand as it was: type, shape and elements.
         value: the number or size that a node of kind "scalar" computes, for the example inputs.
         smallest: smallest element of the examples of a float input.
+        span: smallest and largest element of the examples of an input of whole numbers or booleans.
         position: orders the nodes of a graph; only the graph sets it.
         on_new_arguments: what the graph does when ``args`` or ``kwargs`` are set, to know who reads what.
     """
@@ -84,6 +85,7 @@ class Node:
     unchanged: bool = False
     value: Any = None
     smallest: float | None = None
+    span: tuple[int, int] | None = None
     position: float = field(default=0.0, init=False, repr=False)
     on_new_arguments: Callable[[Node], None] | None = field(default=None, init=False, repr=False)
 

@@ -94,6 +94,8 @@ def _lower_repeat_interleave(low: Lowering, node: Node, target: Any) -> None:
 
 
 def _lower_identity(low: Lowering, node: Node, target: Any) -> None:
+    same_type = low.dtype(node.args[0]) in (node.dtype, None)
+    refuse_if(not same_type, "whole numbers become floats, which ONNX Runtime does outside of its integer kernels")
     low.remove(node)
 
 

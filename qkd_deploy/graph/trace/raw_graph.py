@@ -78,7 +78,8 @@ def _node(node: fx.Node, literals: Mapping[str, Any], inputs: Mapping[str, Tenso
         line=facts.line,
     )
     if node.op == "placeholder":
-        made.kind, made.smallest = "input", _smallest(inputs[str(node.target)])
+        examples = inputs[str(node.target)]
+        made.kind, made.smallest, made.span = "input", _smallest(examples), _span(examples)
     elif node.op == "get_attr":
         made.kind = "constant"
     else:
@@ -117,6 +118,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(_plain(item) for item in value)
     return value
+
+
+def _span(examples: Tensor) -> tuple[int, int] | None:
+    """Return the smallest and largest of whole numbers, which are classes or places: others may not exist."""
+    return None if examples.is_floating_point() else (int(examples.min()), int(examples.max()))
 
 
 def _smallest(examples: Tensor) -> float | None:
