@@ -66,7 +66,7 @@ def contents(package: Any) -> dict[str, Callable[[Weights], Any]]:
         "lightning": lambda w: {
             "state_dict": OrderedDict((f"model.{name}", value) for name, value in w.items()),
             "hyper_parameters": AttributeDict(lr=0.1, betas=(0.9, 0.99)),
-            "callbacks": {package.Buffer: {"best": torch.tensor(0.5), "dirpath": pathlib.PurePosixPath("/tmp")}},
+            "callbacks": {package.Buffer: {"best": torch.tensor(0.5), "dirpath": pathlib.PurePosixPath("best")}},
             "loops": {"fit_loop": {"state_dict": {}, "when": datetime(2024, 1, 1, tzinfo=UTC)}},
         },
         "mmengine": lambda w: {

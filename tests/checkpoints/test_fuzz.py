@@ -25,7 +25,7 @@ from qkd_deploy.graph.placement.settings import NetworkBits
 from qkd_deploy.models import create_model
 from qkd_deploy.pixels.normalization import CENTERED
 
-EXAMPLES = int(os.environ.get("QKD_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("QKD_FUZZ", "60"))
 BOUNDED = settings(
     max_examples=EXAMPLES,
     derandomize=EXAMPLES == 60,
