@@ -12,6 +12,7 @@ from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.ops.float_ops import is_kept_layer
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import BITS, is_channel_identity
 from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.graph.trace.derived_modules import LAYERS
 
 _LISTED = 6
 """Modules that a sentence names."""
@@ -34,10 +35,11 @@ def layer_bits(model: nn.Module, graph: Graph, settings: QuantizationSettings) -
         patterns = [pattern for pattern, bits in settings.overrides.items() if bits.is_float]
         where = f" outside the modules that stay in float; narrow the pattern {patterns[-1]!r}" if patterns else ""
         raise UserError(f"the network has no convolution or linear layer to quantize{where}")
-    _require_matches(settings, [str(node.target) for node in layers], model)
+    names = {node.name: layer_names(model, node) for node in layers}
+    _require_matches(settings, [path for found in names.values() for path in found], model)
     floats = {node.name for node in graph.nodes if is_kept_layer(node, model)}
     edges = _first_layers(graph, norms, floats) | last_layers(graph, norms, floats)
-    chosen = {node.name: _bits_of(node, settings, at_edge=node.name in edges) for node in layers}
+    chosen = {node.name: _bits_of(names[node.name], settings, at_edge=node.name in edges) for node in layers}
     return _of_shared_weights(layers, chosen) | dict.fromkeys(norms, BITS)
 
 
@@ -73,10 +75,16 @@ def _require_matches(settings: QuantizationSettings, paths: list[str], model: nn
         raise UserError(f"the pattern {pattern!r} matches no layer of the network; {_nearest(pattern, paths)}")
 
 
-def _bits_of(node: Node, settings: QuantizationSettings, *, at_edge: bool) -> BitWidths:
-    override = bits_for(str(node.target), settings.overrides)
-    if override is not None and not override.is_float:
-        return override
+def layer_names(model: nn.Module, node: Node) -> tuple[str, ...]:
+    """The paths that overrides may call a layer by: its own, and that of the user's layer whose weights it computes."""
+    target, owner = str(node.target), model.get_submodule(node.module)
+    return (target,) if target == node.module or not isinstance(owner, LAYERS) else (target, node.module)
+
+
+def _bits_of(names: tuple[str, ...], settings: QuantizationSettings, *, at_edge: bool) -> BitWidths:
+    for override in (bits_for(name, settings.overrides) for name in names):
+        if override is not None and not override.is_float:
+            return override
     if not at_edge:
         return settings.bits
     wide = settings.first_last_bits

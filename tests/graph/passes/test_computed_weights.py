@@ -212,3 +212,31 @@ def test_reconstruction_leaves_computed_weights_alone() -> None:
     prepared = prepare(Small(lambda n, x: torch.relu(n.conv(x)), conv=Computing(by_var_mean)), "w8a8", (IMAGES,))
     initialize(prepared, IMAGES)
     assert own_layers(prepared) == {"stem", "second", "head"}
+
+
+@pytest.mark.parametrize("pattern", ["conv", "conv.conv2d", "c*v"])
+@pytest.mark.parametrize("layer", [Computing(by_std_mean), parametrizations.weight_norm(conv())], ids=["class", "norm"])
+def test_overrides_call_a_layer_by_the_name_that_its_user_gave_it(layer: nn.Module, pattern: str) -> None:
+    network = Small(lambda n, x: torch.relu(n.conv(x)), conv=layer)
+    prepared = prepare(network, "w4a4", (IMAGES,), overrides={pattern: "w6a8"})
+    (node,) = [node for node in prepared.layers() if node.module == "conv"]
+    assert str(prepared.layer_bits[node.name]) == "w6a8"
+    kept = prepare(network, "w4a4", (IMAGES,), overrides={"conv": "float"})
+    assert not [node for node in kept.layers() if node.module == "conv"]
+
+
+def test_a_trained_model_is_copied_and_its_state_loads_into_another() -> None:
+    def fresh() -> PreparedModel:
+        torch.manual_seed(0)
+        layer = torch.nn.utils.spectral_norm(prune.l1_unstructured(Computing(by_var_mean), "bias", 0.5))  # type: ignore[no-untyped-call]
+        prepared = prepare(Small(lambda n, x: torch.relu(n.conv(x)), conv=layer), "w4a4", (IMAGES,))
+        initialize(prepared, IMAGES)
+        return prepared
+
+    trained, other = fresh(), fresh()
+    train(trained)
+    twin = copy.deepcopy(trained).eval()
+    other.load_state_dict(trained.state_dict())
+    with torch.no_grad():
+        expected = trained.eval()(IMAGES)
+        assert torch.equal(twin(IMAGES), expected) and torch.equal(other.eval()(IMAGES), expected)
