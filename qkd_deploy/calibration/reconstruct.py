@@ -106,8 +106,8 @@ def _restore(prepared: PreparedModel, network: nn.Module) -> None:
 
 def _samples(prepared: PreparedModel, data: Any, images: int) -> tuple[Any, ...]:
     """Gather the network's inputs, as many as fit into memory, evenly spaced over all that were given."""
-    if images < 1:
-        raise UserError(f"reconstruction on {images} images is impossible; give 1 or more")
+    if images < 2:
+        raise UserError(f"reconstruction on {images} images is impossible; give 2 or more, better some hundred")
     gathered: list[tuple[Any, ...]] = []
     count = 0
     for batch in input_batches(prepared, data, images):
@@ -117,6 +117,8 @@ def _samples(prepared: PreparedModel, data: Any, images: int) -> tuple[Any, ...]
             break
     if not gathered:
         raise UserError("there is nothing to reconstruct with; give at least one batch")
+    if count < 2:  # a linear layer's input then has no variance
+        raise UserError("reconstruction needs more than one sample; give two or more, better some hundred")
     inputs = tuple(torch.cat(tensors) for tensors in zip(*gathered, strict=True))
     places = evenly_spaced(min(images, _most(prepared, inputs)), count).to(inputs[0].device)
     return tuple(tensor[places] for tensor in inputs)

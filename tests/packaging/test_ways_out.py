@@ -1,0 +1,99 @@
+"""No sentence recommends what does not work: each way out is on a list, with the test that follows it to the end.
+
+``ways_out.txt`` has a line for every sentence of the source, between tabs: the test that follows its way out, ``-``
+where none does yet, or ``=`` where it recommends nothing; the file that says it; its text, with ``{}`` for values.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from sentences import ROOT, Sentence, sentences
+
+import qkd_deploy
+from qkd_deploy.cli.main import COMMANDS
+
+LIST = Path(__file__).with_name("ways_out.txt")
+NOT_FOLLOWED = 347
+"""Sentences without a test; it only ever falls."""
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_CALL = re.compile(r"(?<![\w.])([a-z_]+)\(")
+_OTHERS = {"to"}
+"""Calls in sentences that are no functions of this package."""
+
+
+def listed() -> dict[Sentence, str]:
+    """The test of each sentence of the list."""
+    lines = [line.split("\t", 2) for line in LIST.read_text(encoding="utf-8").splitlines()]
+    return {Sentence(file, text): test for test, file, text in lines}
+
+
+def options() -> set[str]:
+    """Every option of every command."""
+    found = {"--help"}
+    for name in COMMANDS:
+        command = import_module(f"qkd_deploy.cli.{name}").command
+        assert isinstance(command, click.Command)
+        for parameter in command.params:
+            found |= {*parameter.opts, *parameter.secondary_opts}
+    return found
+
+
+SENTENCES = sentences()
+
+
+def test_every_sentence_is_on_the_list() -> None:
+    known = listed()
+    missing = [sentence for sentence in SENTENCES if sentence not in known]
+    gone = [sentence for sentence in known if sentence not in set(SENTENCES)]
+    advice = (
+        "write a test that provokes the sentence and does what it says, as those of test_followed_ways_out.py do; "
+        f"then give the sentence a line in {LIST.relative_to(ROOT)}: the test, the file and the text, between tabs"
+    )
+    new = "\n".join("\t".join(("tests/FILE.py::TEST", *sentence)) for sentence in missing)
+    assert not missing, f"sentences that are new or changed: {advice}\n{new}"
+    assert not gone, "sentences that nobody says any more: take their lines out\n" + "\n".join(map(str, gone))
+
+
+def test_the_tests_that_follow_them_exist() -> None:
+    wrong = []
+    for sentence, test in listed().items():
+        file, _, name = test.partition("::")
+        if test not in "-=" and (not (ROOT / file).is_file() or name not in _functions(ROOT / file)):
+            wrong.append(f"{test}: {sentence.text}")
+    assert wrong == []
+
+
+def _functions(path: Path) -> set[str]:
+    return {n.name for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)}
+
+
+def test_fewer_and_fewer_are_not_followed() -> None:
+    without = sum(test == "-" for test in listed().values())
+    assert without <= NOT_FOLLOWED, (
+        f"{without} sentences have no test that follows them; {NOT_FOLLOWED} had none before"
+    )
+
+
+def test_the_options_that_sentences_recommend_exist() -> None:
+    known = options()
+    named = {option for sentence in SENTENCES for option in _OPTION.findall(sentence.text)}
+    assert len(named) > 20
+    assert sorted(named - known) == []
+
+
+def test_the_functions_that_sentences_recommend_exist() -> None:
+    named = {call for sentence in SENTENCES for call in _CALL.findall(sentence.text)}
+    assert named - _OTHERS and sorted(named - _OTHERS - set(qkd_deploy.__all__)) == []
+
+
+@pytest.mark.parametrize("word", ["leaf_modules", "bits_for)"])
+def test_words_that_only_one_side_knows_are_not_recommended(word: str) -> None:
+    """Classes can be kept in float only from Python, and a table of TOML is no option of a command."""
+    assert [sentence for sentence in SENTENCES if word in sentence.text] == []
