@@ -10,11 +10,14 @@ _STDIN = 0
 
 
 def end_with_parent() -> None:
-    """Send this process SIGTERM as soon as nobody holds the other end of its stdin."""
-    Thread(target=_wait, daemon=True).start()
+    """Send this process SIGTERM as soon as nobody holds the other end of its stdin, which is empty for all others."""
+    parent, nothing = os.dup(_STDIN), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, _STDIN)
+    os.close(nothing)
+    Thread(target=_wait, args=(parent,), daemon=True).start()
 
 
-def _wait() -> None:
-    while os.read(_STDIN, 1):  # of the file itself: a reader of Python's would be waited for at the end
+def _wait(parent: int) -> None:
+    while os.read(parent, 1):  # of the file itself: a reader of Python's would be waited for at the end
         pass
     os.kill(os.getpid(), signal.SIGTERM)

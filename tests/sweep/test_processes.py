@@ -73,7 +73,7 @@ def test_a_command_ends_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
     """Kill -9 of the sweep's process: nobody tells the command, which notices."""
     command = (
         "import os, pathlib, sys, time; from qkd_deploy.sweep.orphan import end_with_parent; end_with_parent(); "
-        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+        "assert sys.stdin.read() == ''; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
     )
     sweep = (
         "import sys; from pathlib import Path; from qkd_deploy.sweep import processes; "
