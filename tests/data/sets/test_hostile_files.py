@@ -120,7 +120,7 @@ ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "one image": (lambda path: archive(path, images=np.zeros((1, 4, 4), np.uint8)), "too few to keep any"),
     "images of no pixels": (lambda path: archive(path, images=np.zeros((9, 0, 4), np.uint8)), "--classes"),
     "names of no classes": (
-        lambda path: archive(path, images=np.zeros((9, 4, 4), np.uint8), labels=np.arange(9), classes=np.array([])),
+        lambda path: archive(path, images=np.zeros((9, 4, 4), np.uint8), labels=np.arange(9) % 2, classes=np.array([])),
         "its 0 classes",
     ),
     "a shape that is larger than the file": (
