@@ -13,7 +13,7 @@ import click
 from qkd_deploy.cli.options import GroupedCommand, named, option, options_of, refuse_without
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points
-from qkd_deploy.export.settings import INPUTS, TARGETS, WEIGHTS
+from qkd_deploy.export.settings import INPUTS, OPSETS, TARGETS, WEIGHTS
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import PostTraining
 
@@ -67,6 +67,12 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     is_flag=True,
     help="Leave height and width of the images open, too, where the network computes the same at all of them.",
 )
+@option(
+    "--opset",
+    type=click.IntRange(OPSETS[0], OPSETS[-1]),
+    usual=f"{OPSETS[-1]}, or what packed weights need",
+    help="ONNX's operator set, for older runtimes: the same codes where it has all that the network needs.",
+)
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @option(
     "--calibrate",
@@ -91,6 +97,7 @@ def command(
     weights: str,
     input_type: str,
     dynamic_size: bool,
+    opset: int | None,
     calibrate: str | None,
     max_drop: float | None,
     as_json: bool,
@@ -104,7 +111,7 @@ def command(
     are named on stderr.
     """
     given = named(options)
-    form: dict[str, Any] = {"weights": weights, "input": input_type, "dynamic_size": dynamic_size}
+    form: dict[str, Any] = {"weights": weights, "input": input_type, "opset": opset, "dynamic_size": dynamic_size}
     if calibrate is None:
         refuse_without("--calibrate", "--calibrate DATASET", {**given, **named({"max_drop": max_drop})})
         from qkd_deploy.workflows.export import export_checkpoint

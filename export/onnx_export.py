@@ -17,7 +17,6 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.context import stored_range
 from qkd_deploy.export.emit import Emitted, emit
-from qkd_deploy.export.graph_builder import PACKED_RUNTIME
 from qkd_deploy.export.metadata import (
     Golden,
     GoldenInput,
@@ -29,7 +28,8 @@ from qkd_deploy.export.metadata import (
     write_metadata,
 )
 from qkd_deploy.export.open_sizes import with_open_sizes
-from qkd_deploy.export.settings import INPUTS, WEIGHTS
+from qkd_deploy.export.opset import tried_runtime, write_for
+from qkd_deploy.export.settings import INPUTS, OPSETS, WEIGHTS
 from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.export.weight_codes import weight_codes
 from qkd_deploy.gate.onnx_file import require_exported
@@ -39,7 +39,6 @@ from qkd_deploy.graph.integer.given import as_prepared, unwrapped
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams
-from qkd_deploy.graph.translation.translate import OPSET
 from qkd_deploy.pixels.normalization import Normalization
 
 _GOLDEN_IMAGES = 2
@@ -57,7 +56,7 @@ class ExportReport:
         layers: weight layers, in graph order.
         tensors: quantized activations, in graph order.
         codes_used: for every layer, how many distinct weight codes occur.
-        requires: the oldest ONNX Runtime that loads it, or "".
+        requires: the oldest ONNX Runtime that was tried for what it uses.
         weight_codes: the range that 8-bit weights use, and why; "" where there are none.
     """
 
@@ -76,6 +75,7 @@ def export_onnx(
     *,
     weights: str = "int8",
     input: str = "float32",
+    opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     dynamic_size: bool = False,
 ) -> ExportReport:
@@ -86,6 +86,7 @@ def export_onnx(
         path: the file to write; replaced only when everything succeeded.
         weights: "int8", or "packed" (INT4/INT2, smaller; needs ONNX Runtime 1.24 or newer).
         input: "float32", or "uint8" for models whose 8-bit input codes are the raw pixels.
+        opset: ONNX's operator set, for older runtimes: 13 to 21; None is 21, or what packed weights need.
         metadata: fields of ``Metadata`` to store: normalization, classes, checkpoint_sha256, accuracy, bits, placement.
         dynamic_size: leave height and width of the images open, too.
 
@@ -93,15 +94,15 @@ def export_onnx(
         UserError: neither of these, an unknown option, an operation that ONNX cannot express, or a path that cannot be
             written.
     """
-    proto, emitted = build_model(model, weights=weights, input=input, metadata=metadata, dynamic_size=dynamic_size)
+    form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
+    proto, emitted = build_model(model, **form, metadata=metadata)
     with atomic_write(path) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
     frozen = emitted.frozen
     used = {
         node.name: int(torch.unique(frozen.layer(node).codes).numel()) for node in frozen.graph.nodes if node.is_layer
     }
-    opset = proto.opset_import[0].version
-    requires = PACKED_RUNTIME if weights == "packed" or opset > OPSET else ""
+    requires = tried_runtime(proto)
     target = Path(path)
     return ExportReport(
         target, target.stat().st_size, emitted.layers, emitted.tensors, used, requires, weight_codes(frozen)
@@ -120,6 +121,7 @@ def build_model(
     *,
     weights: str = "int8",
     input: str = "float32",
+    opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     dynamic_size: bool = False,
 ) -> tuple[onnx.ModelProto, Built]:
@@ -130,6 +132,11 @@ def build_model(
     for name, value, allowed in (("weights", weights, WEIGHTS), ("input", input, INPUTS)):
         if value not in allowed:
             raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+    if opset is not None and (opset not in OPSETS or weights == "packed"):
+        raise UserError(
+            f"operator set {opset} with {weights} weights is not written; choose {OPSETS[0]} to {OPSETS[-1]} with int8 "
+            "weights, or leave --opset out"
+        )
     given = unwrapped(model)
     if not isinstance(given, FrozenModel):
         given = as_prepared(model, "export_onnx")
@@ -143,6 +150,7 @@ def build_model(
             frozen, lambda sized: emit(sized, weights=weights, input_type=input, open_sizes=True).model
         )
         emitted = replace(emitted, model=written)
+    write_for(emitted.model, opset or emitted.model.opset_import[0].version)
     golden = _golden(frozen, input, described.get("normalization"))
     full = Metadata(
         version=qkd_deploy.__version__,
@@ -151,6 +159,7 @@ def build_model(
         tensors=emitted.tensors,
         layers=emitted.layers,
         golden=golden,
+        requires_onnxruntime=tried_runtime(emitted.model),
         tail=tuple(node.name for node in frozen.graph.nodes if node.tail),
         **described,
     )

@@ -10,3 +10,5 @@ INPUTS = ("float32", "uint8")
 
 SIZE_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 """What heights and widths may have to be multiples of in files that leave them open: strides are powers of two."""
+OPSETS = tuple(range(13, 22))
+"""ONNX operator sets, the last of them where nothing is said."""

@@ -49,6 +49,7 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
         "preprocessing": _dump(metadata.preprocessing),
         "tail": _dump(metadata.tail or None),
         "size_multiple": _dump(metadata.size_multiple),
+        "requires_onnxruntime": metadata.requires_onnxruntime or None,
     }
     _replace(model, plain)
     _replace(model, {"digests": json.dumps(asdict(graph_digests(model)))})
@@ -83,6 +84,7 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         quantizer=entries.get("quantizer", ""),
         replaced=parsed(entries, "replaced", REPLACED) or {},
         preprocessing=parsed(entries, "preprocessing", PREPROCESSING),
+        requires_onnxruntime=entries.get("requires_onnxruntime", ""),
         tail=parsed(entries, "tail", NAMES) or (),
         size_multiple=parsed(entries, "size_multiple", SIZE_MULTIPLE),
         digests=parsed(entries, "digests", DIGESTS),

@@ -51,6 +51,7 @@ class Metadata:
 
     ``tail`` names the tensors behind the last integer kernels that are computed in float.
     ``size_multiple`` is what heights and widths have to be multiples of in a file that leaves them open; else None.
+    ``requires_onnxruntime`` is the oldest version that was tried for what the file uses.
     """
 
     version: str
@@ -70,6 +71,7 @@ class Metadata:
     preprocessing: Mapping[str, Any] | None = None
     tail: tuple[str, ...] = ()
     size_multiple: int | None = None
+    requires_onnxruntime: str = ""
     digests: Digests | None = field(default=None, compare=False)
 
     @property

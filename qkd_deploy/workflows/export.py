@@ -24,7 +24,7 @@ from qkd_deploy.errors import QuantizationWarning, UserError, require_kind
 from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import Built, ExportReport, build_model, export_onnx
-from qkd_deploy.export.settings import INPUTS, WEIGHTS
+from qkd_deploy.export.settings import INPUTS, OPSETS, WEIGHTS
 from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.report import VerificationReport
@@ -47,9 +47,11 @@ class Trained:
     prepared: PreparedModel
     metadata: dict[str, Any]
 
-    def build(self, *, weights: str = "int8", input: str = "float32", dynamic_size: bool = False) -> Built:
+    def build(
+        self, *, weights: str = "int8", input: str = "float32", opset: int | None = None, dynamic_size: bool = False
+    ) -> Built:
         """Build in memory the ONNX model that ``export_checkpoint`` writes with these options."""
-        form: dict[str, Any] = {"weights": weights, "input": input, "dynamic_size": dynamic_size}
+        form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
         _, built = build_model(self.prepared, **form, metadata=self.metadata)
         return built
 
@@ -131,6 +133,7 @@ def export_checkpoint(
     model: str | nn.Module | None = None,
     weights: str = "int8",
     input: str = "float32",
+    opset: int | None = None,
     dynamic_size: bool = False,
 ) -> ExportReport:
     """Write the integer model of a checkpoint as ONNX, with its origin, classes and accuracy in the metadata.
@@ -142,6 +145,7 @@ def export_checkpoint(
         model: the network, where it is the user's own (see ``rebuild``).
         weights: see ``export_onnx``.
         input: see ``export_onnx``.
+        opset: see ``export_onnx``.
         dynamic_size: see ``export_onnx``.
 
     Raises:
@@ -149,7 +153,7 @@ def export_checkpoint(
     """
     target = output_beside(path, output)
     trained = load_trained(path, model=model, bits=bits)
-    form: dict[str, Any] = {"weights": weights, "input": input, "dynamic_size": dynamic_size}
+    form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
     return export_onnx(trained.prepared, target, **form, metadata=trained.metadata)
 
 
@@ -193,7 +197,9 @@ def verify_deployed(
     weights = stored.weights if stored.weights in WEIGHTS else WEIGHTS[0]
     input_type = stored.input if stored.input in INPUTS else INPUTS[0]
     trained = load_trained(checkpoint, model=model)
-    built = trained.build(weights=weights, input=input_type, dynamic_size=stored.size_multiple is not None)
+    opset = file.model.opset_import[0].version if weights == WEIGHTS[0] else None
+    form: dict[str, Any] = {"weights": weights, "input": input_type, "opset": opset if opset in OPSETS else None}
+    built = trained.build(**form, dynamic_size=stored.size_multiple is not None)
     sides: dict[str, Any] = {"frozen": built.frozen, "prepared": trained.prepared, "expected": built.model}
     report = verify_onnx(file, **sides, checkpoint=str(checkpoint), **options)
     return _timed(file, report, trained)

@@ -80,6 +80,7 @@ def export_calibrated(
     settings: Mapping[str, Any],
     weights: str = "int8",
     input: str = "float32",
+    opset: int | None = None,
     dynamic_size: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CalibratedExport:
@@ -94,6 +95,7 @@ def export_calibrated(
             placement and calibration.
         weights: see ``export_onnx``.
         input: see ``export_onnx``.
+        opset: see ``export_onnx``.
         dynamic_size: see ``export_onnx``.
         progress: receives lines about what is being done.
 
@@ -111,7 +113,7 @@ def export_calibrated(
     network = start_for(path, data.dataset, config, progress)
     before = data.score(network, 0, None) if data.measurable else None
     choice = None
-    form: dict[str, Any] = {"weights": weights, "input": input, "dynamic_size": dynamic_size}
+    form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
     if config.auto_bits:
         choice = _choose(network, data.dataset, config, form, progress)
         config = replace(config, bits_for={**config.bits_for, **choice.overrides(config.bits)})
