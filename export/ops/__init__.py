@@ -17,6 +17,7 @@ from qkd_deploy.export.ops import (
     normalization,
     pooling,
     reductions,
+    whole_numbers,
 )
 
 FAMILIES = (
@@ -34,6 +35,7 @@ FAMILIES = (
     movement,
     indexing,
     copying,
+    whole_numbers,
     float_ops,
 )
 

@@ -21,7 +21,8 @@ def emit_input(ctx: EmitContext, node: Node) -> ir.Value:
     With ``--input uint8`` it already is the codes.
     """
     raw = ctx.input_type == "uint8" and node.quantizer is not None
-    own = ir.DataType.from_numpy(torch.zeros((), dtype=node.dtype).numpy().dtype)
+    floats = torch.float32 if node.span is None else node.dtype
+    own = ir.DataType.from_numpy(torch.zeros((), dtype=floats).numpy().dtype)
     dtype = ir.DataType.UINT8 if raw else own
     batch_dims = node.batch_dims or (0,)
     shape = [BATCH if dim in batch_dims else size for dim, size in enumerate(node.sizes)]

@@ -14,7 +14,12 @@ from deployment import noise
 from torch import Tensor, nn
 from whole_way import go_all_the_way
 
-from qkd_deploy import UserError, verify_onnx
+from qkd_deploy import UserError, freeze, verify_onnx
+from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.gate.onnx_file import read_exported
+from qkd_deploy.runtimes.ort import OnnxRuntime
+from qkd_deploy.verification.checks.kernels import list_kernels
+from qkd_deploy.verification.runtime import optimized_graph
 
 IMAGES = noise(4, 3, 8, 8)
 
@@ -64,6 +69,55 @@ def test_whole_numbers_beside_images(name: str, tmp_path: Path) -> None:
     arrays = {"x": IMAGES.numpy(), "given": given.numpy().astype("float32")}
     with pytest.raises(UserError, match=f"the network takes {kind}; convert them"):
         verify_onnx(tmp_path / "model.onnx", inputs=arrays)
+
+
+def float_kernels(folder: Path) -> set[str]:
+    """The operators that ONNX Runtime computes in floats."""
+    model = read_exported(folder / "model.onnx").model
+    optimized = optimized_graph(model, OnnxRuntime())
+    return {kernel.op for kernel in list_kernels(model, optimized, read_metadata(model)) if not kernel.integer}
+
+
+PIXELS = (torch.arange(4 * 3 * 8 * 8).view(4, 3, 8, 8) * 37 % 256).to(torch.uint8)
+INTEGER: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
+    "pixels": (lambda n, x: n.net(x.float()), (PIXELS,)),
+    "pixels by to": (lambda n, x: n.net(x.to(torch.float32)), (PIXELS,)),
+    "pixels between 0 and 1": (lambda n, x: n.net(x.float() / 255), (PIXELS,)),
+    "pixels around 0": (lambda n, x: n.net((x.float() - 127.5) / 64), (PIXELS,)),
+    "pixels twice": (lambda n, x: n.net(x.float()) + n.net(x.float().flip(3)), (PIXELS,)),
+    "a mask": (lambda n, x, m: n.net(x * m.float()), (IMAGES, noise(4, 1, 8, 8) > 0)),
+    "a mask in bytes": (lambda n, x, m: n.net(x * m.type(torch.float32)), (IMAGES, (PIXELS[:, :1] > 99).byte())),
+    "signed bytes": (lambda n, x: n.net(x.float()), ((PIXELS.int() - 128).to(torch.int8),)),
+    "numbers of 64 bits": (lambda n, x: n.net(x.float()), (PIXELS.long(),)),
+}
+
+
+class Casting(nn.Module):
+    """Two layers of what ``use`` makes of the inputs."""
+
+    def __init__(self, use: Callable[..., Any]) -> None:
+        super().__init__()
+        self.net, self.use = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 4, 1)), use
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.use(self, *inputs)
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_whole_numbers_become_floats_without_float_kernels(name: str, tmp_path: Path) -> None:
+    use, inputs = INTEGER[name]
+    prepared = go_all_the_way(Casting(use), inputs, tmp_path)
+    assert not prepared.account.floats
+    assert float_kernels(tmp_path) == set()
+    assert type_of_input(tmp_path, len(inputs) - 1) == f"tensor({str(inputs[-1].dtype).removeprefix('torch.')})"
+
+
+def test_codes_of_bytes_are_their_values(tmp_path: Path) -> None:
+    use, inputs = INTEGER["pixels"]
+    prepared = go_all_the_way(Casting(use), inputs, tmp_path)
+    codes = freeze(prepared).codes(*inputs)
+    assert (codes["float"] == PIXELS.numpy()).all()
+    assert prepared.activation(str(prepared.graph.node("float").quantizer)).fixed
 
 
 class Pixels(nn.Module):

@@ -29,6 +29,7 @@ from qkd_deploy.graph.ops import (
     normalization,
     pooling,
     reductions,
+    whole_numbers,
 )
 
 FAMILIES = (
@@ -46,6 +47,7 @@ FAMILIES = (
     movement,
     indexing,
     copying,
+    whole_numbers,
     float_ops,
 )
 

@@ -13,6 +13,7 @@ from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.ops.indexing import lower_index
 from qkd_deploy.graph.ops.movement import RESHAPE
+from qkd_deploy.graph.ops.whole_numbers import lower_to_floats
 
 _ALONG_THE_BATCH = "tensors that are repeated along the batch, or get more dimensions, stay in float"
 _REPEATING = ("expand", "expand_as", "repeat")
@@ -26,7 +27,7 @@ def _lower_copy(low: Lowering, node: Node, target: Any) -> None:
         low.keep_call(node, RESHAPE)
     elif target in _REPEATING and low.tensor(source) is not None:
         _lower_expand(low, node, source)
-    else:
+    elif target not in ("to", "type") or is_computed(node.args[1:], node.kwargs) or not lower_to_floats(low, node):
         raise StaysInFloat("a copy that changes the tensor stays in float")
 
 
@@ -94,9 +95,8 @@ def _lower_repeat_interleave(low: Lowering, node: Node, target: Any) -> None:
 
 
 def _lower_identity(low: Lowering, node: Node, target: Any) -> None:
-    same_type = low.dtype(node.args[0]) in (node.dtype, None)
-    refuse_if(not same_type, "whole numbers become floats, which ONNX Runtime does outside of its integer kernels")
-    low.remove(node)
+    if not lower_to_floats(low, node):
+        low.remove(node)
 
 
 def _expand(x: Tensor, sizes: tuple[int, ...]) -> Tensor:

@@ -132,7 +132,7 @@ def _reason(node: Node, quantized: set[str]) -> str:
         return _layer_reason(node)
     if operator.operands is Operands.FLOATS or operator.in_float:
         return operator.in_float or node.reason
-    if operator.moves_codes or node.kind == INPUT.name:
+    if operator.moves_codes or operator.operands is Operands.NONE:
         return ""
     read = node.inputs[:1] if operator.float_constants else node.inputs
     in_codes = node.quantizer is not None and quantized.issuperset(read)

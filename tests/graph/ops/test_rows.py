@@ -56,6 +56,8 @@ roll             Concat                   CODES      -   -   -        -       be
 slice            Slice                    CODES      -   -   -        -       -      -
 index            Gather                   CODES      -   -   -        -       -      -
 expand           Expand                   CODES      -   -   -        -       -      -
+byte_values      -                        NONE       own 1   -        -       -      internal
+whole_numbers    QuantizeLinear           NONE       own -   -        -       -      floats_at_the_end internal
 float_op         -                        FLOATS     -   -   -        -       -      internal
 part             -                        FLOATS     -   -   -        -       -      internal
 """
@@ -245,9 +247,20 @@ def test_floats_are_those_of_pytorch(kind: str) -> None:
         assert row.floats(NETWORK, node, (gain, 0), {}, False) == 8
         source = QuantParams(0.1, 8, 0, 0, 255)
         assert row.integers(row, Frozen({}), node, (QuantizedTensor(gain, source), 0), {}) == 8
+    elif kind in ("byte_values", "whole_numbers"):
+        _check_whole_numbers(row)
     else:
         assert kind == "weighted_mean"
         _check_weighted_mean(row)
+
+
+def _check_whole_numbers(row: Operator) -> None:
+    """Bytes keep their values as codes; other whole numbers are rounded to a scale."""
+    given, node = torch.arange(256, dtype=torch.uint8), Node("floats", row.name, (REF,), quantizer="out")
+    assert torch.equal(row.floats(NETWORK, node, (given,), {}, False), given.float())
+    scale = row.step or 0.5
+    made = row.integers(row, Frozen({"out": QuantParams(scale, 8, 0, 0, 255)}), node, (given,), {})
+    assert torch.equal(made.codes, (given.float() / scale).clamp(max=255))
 
 
 def _check_weighted_mean(row: Operator) -> None:
