@@ -192,6 +192,9 @@ def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | 
     """Refuse uint8 inputs unless a pixel is its own code."""
     node = frozen.graph.node(frozen.graph.inputs[0])
     grid = frozen.grid(node.quantizer) if node.quantizer is not None else None
+    if node.span is not None:
+        kind = str(node.dtype).removeprefix("torch.")
+        raise UserError(f"the network takes {kind} itself, and so does its file; export without --input uint8")
     if grid is None:
         raise UserError("--input uint8 needs a quantized input, but this model reads floats; export with float32")
     known = normalization is not None and (bool(node.kwargs) or _is_grid(grid, Normalization.of_entry(normalization)))

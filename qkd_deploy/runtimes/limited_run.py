@@ -63,7 +63,7 @@ def limited_run(
 
 
 def noise_for(session: Session, batch: int, sizes: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
-    """Seeded noise for every input.
+    """Seeded noise for every input; zeros where it is of whole numbers, for not every class or place may exist.
 
     Args:
         session: what takes it.
@@ -78,7 +78,11 @@ def _noise(generator: np.random.Generator, value: SessionInput, batch: int, size
     following = iter((batch, *sizes) if value.shape and value.shape[0] is None else sizes)
     shape = [next(following, batch) if size is None else size for size in value.shape]
     pixels = generator.integers(0, 256, shape, dtype=np.uint8)
-    return pixels if value.is_uint8 else (pixels.astype(np.float32) - 128) / 64
+    if value.dtype.kind == "f":
+        return ((pixels.astype(np.float32) - 128) / 64).astype(value.dtype)
+    if value.dtype in (np.uint8, np.bool_):
+        return pixels if value.dtype == np.uint8 else pixels > 127
+    return np.zeros(shape, value.dtype)
 
 
 def _peak_resident() -> int | None:

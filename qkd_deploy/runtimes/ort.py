@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,7 +70,7 @@ class OrtSession:
     def inputs(self) -> tuple[SessionInput, ...]:
         """Inputs in graph order."""
         return tuple(
-            SessionInput(value.name, tuple(map(_size, value.shape)), value.type == "tensor(uint8)")
+            SessionInput(value.name, tuple(map(_size, value.shape)), _dtype(value.type))
             for value in self._session.get_inputs()
         )
 
@@ -106,6 +107,15 @@ def _source(model: onnx.ModelProto | bytes | Path) -> str | bytes:
 
 def _size(dimension: int | str | None) -> int | None:
     return dimension if isinstance(dimension, int) else None
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    """The elements of ``tensor(kind)``; float32 for those that NumPy does not have."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    try:
+        return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+    except TypeError:
+        return np.dtype(np.float32)
 
 
 def _fault(error: Exception) -> RuntimeFault:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -27,11 +27,11 @@ class RuntimeFault(Exception):
 
 @dataclass(frozen=True)
 class SessionInput:
-    """One input of a session: its name, its sizes (None where any is taken), and whether it takes uint8."""
+    """One input of a session: its name, its sizes (None where any is taken), and the type of its elements."""
 
     name: str
     shape: tuple[int | None, ...]
-    is_uint8: bool
+    dtype: np.dtype[Any]
 
 
 class Session(Protocol):

@@ -14,9 +14,11 @@ from deployment import noise
 from torch import Tensor, nn
 from whole_way import go_all_the_way
 
-from qkd_deploy import UserError, freeze, verify_onnx
+from qkd_deploy import UserError, export_onnx, freeze, initialize, prepare, verify_onnx
+from qkd_deploy.bench.benchmark import bench
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.gate.onnx_file import read_exported
+from qkd_deploy.runtimes.limited_run import limited_run
 from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.verification.checks.kernels import list_kernels
 from qkd_deploy.verification.runtime import optimized_graph
@@ -135,3 +137,23 @@ def test_pixels_stay_pixels(tmp_path: Path) -> None:
     pixels = (torch.arange(4 * 8 * 8 * 3).view(4, 8, 8, 3) * 37 % 256).to(torch.uint8)
     go_all_the_way(Pixels(), (pixels,), tmp_path)
     assert type_of_input(tmp_path, 0) == "tensor(uint8)"
+
+
+def test_bytes_need_no_option(tmp_path: Path) -> None:
+    use, inputs = INTEGER["pixels"]
+    prepared = go_all_the_way(Casting(use), inputs, tmp_path)
+    with pytest.raises(UserError, match="the network takes uint8 itself, and so does its file; export without --input"):
+        export_onnx(prepared, tmp_path / "again.onnx", input="uint8")
+    export_onnx(prepared, tmp_path / "again.onnx")
+    assert type_of_input(tmp_path, 0) == "tensor(uint8)"
+
+
+@pytest.mark.parametrize("name", ["class ids", "mask", "places"])
+def test_bench_feeds_whole_numbers(name: str, tmp_path: Path) -> None:
+    use, given, _ = CASES[name]
+    prepared = prepare(Given(use), "w8a8", (IMAGES, given))
+    initialize(prepared, IMAGES, given)
+    path = tmp_path / "model.onnx"
+    export_onnx(prepared.eval(), path)
+    assert bench(path, rounds=1, batch=2).models["integer"].latency > 0
+    assert (limited_run(path) or 0) >= 0
