@@ -74,16 +74,22 @@ def _translated(ctx: EmitContext, node: Node) -> tuple[list[ir.Value], Translati
     except Untranslatable as error:
         raise untranslatable(node, error) from error
     operands = [ctx.values[name] for name in dict.fromkeys(node.inputs)]
-    return _inlined(ctx.builder, node.name, translation.model.graph, operands), translation
+    owner = str(node.target) if isinstance(node.target, str) and not node.method else None
+    return _inlined(ctx.builder, node.name, owner, translation.model.graph, operands), translation
 
 
-def _inlined(builder: GraphBuilder, name: str, graph: ir.Graph, operands: list[ir.Value]) -> list[ir.Value]:
-    """Append the nodes and initializers of ``graph`` under names that begin with ``name``; returns its outputs."""
+def _inlined(
+    builder: GraphBuilder, name: str, owner: str | None, graph: ir.Graph, operands: list[ir.Value]
+) -> list[ir.Value]:
+    """Append the nodes and initializers of ``graph`` under names that begin with ``name``; returns its outputs.
+
+    A module, ``owner``, that is called at several places has its weights once.
+    """
     replaced: dict[ir.Value | None, ir.Value | None] = {None: None}
     replaced.update(zip(graph.inputs, operands, strict=True))
     for key, value in graph.initializers.items():
         assert value.const_value is not None
-        replaced[value] = builder.constant(f"{name}.{key}", value.const_value.numpy())
+        replaced[value] = builder.constant(f"{name}.{key}", value.const_value.numpy(), owner=owner)
     for part in graph:
         outputs = [ir.Value(name=f"{name}.{out.name or f'{part.name}_{i}'}") for i, out in enumerate(part.outputs)]
         part_name = f"{name}/{part.op_type}_{len(builder.nodes)}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,8 @@ from deployment import Deployed, noise
 from placement import IMAGES, Small, check
 from torch import Tensor, nn
 from whole_way import go_all_the_way
+
+from qkd_deploy import export_onnx, freeze, initialize, prepare, verify_onnx
 
 
 class Pair(nn.Module):
@@ -181,3 +185,19 @@ BATCHES: dict[str, Callable[[Any, Any], Any]] = {
 def test_parts_of_several_batches_are_slices(name: str) -> None:
     deployed: Deployed = check(Small(BATCHES[name]))
     assert not deployed.prepared.account.floats
+
+
+def test_a_cell_that_is_called_at_every_step_has_its_weights_once(tmp_path: Path) -> None:
+    series = noise(4, 6, 5)
+    prepared = prepare(Cell(nn.LSTMCell), "w8a8", (series,))
+    initialize(prepared, series)
+    path = tmp_path / "model.onnx"
+    export_onnx(prepared.eval(), path)
+    weights = prepared.network.get_parameter("cell.weight_ih")
+    stored = [
+        array
+        for array in onnx.load(path).graph.initializer
+        if math.prod(array.dims) == weights.numel() and len(array.dims) == 2
+    ]
+    assert len(stored) == 1
+    assert verify_onnx(path, inputs=series.numpy(), frozen=freeze(prepared), prepared=prepared).passed
