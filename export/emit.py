@@ -122,8 +122,12 @@ def _without_identity(ctx: EmitContext, value: ir.Value) -> ir.Value:
 
 
 def _name_batch(graph: Graph, model: onnx.ModelProto) -> None:
-    """Call the batch dimension of the outputs by its name, which shape inference loses in reshapes."""
+    """Call the batch dimension of the outputs by its name, which shape inference loses in reshapes.
+
+    What has several rows an image follows the batch, but is not it.
+    """
     for output, tensor in zip(model.graph.output, graph.outputs(), strict=True):
-        dims = output.type.tensor_type.shape.dim
-        for i in graph.node(tensor).batch_dims:
-            dims[i].dim_param = BATCH
+        dims, node = output.type.tensor_type.shape.dim, graph.node(tensor)
+        for i in node.batch_dims:
+            if node.sizes[i] == graph.batch_size:
+                dims[i].dim_param = BATCH

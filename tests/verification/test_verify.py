@@ -20,17 +20,19 @@ from qkd_deploy.console import PlainTextConsole
 from qkd_deploy.data import ImageDataset, Split, load_dataset
 from qkd_deploy.data.sets import assemble
 from qkd_deploy.errors import UserError
+from qkd_deploy.graph.integer.model import FrozenModel
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.verify import verify_onnx
 
 
 class TorchSide(torch.nn.Module):
-    """Stands for a frozen or a prepared model: answers with the reference's results, changed where a test asks."""
+    """Answers with the reference's results, changed where a test asks."""
 
     def __init__(
         self, model: onnx.ModelProto, codes: dict[str, int] | None = None, wrong_from: int | None = None
     ) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.reference, self.changed_codes, self.wrong_from = ReferenceModel(model), codes or {}, wrong_from
         self.seen = 0
 
@@ -53,6 +55,17 @@ class TorchSide(torch.nn.Module):
         own, other = self.codes(x), frozen.codes(x)
         for name in own:
             yield name, own[name], other[name]
+
+
+class FrozenSide(TorchSide, FrozenModel):
+    """Stands for a frozen model."""
+
+
+class PreparedSide(TorchSide, PreparedModel):
+    """Stands for a prepared model."""
+
+    def require_initialized(self, taker: str) -> None:
+        """It has no scales."""
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +107,8 @@ def test_all_levels_pass_with_a_checkpoint(model: onnx.ModelProto, file: Path, d
     report = verify_onnx(
         file,
         data=dataset,
-        frozen=TorchSide(model),
-        prepared=TorchSide(model),
+        frozen=FrozenSide(model),
+        prepared=PreparedSide(model),
         expected=model,
         require_integer=True,
         batch_size=16,
@@ -119,7 +132,7 @@ def test_without_a_checkpoint_there_is_one_accuracy(file: Path, dataset: ImageDa
 
 
 def test_one_code_of_the_frozen_model_is_too_many(model: onnx.ModelProto, file: Path, dataset: ImageDataset) -> None:
-    frozen = TorchSide(model, codes={"block.add": 1, "gap": 2})
+    frozen = FrozenSide(model, codes={"block.add": 1, "gap": 2})
     report = verify_onnx(file, data=dataset, frozen=frozen, batch_size=128)
     assert not report.passed
     assert report.differing_codes == 3
@@ -132,23 +145,23 @@ def test_one_code_of_the_frozen_model_is_too_many(model: onnx.ModelProto, file: 
 def test_preview_may_differ_by_a_few_roundings(
     count: int, passes: bool, model: onnx.ModelProto, file: Path, dataset: ImageDataset
 ) -> None:
-    prepared = TorchSide(model, codes={"block.conv1": count})
-    report = verify_onnx(file, data=dataset, frozen=TorchSide(model), prepared=prepared, batch_size=128)
+    prepared = PreparedSide(model, codes={"block.conv1": count})
+    report = verify_onnx(file, data=dataset, frozen=FrozenSide(model), prepared=prepared, batch_size=128)
     assert statuses(report)["preview"] == ("passed" if passes else "failed")
     assert report.passed == passes
 
 
 def test_preview_may_not_differ_by_two_steps(model: onnx.ModelProto, file: Path, dataset: ImageDataset) -> None:
-    prepared = TorchSide(model)
+    prepared = PreparedSide(model)
     prepared.codes = lambda x: {**TorchSide(model).codes(x), "gap": TorchSide(model).codes(x)["gap"] ^ 2}  # type: ignore[method-assign]
-    report = verify_onnx(file, data=dataset, frozen=TorchSide(model), prepared=prepared, limit=1)
+    report = verify_onnx(file, data=dataset, frozen=FrozenSide(model), prepared=prepared, limit=1)
     assert statuses(report)["preview"] == "failed"
 
 
 def test_one_prediction_of_the_frozen_model_is_too_many(
     model: onnx.ModelProto, file: Path, dataset: ImageDataset
 ) -> None:
-    report = verify_onnx(file, data=dataset, frozen=TorchSide(model, wrong_from=99), batch_size=16)
+    report = verify_onnx(file, data=dataset, frozen=FrozenSide(model, wrong_from=99), batch_size=16)
     assert statuses(report) | {"accuracy": "failed"} == statuses(report)
     assert "predict differently on 1 of 100 images" in report.verdict
 
@@ -158,10 +171,10 @@ def test_tolerance_between_preview_and_integer_model(
     tolerance: float | None, passes: bool, model: onnx.ModelProto, file: Path, dataset: ImageDataset
 ) -> None:
     """One image of a hundred is more than 0.1 points, but less cannot be said with a hundred images."""
-    sides = {"frozen": TorchSide(model), "prepared": TorchSide(model, wrong_from=99)}
+    sides = {"frozen": FrozenSide(model), "prepared": PreparedSide(model, wrong_from=99)}
     report = verify_onnx(file, data=dataset, tolerance=tolerance, batch_size=16, **sides)  # type: ignore[arg-type]
     assert report.passed == passes
-    two_wrong = {"frozen": TorchSide(model), "prepared": TorchSide(model, wrong_from=97)}
+    two_wrong = {"frozen": FrozenSide(model), "prepared": PreparedSide(model, wrong_from=97)}
     far = verify_onnx(file, data=dataset, tolerance=tolerance, batch_size=16, **two_wrong)  # type: ignore[arg-type]
     assert far.passed == (tolerance is None)
 
@@ -181,11 +194,11 @@ def test_float_operators_fail_only_where_integers_are_required(tmp_path: Path) -
 def test_inputs_are_compared_by_outputs(model: onnx.ModelProto, file: Path) -> None:
     pixels = images(10)
     for inputs in (pixels, normalised(pixels), {"x": pixels}):
-        report = verify_onnx(file, inputs=inputs, frozen=TorchSide(model))
+        report = verify_onnx(file, inputs=inputs, frozen=FrozenSide(model))
         assert report.passed
         assert report.images == 10
         assert report.accuracy["runtime"] is None
-    wrong = verify_onnx(file, inputs=pixels, frozen=TorchSide(model, wrong_from=9))
+    wrong = verify_onnx(file, inputs=pixels, frozen=FrozenSide(model, wrong_from=9))
     assert not wrong.passed
     assert "output fc.gemm differs between frozen model and ONNX Runtime on 1 of 10 inputs" in wrong.verdict
 
@@ -202,7 +215,7 @@ def test_memory_does_not_grow_with_the_data(
         return forward(self, x)
 
     monkeypatch.setattr(TorchSide, "forward", spy)
-    verify_onnx(file, data=dataset, frozen=TorchSide(model), batch_size=30)
+    verify_onnx(file, data=dataset, frozen=FrozenSide(model), batch_size=30)
     assert sizes == [30, 30, 30, 10]
 
 
@@ -275,13 +288,13 @@ def test_unlabelled_folders_are_compared_by_outputs(
     monkeypatch.setattr(assemble, "MEMORY_BYTES", memory)
     (tmp_path / "flat").mkdir()
     data = load_dataset(f"imagefolder:{written(tmp_path / 'flat', 30)}", workers=0, classes=CLASSES)
-    report = verify_onnx(file, data=data, frozen=TorchSide(model) if frozen else None, batch_size=4)
+    report = verify_onnx(file, data=data, frozen=FrozenSide(model) if frozen else None, batch_size=4)
     assert report.passed
     assert statuses(report)["accuracy"] == ("passed" if frozen else "skipped")
     assert report.accuracy == dict.fromkeys(("preview", "frozen", "runtime"))
     assert report.dataset is not None
     assert (report.dataset["name"], report.dataset["images"]) == ("imagefolder:flat", 6)
-    wrong = verify_onnx(file, data=data, frozen=TorchSide(model, wrong_from=4), batch_size=4)
+    wrong = verify_onnx(file, data=data, frozen=FrozenSide(model, wrong_from=4), batch_size=4)
     assert statuses(wrong)["accuracy"] == "failed"
 
 
@@ -295,7 +308,7 @@ def test_streams_give_the_accuracy_of_images_in_memory(
     for memory in (0, 2**30):
         monkeypatch.setattr(assemble, "MEMORY_BYTES", memory)
         data = load_dataset(f"imagefolder:{tmp_path / 'data'}", workers=0)
-        reports.append(verify_onnx(file, data=data, split="train", frozen=TorchSide(model), batch_size=7))
+        reports.append(verify_onnx(file, data=data, split="train", frozen=FrozenSide(model), batch_size=7))
     assert reports[0].accuracy == reports[1].accuracy and reports[0].accuracy["runtime"] is not None
     assert reports[0].images == reports[1].images == 12 * CLASSES
 
@@ -311,10 +324,10 @@ def test_a_metric_takes_the_place_of_accuracy(model: onnx.ModelProto, file: Path
     targets[20:] += 1
     split = Split(torch.from_numpy(pixels), targets)
     data = ImageDataset("own", split, split, ("one",), metric=closeness, metric_name="closeness")
-    report = verify_onnx(file, data=data, frozen=TorchSide(model), batch_size=16)
+    report = verify_onnx(file, data=data, frozen=FrozenSide(model), batch_size=16)
     assert report.accuracy["runtime"] == report.accuracy["frozen"] == pytest.approx(75.0)
     assert "integer closeness 75.00 % on 40 images" in report.verdict
-    assert not verify_onnx(file, data=data, frozen=TorchSide(model, wrong_from=5), batch_size=16).passed
+    assert not verify_onnx(file, data=data, frozen=FrozenSide(model, wrong_from=5), batch_size=16).passed
 
 
 @pytest.mark.parametrize(

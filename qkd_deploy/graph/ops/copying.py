@@ -65,7 +65,7 @@ def _expanded_size(low: Lowering, node: Node, source: Ref, given: Any, dim: int)
     if dim in node.batch_dims:
         if dim - more in low.batch_dims(source):
             return -1
-        told = node.target != "expand_as" and dim < len(given)
+        told = node.target != "expand_as" and dim < len(given) and shape[dim] == low.graph.batch_size
         return given[dim] if old == 1 and told else None
     if dim >= more and old == shape[dim]:
         return -1

@@ -67,7 +67,8 @@ def require_translations(network: nn.Module, graph: Graph, inputs: tuple[Tensor,
             if node.is_layer
             else apply(network, node, args, kwargs, training=False)
         )
-        return value if node.clip is None else value.clamp(*node.clip)
+        value = value if node.clip is None else value.clamp(*node.clip)
+        return _as_traced(node, value)
 
     values = start(graph, _several(inputs))
     with torch.no_grad():
@@ -76,6 +77,11 @@ def require_translations(network: nn.Module, graph: Graph, inputs: tuple[Tensor,
             step(graph, values, node, compute)
             if node.name in translated:
                 _require_translation(network, graph, node, operands, values[node.name])
+
+
+def _as_traced(node: Node, value: Any) -> Any:
+    """A float of the type that the network makes: rows compute in the type of their operand, and copy casts."""
+    return value.to(node.dtype) if isinstance(value, Tensor) and node.dtype.is_floating_point else value
 
 
 def _is_translated(network: nn.Module, node: Node) -> bool:

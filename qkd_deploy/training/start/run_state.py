@@ -157,6 +157,8 @@ def digests_of_weights(config: TrainConfig) -> dict[str, str]:
     named = {str(split_archive(path)[0]) for path in (config.init, config.teacher_checkpoint) if path}
     try:
         return {path: file_digest(Path(path), "sha256") for path in sorted(named)}
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} does not exist; check the path") from error
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}; check the file") from error
 

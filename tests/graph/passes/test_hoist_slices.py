@@ -13,7 +13,7 @@ from placement import unquantized
 from rewriting import assert_becomes, assert_stays
 from torch import Tensor, nn
 
-from qkd_deploy import create_model, prepare
+from qkd_deploy import create_model, initialize, prepare
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.passes.hoist_slices import hoist_slices
 
@@ -97,8 +97,9 @@ def test_a_batch_norm_behind_a_linear_layer_sees_all_rows() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.norm(self.first(x))[:, :6])  # type: ignore[no-any-return]
 
-    prepared = prepare(Rows(), "w8a8", noise(8, 12)).train()
-    prepared(noise(8, 12))
+    prepared = prepare(Rows(), "w8a8", noise(8, 12))
+    initialize(prepared, noise(8, 12))
+    prepared.train()(noise(8, 12))
     assert all(node.sizes[-1] == 12 for node in prepared.graph.nodes if node.name == "first")
 
 

@@ -88,6 +88,7 @@ class NamedOutputs(Backbone):
 
 def test_named_tuple() -> None:
     prepared = prepare(NamedOutputs(), "w4a4", (IMAGES,))
+    initialize(prepared, IMAGES)
     assert isinstance(prepared(IMAGES), Named)
 
 
