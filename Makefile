@@ -3,6 +3,7 @@
 # make lint    style;  make types    static types
 # make conformance    many architectures at three widths, those of timm, torchvision and transformers too:
 #                     docs/operators.md, docs/results/conformance.json
+# make fuzz    damaged ONNX files, checkpoints and configurations, FUZZ=5000 of every kind: hours
 #
 # Everything is installed into .venv, with the versions of constraints.txt, when one of the targets first needs it.
 
@@ -12,9 +13,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c '$(USABLE)' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
 WORKERS ?= auto
+FUZZ ?= 5000
 DEMO := runs/demo
 
-.PHONY: demo test lint types conformance
+.PHONY: demo test lint types conformance fuzz
 
 demo: .venv/.installed
 	rm -rf $(DEMO)
@@ -31,6 +33,10 @@ lint: .venv/.installed-dev
 
 types: .venv/.installed-dev
 	$(BIN)/mypy
+
+fuzz: .venv/.installed-dev
+	QKD_FUZZ=$(FUZZ) $(BIN)/pytest -o faulthandler_timeout=0 tests/fuzz tests/checkpoints/test_fuzz.py \
+		tests/training/test_fuzzed_config.py
 
 conformance: .venv/.installed-dev .conformance/.installed
 	QKD_DEPLOY_TIMM=.conformance $(BIN)/python tests/conformance/run_conformance.py \

@@ -15,7 +15,7 @@ from qkd_deploy import UserError
 from qkd_deploy.settings import declarations
 from qkd_deploy.training.config import TrainConfig, make_config, read_config
 
-EXAMPLES = int(os.environ.get("QKD_FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("QKD_FUZZ", "100"))
 _FUZZ = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 NUMBERS = st.one_of(
