@@ -17,7 +17,7 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints.file_kinds import require_weights_file
 from qkd_deploy.checkpoints.foreign_objects import load_as_data
 from qkd_deploy.checkpoints.seal import Digests, digests, sealed
-from qkd_deploy.checkpoints.weights_file import WeightsFile, weights_file
+from qkd_deploy.checkpoints.weights_file import WeightsFile, missing, weights_file
 from qkd_deploy.errors import UserError
 
 _SEALED = "sealed"
@@ -67,7 +67,7 @@ def read_torch_file(path: Path | str) -> TorchFile:
             stream.seek(0)
             content = load_as_data(stream)
     except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; check the path") from error
+        raise missing(file) from error
     except PermissionError as error:
         raise UserError(f"{file} cannot be read: permission denied; change its permissions") from error
     except pickle.UnpicklingError as error:

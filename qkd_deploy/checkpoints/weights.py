@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qkd_deploy.checkpoints.records import is_checkpoint
 from qkd_deploy.checkpoints.state_dicts import state_dict_in
 from qkd_deploy.checkpoints.torch_file import read_tensors
-from qkd_deploy.checkpoints.weights_file import WeightsFile, weights_file
+from qkd_deploy.checkpoints.weights_file import WeightsFile, missing, weights_file
 from qkd_deploy.checkpoints.weights_fit import Fit, common_prefix, own_wrapper, renamed_head
 from qkd_deploy.errors import UserError
 
@@ -53,7 +53,7 @@ def _read_safetensors(file: Path, found: WeightsFile) -> dict[str, Tensor]:
     try:
         return load_file(content) if isinstance(content, Path) else load(content.getvalue())
     except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; check the path") from error
+        raise missing(file) from error
     except Exception as error:  # the Rust library has its own errors
         raise UserError(f"{file} is not a safetensors file or is damaged; use another file") from error
 

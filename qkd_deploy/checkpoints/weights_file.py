@@ -50,6 +50,11 @@ class WeightsFile:
             raise UserError(f"{self.path} is damaged or encrypted at {self.member}; use another file") from error
 
 
+def missing(file: Path | str) -> UserError:
+    """Make the error of a file that is not there."""
+    return UserError(f"{file} does not exist; check the path")
+
+
 def split_archive(path: Path | str) -> tuple[Path, str]:
     """Split ``FILE.whl:path/in/it.pth`` (or ``.zip``) into the archive and the path; that is "" where none is given."""
     found = _MEMBER.fullmatch(str(path))
@@ -87,7 +92,7 @@ def _names(file: Path) -> list[str]:
         with zipfile.ZipFile(file) as archive:
             return [entry.filename for entry in archive.infolist() if not entry.is_dir()]
     except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; check the path") from error
+        raise missing(file) from error
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}; check the file and its permissions") from error
     except zipfile.BadZipFile as error:

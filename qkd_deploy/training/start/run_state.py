@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from qkd_deploy.checkpoints.torch_file import read_tensors, save_tensors
-from qkd_deploy.checkpoints.weights_file import split_archive
+from qkd_deploy.checkpoints.weights_file import missing, split_archive
 from qkd_deploy.data.sets.files import file_digest
 from qkd_deploy.errors import UserError
 from qkd_deploy.settings import MOST_THREADS
@@ -158,7 +158,7 @@ def digests_of_weights(config: TrainConfig) -> dict[str, str]:
     try:
         return {path: file_digest(Path(path), "sha256") for path in sorted(named)}
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} does not exist; check the path") from error
+        raise missing(error.filename) from error
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}; check the file") from error
 
