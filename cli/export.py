@@ -73,6 +73,12 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     usual=f"{OPSETS[-1]}, or what packed weights need",
     help="ONNX's operator set, for older runtimes: the same codes where it has all that the network needs.",
 )
+@option(
+    "--strict-codes",
+    is_flag=True,
+    help="Exit with 1 where parts of a tensor keep hardly any of the information of their values in their codes, of "
+    "which a warning tells; the files are written all the same.",
+)
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @option(
     "--calibrate",
@@ -98,6 +104,7 @@ def command(
     input_type: str,
     dynamic_size: bool,
     opset: int | None,
+    strict_codes: bool,
     calibrate: str | None,
     max_drop: float | None,
     as_json: bool,
@@ -116,8 +123,9 @@ def command(
         refuse_without("--calibrate", "--calibrate DATASET", {**given, **named({"max_drop": max_drop})})
         from qkd_deploy.workflows.export import export_checkpoint
 
-        _print(export_checkpoint(checkpoint, output, bits=bits, model=model, **form), target, as_json)
-        return 0
+        report = export_checkpoint(checkpoint, output, bits=bits, model=model, **form)
+        _print(report, target, as_json)
+        return _judged(report, strict_codes)
     if bits is None and "auto_bits" not in given:
         raise click.UsageError("--calibrate quantizes weights; say to which bits, such as --bits w8a8")
     from qkd_deploy.workflows.post_training import export_calibrated
@@ -129,7 +137,8 @@ def command(
         fell = f"{done.measure} fell by {done.drop:.2f} points"
         echo(f"FAILED: {fell}, more than --max-drop {max_drop:g}; both files are written", err=True)
         return 1
-    if not as_json:
+    status = _judged(done.report, strict_codes)
+    if not as_json and not status:
         data = {
             "--dataset": calibrate,
             "--data-dir": settings.get("data_dir"),
@@ -138,7 +147,16 @@ def command(
         }
         words = [word for option, value in data.items() if value is not None for word in (option, str(value))]
         echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")
-    return 0
+    return status
+
+
+def _judged(report: ExportReport, strict_codes: bool) -> int:
+    """The exit code as far as wasted codes decide it."""
+    if not (strict_codes and report.wasted):
+        return 0
+    named = ", ".join(wasted.tensor for wasted in report.wasted)
+    echo(f"FAILED: wasted codes in {named} (--strict-codes); {report.path} is written", err=True)
+    return 1
 
 
 def _print(report: ExportReport, target: str, as_json: bool, calibrated: CalibratedExport | None = None) -> None:
@@ -147,8 +165,13 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
 
     written = inspect_onnx(report.path, build=False)
     if as_json:
-        table = {"path": str(report.path), "target": target, "requires_onnxruntime": report.requires or None}
+        table: dict[str, Any] = {
+            "path": str(report.path),
+            "target": target,
+            "requires_onnxruntime": report.requires or None,
+        }
         table["weight_codes"] = report.weight_codes
+        table["wasted_codes"] = [asdict(wasted) for wasted in report.wasted]
         extra = {} if calibrated is None else {"calibration": _calibration(calibrated)}
         echo(json.dumps({**table, **written.as_dict(), **extra}, indent=2))
         return

@@ -18,7 +18,7 @@ from qkd_deploy.verification.settings import VerifyOptions
 if TYPE_CHECKING:
     from qkd_deploy.verification.report import VerificationReport
 
-_TOLERANCE, _REQUIRE_INTEGER = declarations(VerifyOptions)
+_TOLERANCE, _REQUIRE_INTEGER, _STRICT_CODES = declarations(VerifyOptions)
 _DATA = (
     "dataset",
     "data_dir",
@@ -59,6 +59,7 @@ _DATA = (
     help=_TOLERANCE.help,
 )
 @option("--require-integer", is_flag=True, help=_REQUIRE_INTEGER.help)
+@option("--strict-codes", is_flag=True, help=_STRICT_CODES.help)
 @option(
     "--json",
     "json_file",
@@ -74,6 +75,7 @@ def command(
     model: str | None,
     tolerance: float,
     require_integer: bool,
+    strict_codes: bool,
     json_file: str | None,
     **options: Any,
 ) -> int:
@@ -123,6 +125,7 @@ def command(
         limit=limit,
         tolerance=tolerance,
         require_integer=require_integer,
+        strict_codes=strict_codes,
     )
     for note in data.notes if data is not None else ():
         echo(f"note: {note}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import nn
 
 import qkd_deploy
 from qkd_deploy.atomic import atomic_write
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import QuantizationWarning, UserError
 from qkd_deploy.export.context import stored_range
 from qkd_deploy.export.emit import Emitted, emit
+from qkd_deploy.export.information.wasted_codes import WastedCodes, find_wasted_codes
 from qkd_deploy.export.metadata import (
     Golden,
     GoldenInput,
@@ -39,6 +41,7 @@ from qkd_deploy.graph.integer.given import as_prepared, unwrapped
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import QuantParams
+from qkd_deploy.pixels.arrays import pixels_of
 from qkd_deploy.pixels.normalization import Normalization
 
 _GOLDEN_IMAGES = 2
@@ -58,6 +61,7 @@ class ExportReport:
         codes_used: for every layer, how many distinct weight codes occur.
         requires: the oldest ONNX Runtime that was tried for what it uses.
         weight_codes: the range that 8-bit weights use, and why; "" where there are none.
+        wasted: tensors with parts whose codes lose what their values tell, on the samples or the golden inputs.
     """
 
     path: Path
@@ -67,6 +71,7 @@ class ExportReport:
     codes_used: dict[str, int]
     requires: str
     weight_codes: str
+    wasted: tuple[WastedCodes, ...] = ()
 
 
 def export_onnx(
@@ -78,8 +83,11 @@ def export_onnx(
     opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     dynamic_size: bool = False,
+    samples: tuple[torch.Tensor, ...] = (),
 ) -> ExportReport:
     """Write a QDQ ONNX file with a dynamic batch dimension, after running it in ONNX Runtime.
+
+    Warns of every tensor whose codes are wasted (see ``find_wasted_codes``).
 
     Args:
         model: a prepared model (frozen first) or a frozen one; wrapped, as an average (EMA) or a compiled one, or not.
@@ -89,6 +97,7 @@ def export_onnx(
         opset: ONNX's operator set, for older runtimes: 13 to 21; None is 21, or what packed weights need.
         metadata: fields of ``Metadata`` to store: normalization, classes, checkpoint_sha256, accuracy, bits, placement.
         dynamic_size: leave height and width of the images open, too.
+        samples: a batch for each input, as the network takes it, which tells what codes are wasted; else noise does.
 
     Raises:
         UserError: neither of these, an unknown option, an operation that ONNX cannot express, or a path that cannot be
@@ -102,11 +111,31 @@ def export_onnx(
     used = {
         node.name: int(torch.unique(frozen.layer(node).codes).numel()) for node in frozen.graph.nodes if node.is_layer
     }
-    requires = tried_runtime(proto)
     target = Path(path)
     return ExportReport(
-        target, target.stat().st_size, emitted.layers, emitted.tensors, used, requires, weight_codes(frozen)
+        target,
+        target.stat().st_size,
+        emitted.layers,
+        emitted.tensors,
+        used,
+        tried_runtime(proto),
+        weight_codes(frozen),
+        _wasted(proto, samples),
     )
+
+
+def _wasted(model: onnx.ModelProto, samples: tuple[torch.Tensor, ...]) -> tuple[WastedCodes, ...]:
+    """What samples tell of the codes, or else the golden inputs, each said as a warning."""
+    metadata = read_metadata(model)
+    assert metadata.golden is not None  # build_model wrote it
+    arrays = [sample.numpy(force=True) for sample in samples] or metadata.golden.inputs
+    if samples and metadata.input == "uint8":
+        arrays = [pixels_of(array, metadata.pixels) for array in arrays]
+    names = (value.name for value in model.graph.input)
+    found = find_wasted_codes(model, metadata, dict(zip(names, arrays, strict=True)))
+    for wasted in found:
+        warnings.warn(str(wasted), QuantizationWarning, stacklevel=3)
+    return found
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ def _verify(config: TrainConfig, folder: Path, options: VerifyOptions, answer: P
     for key, value in config.dataset_args.items():
         command += ["--dataset-arg", f"{key}={_toml(value)}"]
     command += ["--require-integer"] if options.require_integer else []
+    command += ["--strict-codes"] if options.strict_codes else []
     command += ["--tolerance", str(options.tolerance), "--json", str(answer)]
     return [*command, str(folder / "model.onnx")]
 

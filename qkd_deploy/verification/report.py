@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from qkd_deploy.errors import printable
+from qkd_deploy.export.information.wasted_codes import WastedCodes
 from qkd_deploy.verification.findings import Difference, FirstDifference, Kernel, Level
 from qkd_deploy.verification.overflow.saturation import Saturation
 
@@ -32,6 +33,7 @@ class VerificationReport:
     by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
     ``tail`` are the operators in float behind the last integer kernels, which ``kernels`` does not hold.
+    ``wasted_codes`` are parts of tensors whose codes lose what their values tell, on the first inputs.
     ``saturation`` is None until the file could be read; its ``layers`` are empty for a file that is exact on every CPU.
     ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float; whoever
     measures puts them there (see ``verify_deployed``).
@@ -51,6 +53,7 @@ class VerificationReport:
     kernels: list[Kernel] = field(default_factory=list)
     tail: list[Kernel] = field(default_factory=list)
     identity: list[Difference] = field(default_factory=list)
+    wasted_codes: list[WastedCodes] = field(default_factory=list)
     cpu: dict[str, str | bool] = field(default_factory=dict)
     saturation: Saturation | None = None
     file_bytes: int = 0
@@ -63,6 +66,10 @@ class VerificationReport:
         return all(level.status != "failed" for level in self.levels) and any(
             level.status == "passed" for level in self.levels
         )
+
+    def failed(self, name: str) -> bool:
+        """Whether that level ran and failed."""
+        return any(level.name == name and level.status == "failed" for level in self.levels)
 
     @property
     def float_ops(self) -> list[Kernel]:
@@ -138,6 +145,8 @@ class VerificationReport:
         _print_some(console, "Tail in float", tail)
         reasons = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops]
         _print_some(console, "In float", reasons)
+        if not self.failed("information"):  # which would say the same
+            _print_some(console, "Warning", list(map(str, self.wasted_codes)))
         if self.saturation is not None and self.saturation.prediction:
             console.print(Text(f"Saturation: {self.saturation.prediction}"), soft_wrap=True)
         console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB{self._speed()}"))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.runtimes.inner_values import with_outputs
 from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.runtimes.runtime import Runtime, RuntimeFault, Session
 from qkd_deploy.verification.onnx_graph import names_of, optional_input
@@ -63,7 +64,7 @@ class CodesModel:
         """``values`` are names and element types, by default :func:`quantized_values` of the model."""
         self._values = quantized_values(model) if values is None else values
         self._model_outputs = names_of(model.graph.output)
-        self._session = RuntimeModel(_with_outputs(model, self._values), threads, precise=precise, runtime=runtime)
+        self._session = RuntimeModel(with_outputs(model, self._values), threads, precise=precise, runtime=runtime)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """(outputs by name, codes by ONNX value name) of one batch."""
@@ -71,16 +72,6 @@ class CodesModel:
         everything = {**feeds, **results}
         codes = {name: everything[name] for name in self._values}
         return {name: results[name] for name in self._model_outputs}, codes
-
-
-def _with_outputs(model: onnx.ModelProto, values: Mapping[str, int]) -> onnx.ModelProto:
-    """A copy of the model that also returns ``values``, by name and element type."""
-    extended = onnx.ModelProto()
-    extended.CopyFrom(model)
-    known = {*names_of(model.graph.input), *names_of(model.graph.output)}
-    added = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in values.items() if name not in known]
-    extended.graph.output.extend(added)
-    return extended
 
 
 def quantized_values(model: onnx.ModelProto, also: Collection[str] = ()) -> dict[str, int]:

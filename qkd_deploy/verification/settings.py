@@ -22,3 +22,6 @@ class VerifyOptions(Settings):
         Wanted("it must be a number of points, 0 or more"),
     ] = 0.1
     require_integer: Annotated[bool, "Fail if ONNX Runtime computes anything in float."] = False
+    strict_codes: Annotated[
+        bool, "Fail if parts of a tensor keep hardly any of the information of their values in their codes."
+    ] = False

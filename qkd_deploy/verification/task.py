@@ -27,6 +27,7 @@ class Task:
     expected: onnx.ModelProto | None = None
     tolerance: float | None = 0.1
     require_integer: bool = False
+    strict_codes: bool = False
     threads: tuple[int, ...] = (1, 2)
     batch_size: int = 64
     recorded: float | None = None

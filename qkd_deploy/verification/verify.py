@@ -23,6 +23,7 @@ from qkd_deploy.runtimes.runtime import Runtime
 from qkd_deploy.verification.checks.accuracy import check_accuracy, recorded_for
 from qkd_deploy.verification.checks.codes import check_codes
 from qkd_deploy.verification.checks.identity import check_identity
+from qkd_deploy.verification.checks.information import check_information
 from qkd_deploy.verification.checks.kernels import check_kernels
 from qkd_deploy.verification.checks.preview import check_preview
 from qkd_deploy.verification.findings import Level
@@ -42,6 +43,7 @@ CHECKS: dict[str, Check] = {
     "preview": check_preview,
     "accuracy": check_accuracy,
     "kernels": check_kernels,
+    "information": check_information,
 }
 """The levels of a verification, in order."""
 
@@ -59,10 +61,11 @@ def verify_onnx(
     limit: int | None = None,
     tolerance: float | None = 0.1,
     require_integer: bool = False,
+    strict_codes: bool = False,
     threads: tuple[int, ...] = (1, 2),
     batch_size: int = 64,
 ) -> VerificationReport:
-    """Verify an exported file on the levels of ``CHECKS``: identity, codes, preview, accuracy and kernels.
+    """Verify an exported file on the levels of ``CHECKS``, from identity to information.
 
     Args:
         path: the ONNX file, or what ``read_exported`` made of it.
@@ -79,6 +82,7 @@ def verify_onnx(
         limit: verify on the first images only.
         tolerance: points of accuracy between preview and frozen model, None for any.
         require_integer: fail if anything computes in float.
+        strict_codes: fail if codes are wasted: if parts of a tensor keep hardly any of the information of their values.
         threads: thread counts of the sessions that are compared.
         batch_size: samples at a time.
 
@@ -104,7 +108,15 @@ def verify_onnx(
         about = {"name": data.known_as, "fingerprint": data.fingerprint}
         report.dataset = {**about, "split": split, "images": source.images}
     task = Task(
-        subject, source, report, expected, tolerance, require_integer, threads, samples_at_a_time(file, batch_size)
+        subject,
+        source,
+        report,
+        expected,
+        tolerance,
+        require_integer,
+        strict_codes,
+        threads,
+        samples_at_a_time(file, batch_size),
     )
     if data is not None and split == "test":
         task = replace(task, recorded=recorded_for(subject.metadata, data, source.images))
@@ -133,13 +145,9 @@ def _saturation(task: Task) -> Saturation | None:
         found = find_saturation(subject.model, subject.reference, subject.metadata, report.cpu)
     except UserError:  # the levels have said that the file cannot be read
         return None
-    if found.layers and found.here and _failed(report, "codes"):
+    if found.layers and found.here and report.failed("codes"):
         return found.explained(_agrees_without_saturation(task))
     return found
-
-
-def _failed(report: VerificationReport, name: str) -> bool:
-    return any(level.name == name and level.status == "failed" for level in report.levels)
 
 
 def _agrees_without_saturation(task: Task) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from qkd_deploy.atomic import atomic_write, is_same_file
-from qkd_deploy.calibration.calibrate import calibrate_and_diagnose
+from qkd_deploy.calibration.calibrate import calibrate_and_diagnose, input_batches
 from qkd_deploy.calibration.diagnosis import Diagnosis
 from qkd_deploy.calibration.reconstruct import reconstruct
 from qkd_deploy.checkpoints.checkpoint import checkpoint_of, save_checkpoint
@@ -34,6 +35,8 @@ from qkd_deploy.workflows.settings import PostTraining
 
 METHOD, RECONSTRUCTED = "ptq", "ptq-reconstruct"
 """What checkpoints say about how their steps, and their weights, came about."""
+_JUDGED, _JUDGED_PIXELS = 32, 128 * 3 * 32 * 32
+"""Images, and their values in all, on which the codes of the written file are judged."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,9 @@ def export_calibrated(
     )
     with _all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
-        report = export_onnx(made.prepared, target, **form, metadata=origin(checkpoint, _sha256(beside)))
+        samples = next(input_batches(made.prepared, data.test, _judged_on(data.dataset)))
+        known = origin(checkpoint, _sha256(beside))
+        report = export_onnx(made.prepared, target, **form, metadata=known, samples=samples)
     measure = data.measure if data.measurable else "agreement with full precision"
     return CalibratedExport(
         report,
@@ -217,6 +222,11 @@ def _choose(
         measure=measure,
         progress=progress,
     )
+
+
+def _judged_on(dataset: ImageDataset) -> int:
+    """On how many images codes are judged: fewer where they are large, at least two."""
+    return min(_JUDGED, max(2, _JUDGED_PIXELS // math.prod(dataset.train.image_shape)))
 
 
 def _sha256(path: Path) -> str:

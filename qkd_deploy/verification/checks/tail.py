@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import onnx
 
+from qkd_deploy.export.information.readers import needed_by_quantizers
 from qkd_deploy.verification.onnx_graph import OnnxGraph
 
 _NEVER = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -18,18 +19,9 @@ class Tail:
     def __init__(self, graph: OnnxGraph, tensors: Collection[str]) -> None:
         """Index the graph of an exported file; ``tensors`` are the names in its metadata."""
         self._tensors = frozenset(tensors)
-        self._needed = _needed_by_quantizers(graph)
+        self._needed = needed_by_quantizers(graph.nodes)
 
     def holds(self, node: onnx.NodeProto) -> bool:
         """True for an exported node of the tail."""
         owner = node.name.rpartition("/")[0]
         return owner in self._tensors and node.op_type not in _NEVER and self._needed.isdisjoint(node.output)
-
-
-def _needed_by_quantizers(graph: OnnxGraph) -> set[str]:
-    """Names of the values that codes are made of, at once or later."""
-    needed: set[str] = set()
-    for node in reversed(graph.nodes):
-        if node.op_type == "QuantizeLinear" or not needed.isdisjoint(node.output):
-            needed.update(node.input)
-    return needed

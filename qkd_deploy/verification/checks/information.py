@@ -1,0 +1,26 @@
+"""Do the codes say anything? Parts of tensors whose codes lose what the values in front of them tell.
+
+This is no difference between file and model: both answer alike, and alike wrong.
+"""
+
+from __future__ import annotations
+
+from qkd_deploy.export.information.wasted_codes import SHARE, find_wasted_codes
+from qkd_deploy.verification.findings import Level
+from qkd_deploy.verification.task import Task
+
+_IMAGES = 32
+
+
+def check_information(task: Task) -> Level:
+    """Look at the codes of the first images; what is wasted fails only where that was asked for."""
+    subject, size = task.subject, min(_IMAGES, task.batch_size, task.code_images)
+    batch = next(task.source.batches(size, size))
+    found = find_wasted_codes(subject.model, subject.metadata, batch.feeds, subject.runtime)
+    task.report.wasted_codes = list(found)
+    if not found:
+        what = f"no part of a tensor that an output depends on keeps less than {SHARE:.0%} of its information"
+        return Level("information", "passed", (f"{what} ({size} inputs)",))
+    if task.strict_codes:
+        return Level("information", "failed", tuple(map(str, found)))
+    return Level("information", "passed", (f"parts of {found[0].tensor} and {len(found) - 1} more tensors are lost",))
