@@ -3,7 +3,7 @@
 # make lint    style;  make types    static types
 # make conformance    many architectures at three widths, those of timm, torchvision and transformers too:
 #                     docs/operators.md, docs/results/conformance.json
-# make fuzz    damaged ONNX files, checkpoints and configurations, FUZZ=5000 of every kind: hours
+# make fuzz    damaged ONNX files, checkpoints, data and configurations, FUZZ=5000 of every kind: hours
 #
 # Everything is installed into .venv, with the versions of constraints.txt, when one of the targets first needs it.
 
@@ -36,7 +36,7 @@ types: .venv/.installed-dev
 
 fuzz: .venv/.installed-dev
 	QKD_FUZZ=$(FUZZ) $(BIN)/pytest -o faulthandler_timeout=0 tests/fuzz tests/checkpoints/test_fuzz.py \
-		tests/training/test_fuzzed_config.py
+		tests/training/test_fuzzed_config.py tests/data/sets/test_hostile_files.py
 
 conformance: .venv/.installed-dev .conformance/.installed
 	QKD_DEPLOY_TIMM=.conformance $(BIN)/python tests/conformance/run_conformance.py \

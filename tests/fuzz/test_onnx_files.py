@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from damage import FUZZ, damage_a_field, damaged_bytes, damaged_json
+from forged import entries, with_digests
 from hypothesis import given
 from hypothesis import strategies as st
 from small_network import small_network
@@ -29,7 +29,6 @@ write_metadata(ORIGINAL, read_metadata(ORIGINAL))
 DATA = ORIGINAL.SerializeToString(deterministic=True)
 LONGEST = 60.0
 """Seconds that a file may take."""
-NEED_NOT_FIT = {f"{PREFIX}{key}" for key in ("version", "digests", "golden")}
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +51,6 @@ def judge(path: Path, data: bytes) -> None:
             assert model.graph.SerializeToString() == ORIGINAL.graph.SerializeToString()
             assert entries(model) == entries(ORIGINAL)
     assert time.monotonic() - started < LONGEST
-
-
-def entries(model: onnx.ModelProto) -> dict[str, str]:
-    return {prop.key: prop.value for prop in model.metadata_props if prop.key not in NEED_NOT_FIT}
-
-
-def with_digests(model: onnx.ModelProto) -> bytes:
-    """The file with digests that fit, as far as it can be read."""
-    with contextlib.suppress(UserError, ValueError, TypeError, UnicodeError, AttributeError):  # too broken for it
-        write_metadata(model, read_metadata(model))
-    return model.SerializeToString(deterministic=True)
 
 
 @FUZZ

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+ENDS: Counter[tuple[str, str]] = Counter()
+"""What was tried, and how it ended, of all files in this process."""
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

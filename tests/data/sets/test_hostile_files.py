@@ -18,6 +18,8 @@ from PIL import Image
 from qkd_deploy import UserError, load_dataset
 from qkd_deploy.data.dataset import ImageDataset
 
+EXAMPLES = int(os.environ.get("QKD_FUZZ", "60"))
+
 
 def grey(folder: Path, name: str, *, peak: int = 255, size: int = 16, seed: int = 0) -> None:
     """Write a random image, of 16 bits where ``peak`` needs them; one pixel has the value ``peak``."""
@@ -181,7 +183,7 @@ def test_few_images_are_a_data_set_or_one_line(case: str, classes: int, tmp_path
     found.train.images_at(torch.arange(len(found.train)))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_altered_files_are_data_or_one_line(data: st.DataObject, tmp_path: Path) -> None:
     """Bytes are flipped, cut and put in; whatever comes of it, nothing but our own error is raised."""
