@@ -62,7 +62,7 @@ def calibrate(
             (images, labels), all normalised as the network takes them; or a loaded data set or a split of one, of which
             evenly spaced (training) images are used without augmentation. An iterator is used up.
         method: "mse", "percentile", "lsq" or "minmax", see ``quantizers.scale_search``; "auto" takes the quantizer's
-            own.
+            own. With "mse" and "auto", 8-bit answers that no integer kernel reads keep their extremes.
         images: how many images of a data set to use; batches are all used.
         batch_norm: re-estimate the running statistics of batch norms as well, in the quantized network, and set the
             activations' scales once more behind them. ``data`` must then be no iterator.

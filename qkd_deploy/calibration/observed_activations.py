@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from qkd_deploy.calibration.answers import answers_of, method_for
 from qkd_deploy.calibration.correction import OutputCorrection
 from qkd_deploy.calibration.one_batch import tie_breaking_factors
 from qkd_deploy.graph.interpreter import run
@@ -21,7 +22,7 @@ class ObservedActivations:
     def __init__(self, prepared: PreparedModel, method: str) -> None:
         """Set scales by ``method``; "auto" is each quantizer's own."""
         self._prepared = prepared
-        self._method = method
+        self._method, self._answers = method, answers_of(prepared)
         self._observers: dict[str, HistogramObserver] = {}
         self._factors: dict[str, float] = {}
         self._next_factors = tie_breaking_factors()
@@ -73,5 +74,6 @@ class ObservedActivations:
 
     def _set_scale(self, key: str) -> None:
         quantizer = self._prepared.activation(key)
-        method = quantizer.initialization if self._method == "auto" else self._method
+        method = method_for(key, self._method, self._answers)
+        method = quantizer.initialization if method == "auto" else method
         quantizer.set_scale(scale_from(self._observers[key], quantizer.spec, method) * self._factors[key])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qkd_deploy.calibration.answers import answers_of, method_for
 from qkd_deploy.calibration.batch_norms import estimating_fresh
 from qkd_deploy.calibration.inputs import network_inputs
 from qkd_deploy.errors import UserError
@@ -33,7 +34,8 @@ def initialize(prepared: nn.Module, *inputs: Any, method: str = "auto") -> None:
         prepared: the model from ``prepare``, wrapped or not.
         inputs: a batch, as the network takes it; some hundred samples are plenty.
         method: "mse", "percentile", "lsq" or "minmax", see ``quantizers.scale_search``; "auto" takes the start that
-            goes with the quantizers ("mse" for intervals).
+            goes with the quantizers ("mse" for intervals). With both, 8-bit answers that no integer kernel reads keep
+            their extremes ("minmax").
 
     Raises:
         UserError: not a prepared model, an unknown method, no samples, or values that are not finite; all scales are
@@ -59,7 +61,7 @@ def _all_or_none(prepared: PreparedModel) -> Iterator[None]:
 
 def _set_scales(prepared: PreparedModel, inputs: tuple[Any, ...], method: str) -> None:
     _set_weight_scales(prepared, method)
-    factors = tie_breaking_factors()
+    factors, answers = tie_breaking_factors(), answers_of(prepared)
 
     def observe(node: Node, value: Any) -> None:
         if node.quantizer is None:
@@ -71,7 +73,8 @@ def _set_scales(prepared: PreparedModel, inputs: tuple[Any, ...], method: str) -
                 f"and reads them, {keep_in_float(node.module or 'PATH')}"
             )
         if not quantizer.fixed:
-            quantizer.set_scale(quantizer.start(value, method) * next(factors))
+            start = quantizer.start(value, method_for(node.quantizer, method, answers))
+            quantizer.set_scale(start * next(factors))
 
     with evaluating(prepared), estimating_fresh(prepared, len(inputs[0])):
         prepared.run_observed(inputs, observe)
