@@ -18,8 +18,8 @@ class CodesComparison:
     """Adds up differing codes over batches.
 
     ``compared`` and ``differing`` count codes that must be equal. ``loose`` is about those that a float operator or the
-    float preview computed: by tensor, how many of how many differ, and by how many steps at most. One step is allowed
-    in 1e-5 of them, plus three.
+    float preview computed: by tensor, how many of how many differ away from ties, and by how many steps any does. One
+    step is allowed at a tie, and in 1e-5 of the others, plus three.
     """
 
     order: list[str]
@@ -42,12 +42,23 @@ class CodesComparison:
         if count:
             self._note(name, count, between)
 
-    def within_a_step(self, name: str, left: np.ndarray, right: np.ndarray) -> None:
-        """Compare codes that may differ by a rounding; judged by :meth:`exceeding` after the last batch."""
+    def within_a_step(
+        self, name: str, left: np.ndarray, right: np.ndarray, near_ties: np.ndarray | None = None
+    ) -> None:
+        """Compare codes that may differ by a rounding; judged by :meth:`exceeding` after the last batch.
+
+        Args:
+            name: of the tensor.
+            left: its codes from one side.
+            right: its codes from the other.
+            near_ties: where it is true, either of two codes may be right.
+        """
         count, size = _difference(left, right)
         step = 0
         if count:
             step = 256 if left.shape != right.shape else int(np.abs(left.astype(np.int16) - right).max())
+            if near_ties is not None and near_ties.shape == left.shape == right.shape:
+                count = int(np.count_nonzero((left != right) & ~near_ties))
         before = self.loose.get(name, (0, 0, 0))
         self.loose[name] = (before[0] + count, before[1] + size, max(before[2], step))
 
@@ -56,8 +67,8 @@ class CodesComparison:
         sentences = []
         for name, (count, size, step) in self.loose.items():
             if count > ALLOWED_FRACTION * size + ALLOWED_COUNT or step > 1:
-                module = self.modules.get(name, name)
-                sentences.append(f"{module}: {count} of {size:,} codes of {name} differ, by up to {step} steps")
+                module, many = self.modules.get(name, name), f"{count} of {size:,} codes" if count else "codes"
+                sentences.append(f"{module}: {many} of {name} differ, by up to {step} steps")
         return sentences
 
     def _note(self, name: str, count: int, between: str) -> None:

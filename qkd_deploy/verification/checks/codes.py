@@ -68,7 +68,8 @@ class _Comparison:
         between = f"reference and {subject.runtime.name} ({label})"
         self.codes.exact(between, subject.by_tensor(own), subject.by_tensor(exact))
         for value in codes.keys() & result.codes.keys() & result.after_float:
-            self.codes.within_a_step(subject.tensor_names[value], result.codes[value], codes[value])
+            near_ties = result.near_ties.get(value)
+            self.codes.within_a_step(subject.tensor_names[value], result.codes[value], codes[value], near_ties)
         self._add_outputs(result, outputs)
 
     def add_frozen(self, model: FrozenModel, batch: Batch, codes: Codes) -> None:
@@ -122,4 +123,4 @@ class _Comparison:
     def _notes(self) -> Iterator[str]:
         if self.codes.loose and self.codes.compared:
             total = sum(size for _, size, _ in self.codes.loose.values())
-            yield f"{total:,} codes behind float operators are compared within one step in 1e-5 of them"
+            yield f"{total:,} codes behind float operators are compared within one step, at ties and in 1e-5 of others"

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qkd_deploy.verification.reference.model import ReferenceModel
+from qkd_deploy.verification.reference.rounding import FLOAT_ERROR
 
-MOVED_BY = 3e-4
-"""Steps by which float values are moved before they are rounded: the float32 sums of some hundred products."""
 _RUNS = 3
 _MARGIN = 4.0
 """An output may differ by so many times as much as in these runs, and in so many times as many places."""
@@ -74,5 +73,5 @@ def flip_bound(
 ) -> FlipBound:
     """Measure the bound for one batch, whose outputs the reference has computed."""
     generators = (np.random.default_rng(seed) for seed in range(_RUNS))
-    moved = tuple(reference.run(feeds, moved=(rng, MOVED_BY)).outputs for rng in generators)
+    moved = tuple(reference.run(feeds, moved=(rng, FLOAT_ERROR)).outputs for rng in generators)
     return FlipBound(outputs, moved)

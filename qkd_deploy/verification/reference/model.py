@@ -37,6 +37,7 @@ class ReferenceResult:
         codes: by ONNX value name, uint8 inputs, and what quantizers wrote and dequantizers of activations read.
         after_float: names of all values that a float operator had a part in.
         rounded: names of the codes that were rounded from such values, not computed by an integer kernel.
+        near_ties: of these, where they are true: values so near the middle of two codes that either may be right.
         moved: if set, what moves them by chance before they are rounded, by how many steps at most.
     """
 
@@ -44,6 +45,7 @@ class ReferenceResult:
     codes: dict[str, np.ndarray] = field(default_factory=dict)
     after_float: set[str] = field(default_factory=set)
     rounded: set[str] = field(default_factory=set)
+    near_ties: dict[str, np.ndarray] = field(default_factory=dict)
     moved: tuple[np.random.Generator, float] | None = None
 
 
@@ -145,6 +147,7 @@ class ReferenceModel:
             if node.input[0] not in result.after_float or isinstance(operands[0], Pending):
                 return [_quantize(operands, None)]
             result.rounded.update(node.output)
+            result.near_ties[node.output[0]] = rounding.near_ties(as_array(operands[0]), as_array(operands[1]))
             return [_quantize(operands, result.moved)]
         if node.op_type == "DequantizeLinear":
             return [_dequantize(node, operands)]

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 F32 = np.float32
+FLOAT_ERROR = 3e-4
+"""Steps by which a value behind a float operator may be off: the float32 sums of some hundred products."""
 
 
 class Parameters(NamedTuple):
@@ -32,6 +34,12 @@ def round_and_saturate(y: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     zero = zero_point.astype(F32)
     steps = np.rint(np.fmin(np.fmax(y, F32(kind.min) - zero), F32(kind.max) - zero))
     return np.asarray((steps + zero).astype(zero_point.dtype))
+
+
+def near_ties(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Where values that a float operator computed are so near the middle of two codes that either may be right."""
+    steps = x / scale.astype(F32)
+    return np.asarray(np.abs(steps - np.floor(steps) - F32(0.5)) <= FLOAT_ERROR)
 
 
 def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
