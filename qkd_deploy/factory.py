@@ -105,7 +105,7 @@ def plain_arguments(setting: str, value: object) -> dict[str, Any]:
         raise UserError(f"{setting} is {reprlib.repr(value)}; it must map keywords to values, such as {{ depth = 3 }}")
     for key, item in value.items():
         if not isinstance(key, str) or not key.isidentifier():
-            raise UserError(f"{setting} has the key {key!r}; a keyword is letters, digits and underscores")
+            raise UserError(f"{setting} has the key {key!r}; write letters, digits and underscores, no digit first")
         if not _is_plain(item):
             kinds = f"text, numbers, true or false, lists and tables, at most {_DEEPEST} within each other"
             raise UserError(f"{setting}: {key} is {reprlib.repr(item)}; a factory can be given only {kinds}")

@@ -147,9 +147,7 @@ def _timed(
     try:
         return interleaved(runs, rounds)
     except RuntimeFault as error:
-        raise UserError(
-            f"{RUNTIME.name} cannot run the model on {batch} images: {error}; try another --batch"
-        ) from error
+        raise _failure("the model", error) from error
 
 
 def _peak_memory(file: Path, batch: int, threads: int, trusted: bool, sizes: tuple[int, ...]) -> int | None:
@@ -165,7 +163,11 @@ def _peak_memory(file: Path, batch: int, threads: int, trusted: bool, sizes: tup
     except RuntimeFault as error:
         if trusted:  # it says why where it is timed
             return None
-        raise UserError(f"{RUNTIME.name} cannot run {file}: {error.last_line}; try another --batch or file") from error
+        raise _failure(file, error) from error
+
+
+def _failure(model: Path | str, error: RuntimeFault) -> UserError:
+    return UserError(f"{RUNTIME.name} cannot run {model}: {error.last_line}; try another --batch or file")
 
 
 def _measurement(file: Path, samples: np.ndarray, batch: int, memory: int | None) -> Measurement:

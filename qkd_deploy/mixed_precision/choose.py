@@ -89,12 +89,15 @@ class _FreeLayers:
 def _free_layers(prepare: Prepare, candidates: Sequence[str]) -> _FreeLayers:
     widths = sorted({BitWidths.parse(text) for text in candidates}, key=lambda w: (-w.weight, -w.activation))
     if len(widths) < 2:
-        raise UserError("there is nothing to choose from; give at least two different bits, such as w8a8,w4a4")
+        raise UserError("there is nothing to choose from; give two or more, such as --auto-bits-from w8a8,w4a4")
     uniform = {bits: prepare(str(bits), {}) for bits in widths}
     widest = uniform[widths[0]]
     modules = [module for module, nodes in weight_layers(widest).items() if _follow_the_network(nodes, uniform)]
     if not modules:
-        raise UserError("every layer has its bits already, by --bits-for or as first or last layer; leave some open")
+        raise UserError(
+            "every layer has its bits already, by --bits-for or as first or last layer; leave some open, or leave "
+            "--auto-bits out"
+        )
     return _FreeLayers(modules, widths, widest)
 
 

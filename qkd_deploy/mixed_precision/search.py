@@ -114,7 +114,7 @@ class BitSearch:
             show = self._budget.show
             raise UserError(
                 f"{self._budget.text} cannot be met: that is {show(limit)}, and the smallest possible with these bits "
-                f"is {show(real)}; allow more, or offer fewer bits"
+                f"is {show(real)}; allow more, or offer fewer bits (--auto-bits-from)"
             )
         return picked, real
 
