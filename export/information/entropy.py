@@ -21,7 +21,9 @@ def axes_of(array: np.ndarray) -> tuple[int, ...]:
 
 
 def kept_information(values: np.ndarray, codes: np.ndarray, levels: int) -> np.ndarray:
-    """The share of the information of each row that its codes keep; 1 where a row is too short or (nearly) constant.
+    """The share of the information of each row that its codes keep.
+
+    1 where a row is too short, (nearly) constant, or not finite.
 
     Information is Shannon's entropy. That of the values is measured on a grid of the row's own, with as many levels
     between its smallest and largest value, so that nothing but the size of the row's values beside others tells.
@@ -34,6 +36,7 @@ def kept_information(values: np.ndarray, codes: np.ndarray, levels: int) -> np.n
     rows, length = values.shape
     if length < FEWEST_VALUES:
         return np.ones(rows)
+    values = np.where(np.isfinite(values).all(1, keepdims=True), values, 0).astype(np.float64)
     lowest = values.min(1, keepdims=True)
     span = values.max(1, keepdims=True) - lowest
     own = np.rint((values - lowest) / np.where(span > 0, span, 1) * (levels - 1)).astype(np.int64)

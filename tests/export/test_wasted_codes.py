@@ -169,4 +169,9 @@ def test_information_is_entropy() -> None:
     assert kept_information(values, (values > 7).astype(np.int64), 16).tolist() == [0.25]
     assert kept_information(values, np.zeros((1, 64), np.int64), 16).tolist() == [0.0]
     assert kept_information(np.full((1, 64), 3.0), np.zeros((1, 64), np.int64), 16).tolist() == [1.0]
+    for odd in (np.inf, np.nan, -np.inf):
+        broken = np.where(values == 3, odd, values)
+        assert kept_information(broken, np.zeros((1, 64), np.int64), 16).tolist() == [1.0]
+    huge = np.where(values > 7, np.float32(3e38), np.float32(-3e38)).astype(np.float32)
+    assert kept_information(huge, np.zeros((1, 64), np.int64), 16).tolist() == [0.0]
     assert kept_information(values[:, :31], np.zeros((1, 31), np.int64), 16).tolist() == [1.0]

@@ -57,10 +57,11 @@ def against_expected(model: onnx.ModelProto, expected: onnx.ModelProto, metadata
 
 def _entries_against(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[Difference]:
     """Metadata entries that differ; of those in ``_MAY_DIFFER`` only their absence counts."""
+    age = _age(found, wanted)
     changed = [key for key in wanted if key in found and found[key] != wanted[key] and key not in _MAY_DIFFER]
-    sentences = {key: f"metadata entry {key} differs from the checkpoint{_age(found, wanted)}" for key in changed}
-    sentences |= {key: f"metadata entry {key} is missing" for key in wanted if key not in found}
-    sentences |= {key: f"metadata entry {key} was added" for key in found if key not in wanted}
+    sentences = {key: f"metadata entry {key} differs from the checkpoint{age}" for key in changed}
+    sentences |= {key: f"metadata entry {key} is missing{age}" for key in wanted if key not in found}
+    sentences |= {key: f"metadata entry {key} was added{age}" for key in found if key not in wanted}
     return [Difference("metadata", PREFIX + key, "", sentence) for key, sentence in sentences.items()]
 
 
