@@ -178,12 +178,17 @@ def test_wide_products_choose_a_wider_type() -> None:
     assert exact_type(2.0**24) is np.float64
 
 
-def test_chunks_of_the_batch_give_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("size", [1, 2_000, 10_000, 40_000])
+def test_chunks_of_the_batch_and_of_rows_give_the_same_sums(
+    size: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(12)
-    x, weights = rng.integers(-9, 9, (7, 4, 8, 8)), rng.integers(-9, 9, (6, 2, 3, 3))
-    window = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    x, weights = rng.integers(-9, 9, (7, 4, *[11] * rank)), rng.integers(-9, 9, (6, 2, *[3] * rank))
+    window = Window((3,) * rank, (2,) * rank, (1,) * rank, (1,) * rank, (1,) * rank)
     whole = convolve(x, weights, window, 2)
-    monkeypatch.setattr("qkd_deploy.verification.reference.accumulate._COLUMN_BYTES", 1)
+    assert whole.shape == (7, 6, *[6] * rank)
+    monkeypatch.setattr("qkd_deploy.verification.reference.accumulate._COLUMN_BYTES", size)
     np.testing.assert_array_equal(convolve(x, weights, window, 2), whole)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from qkd_deploy.errors import UserError
 
-_COLUMN_BYTES = 1 << 27  # unfolded images of one chunk of the batch
+_COLUMN_BYTES = 1 << 27  # unfolded images of one chunk of the batch, or of some rows of one image
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,31 @@ def convolve(x: np.ndarray, weight: np.ndarray, window: Window, groups: int) -> 
     by_tap = weight.reshape(groups, outputs // groups, inputs, taps).swapaxes(2, 3)
     kernel = by_tap.reshape(groups, outputs // groups, taps * inputs).astype(kind)
     result = np.empty((len(x), outputs, *windows), kind)
-    sample = x.shape[1] * taps * math.prod(windows) * np.dtype(kind).itemsize
-    step = max(1, _COLUMN_BYTES // max(sample, 1))
+    row = x.shape[1] * taps * math.prod(windows[1:]) * np.dtype(kind).itemsize
+    rows = min(windows[0], max(1, _COLUMN_BYTES // max(row, 1)))
+    step = max(1, _COLUMN_BYTES // max(row * rows, 1))
     for start in range(0, len(x), step):
-        chunk = x[start : start + step]
-        columns = np.empty((len(chunk), groups, taps, inputs, *windows), kind)
-        for index, view in enumerate(window.taps(window.padded(chunk, 0), windows)):
-            columns[:, :, index] = view.reshape(len(chunk), groups, inputs, *windows)
-        sums = kernel @ columns.reshape(len(chunk), groups, taps * inputs, math.prod(windows))
-        result[start : start + step] = sums.reshape(len(chunk), outputs, *windows)
+        views = window.taps(window.padded(x[start : start + step], 0), windows)
+        for top in range(0, windows[0], rows):
+            band = slice(top, top + rows)
+            result[start : start + step, :, band] = _sums([view[:, :, band] for view in views], kernel)
     return result
+
+
+def _sums(views: list[np.ndarray], kernel: np.ndarray) -> np.ndarray:
+    """Sums of products [N, O, *windows].
+
+    Args:
+        views: of the images, one [N, C, *windows] for each tap.
+        kernel: [G, O/G, taps * C/G].
+    """
+    samples, channels, *windows = views[0].shape
+    groups, outputs, products = kernel.shape
+    columns = np.empty((samples, groups, len(views), channels // groups, *windows), kernel.dtype)
+    for index, view in enumerate(views):
+        columns[:, :, index] = view.reshape(samples, groups, channels // groups, *windows)
+    sums = kernel @ columns.reshape(samples, groups, products, math.prod(windows))
+    return np.asarray(sums.reshape(samples, groups * outputs, *windows))
 
 
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
