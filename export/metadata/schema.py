@@ -58,10 +58,11 @@ class NormalizationEntry(TypedDict):
 
 @with_config(EXACT)
 class PreprocessingEntry(TypedDict):
-    """How evaluation resizes and crops image files."""
+    """How evaluation resizes and crops image files, and which value of 16-bit greys becomes 255, where it does."""
 
-    interpolation: Literal["bilinear", "bicubic"]
-    crop_pct: Annotated[float, Field(ge=0, le=1)] | None
+    interpolation: NotRequired[Literal["bilinear", "bicubic"]]
+    crop_pct: NotRequired[Annotated[float, Field(ge=0, le=1)] | None]
+    input_range: NotRequired[Annotated[int, Field(ge=1, le=65535)]]
 
 
 @with_config(EXACT)
