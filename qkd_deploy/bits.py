@@ -64,6 +64,11 @@ FLOAT = BitWidths(FLOAT_BITS, FLOAT_BITS)
 """What an override says of modules that stay in float."""
 
 
+def keep_in_float(path: str) -> str:
+    """Say how to keep the modules in float that a path or pattern names, from Python and from the command line."""
+    return f"keep that module in float: overrides={{{path!r}: '{FLOAT_WORD}'}}, or --float {path} on the command line"
+
+
 def _nearest(text: str) -> str:
     """Return the allowed spelling nearest to a ``wXaY`` text."""
     weight, activation = (int(digits) for digits in re.findall(r"\d+", text))

@@ -40,7 +40,9 @@ def reestimate_batch_norms(prepared: PreparedModel, batches: Iterable[Any]) -> i
     rest = iter(batches)
     first = next(rest, None)
     if first is None:
-        raise UserError("there is nothing to estimate batch norms with; give at least one batch")
+        raise UserError(
+            "there is nothing to estimate batch norms with; give a list or a loader, which gives its batches every time"
+        )
     with _averaging(prepared, norms):
         for batch in chain((first,), rest):
             prepared(*network_inputs(prepared, batch))

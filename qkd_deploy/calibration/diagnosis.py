@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkd_deploy.bits import BitWidths
+from qkd_deploy.bits import BitWidths, keep_in_float
 from qkd_deploy.calibration.float_reference import FloatReference
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import affine_of, batch_norm_of, channel_dim, layer_of, layer_parameters
@@ -58,7 +58,9 @@ class CoarseLayer:
         named = ", ".join(f"{c} ({n})" for c, n in zip(self.channels[:_NAMED], self.codes, strict=False))
         rest = len(self.channels) - _NAMED
         more = f" and {rest} more" if rest > 0 else ""
-        advice = "train" if self.own_scales else "use --weight-scales channel"
+        advice = "calibrate with method='mse' (--calibrate-method mse on the command line)"
+        if not self.own_scales:
+            advice = "prepare with weight_scales='channel' (--weight-scales channel on the command line)"
         return (
             f"{self.layer}: {len(self.channels)} of {self.of} channels keep fewer than {FEWEST_CODES} codes of "
             f"{self.possible}: channel {named}{more}; {advice}"
@@ -80,9 +82,13 @@ class NoisyLayer:
     bits: BitWidths
 
     def __str__(self) -> str:
+        found = f"{self.layer}: {self.decibels:.1f} dB of signal over noise at {self.bits}, below {FLOOR:g} dB"
+        most = BitWidths(8, self.bits.activation if self.bits.weights_only else 8)
+        if self.bits == most:
+            return f"{found}; train, or {keep_in_float(self.layer)}"
         return (
-            f"{self.layer}: {self.decibels:.1f} dB of signal over noise at {self.bits}, below {FLOOR:g} dB; give it "
-            f"more bits (--bits-for '{self.layer}=w8a8') or train"
+            f"{found}; train, or give it more bits: overrides={{{self.layer!r}: '{most}'}}, or "
+            f"--bits-for '{self.layer}={most}' on the command line"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qkd_deploy.bits import keep_in_float
 from qkd_deploy.calibration.answers import answers_of, method_for
 from qkd_deploy.calibration.batch_norms import estimating_fresh
 from qkd_deploy.calibration.inputs import network_inputs
@@ -20,7 +21,6 @@ from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.graph.trace.errors import keep_in_float
 
 
 @torch.no_grad()

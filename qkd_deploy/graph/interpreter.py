@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.graph.input_sizes import fits, in_words, sizes_given, sizes_taken
 from qkd_deploy.graph.ir import Graph, Node, Ref, substitute
 
@@ -26,13 +25,14 @@ def start(graph: Graph, inputs: tuple[Any, ...]) -> Values:
 
     Raises:
         TypeError: another number of inputs than the network has.
-        UserError: inputs of other sizes, for which sizes and positions in the graph would be wrong.
+        ValueError: inputs of other sizes, for which sizes and positions in the graph would be wrong; models find or
+            make the graph for them.
     """
     if len(inputs) != len(graph.inputs):
         raise TypeError(f"the network takes {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), got {len(inputs)}")
     if not fits(graph, inputs):
         taken, given = in_words(sizes_taken(graph)), in_words(sizes_given(graph, inputs))
-        raise UserError(f"this model takes inputs of {taken} and got {given}; prepare it with an example of {given}")
+        raise ValueError(f"the graph takes inputs of {taken}, got {given}")
     return dict(zip(graph.inputs, inputs, strict=True))
 
 

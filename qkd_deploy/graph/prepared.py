@@ -36,7 +36,7 @@ from qkd_deploy.graph.sized_graphs import SizedGraphs
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.batch_norm import normalize_and_quantize
 from qkd_deploy.quantizers.learned_range import with_moves
-from qkd_deploy.quantizers.registry import quantizer_kind
+from qkd_deploy.quantizers.registry import QUANTIZERS
 from qkd_deploy.quantizers.step import StepQuantizer
 
 EXTRA_STATE = "_extra_state"
@@ -62,7 +62,7 @@ class PreparedModel(nn.Module):
         self.layer_bits = placed.layer_bits
         self.rescaled = placed.rescaled
         self.by_size: SizedGraphs | None = None
-        kind = quantizer_kind(settings.quantizer)
+        kind = QUANTIZERS[settings.quantizer]
         owners = {node.quantizer: node for node in self.graph.nodes}
         self.activations = nn.ModuleDict(
             {k: self._fixed(owners[k], spec) or kind.activation(spec) for k, spec in placed.activations.items()}
@@ -93,7 +93,7 @@ class PreparedModel(nn.Module):
         channels = None
         if self.settings.weight_scales == "channel":
             channels = layer_parameters(self.network, node)[0].shape[0]
-        return quantizer_kind(self.settings.quantizer).weight(spec, channels)
+        return QUANTIZERS[self.settings.quantizer].weight(spec, channels)
 
     def weight_spec(self, node: Node, bits: int) -> TensorSpec:
         """The grid that a layer's weights have at so many bits."""
@@ -325,6 +325,7 @@ class PreparedModel(nn.Module):
             scale,
             extent,
             node.name,
+            node.module or str(node.target),
         )
 
     def _source(self, key: str) -> tuple[Tensor, int]:

@@ -54,9 +54,7 @@ class HistogramObserver:
         if not values.numel():
             return
         values = values.detach().float()
-        low, high = (float(end) for end in torch.aminmax(values))  # of NaN both are NaN
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise UserError("cannot initialise a step from values that are not finite; check the weights and the batch")
+        low, high = ends_of(values)
         if low < 0 and not self.signed:
             values, low = values.clamp(min=0), 0.0
         largest = max(-low, high, 0.0)
@@ -101,6 +99,18 @@ class HistogramObserver:
         wanted = math.ceil(share * int(magnitudes.sum()))
         place = int(torch.searchsorted(magnitudes.cumsum(0), wanted)) + 1
         return min(place * self._width, self.largest) if wanted else self.largest
+
+
+def ends_of(values: Tensor) -> tuple[float, float]:
+    """Find the least and the largest of some values.
+
+    Raises:
+        UserError: there is a value that is not finite.
+    """
+    low, high = (float(end) for end in torch.aminmax(values))  # of NaN both are NaN
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError("cannot initialise a step from values that are not finite; check the weights and the batch")
+    return low, high
 
 
 def _sample(values: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from qkd_deploy.errors import UserError, closest
 from qkd_deploy.quantizers.base import Quantizer
 from qkd_deploy.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from qkd_deploy.quantizers.ewgs import EwgsActivation, EwgsQuantizer
@@ -38,15 +37,3 @@ QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
         "qil": Kind(QilWeight, QilActivation),
     }
 )
-
-
-def quantizer_kind(name: str) -> Kind:
-    """Look up the quantizer called ``name``.
-
-    Raises:
-        UserError: there is none; the message lists them and suggests the nearest.
-    """
-    if name in QUANTIZERS:
-        return QUANTIZERS[name]
-    hint = closest(name, QUANTIZERS, then=f"known quantizers: {', '.join(QUANTIZERS)}")
-    raise UserError(f"unknown quantizer {name!r}; {hint}")

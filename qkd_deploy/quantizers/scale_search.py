@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qkd_deploy.bits import SCALE_FLOOR, TensorSpec
 from qkd_deploy.errors import UserError
-from qkd_deploy.quantizers.observer import HistogramObserver
+from qkd_deploy.quantizers.observer import HistogramObserver, ends_of
 
 _CANDIDATES = 64
 """Scales that ``mse`` tries; neighbours are 6 % apart."""
@@ -61,9 +61,8 @@ def channel_scales(v: Tensor, spec: TensorSpec, method: str = "mse") -> Tensor:
         UserError: an unknown method, or values that are not finite.
     """
     require_method(method)
-    if not bool(torch.isfinite(v).all()):
-        raise UserError("cannot initialise steps from values that are not finite; check the weights")
     rows = v.detach().float().flatten(1)
+    ends_of(rows)
     scales = _ROW_CHOOSERS[method](rows, spec).clamp_(min=SCALE_FLOOR)
     used = (rows != 0).any(1)
     usual = scales[used].mean() if bool(used.any()) else torch.tensor(1.0 / spec.hi)

@@ -38,7 +38,8 @@ def test_channels_that_keep_few_codes_are_named_with_the_remedy() -> None:
     (layer,) = found.coarse
     assert (layer.layer, layer.channels, layer.of) == ("0", (1, 3), 4)
     assert lines == [f"0: 2 of 4 channels keep fewer than 8 codes of 127: channel 1 ({layer.codes[0]}), 3 "
-                     f"({layer.codes[1]}); use --weight-scales channel"]  # fmt: skip
+                     f"({layer.codes[1]}); prepare with weight_scales='channel' (--weight-scales channel on the "
+                     "command line)"]  # fmt: skip
 
 
 def test_dead_channels_are_left_out_and_batch_norms_decide_which_are() -> None:

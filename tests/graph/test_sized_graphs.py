@@ -195,7 +195,7 @@ def test_what_the_network_does_not_take_is_refused_by_name(last: nn.Module, give
 
 def test_a_graph_alone_takes_no_other_sizes() -> None:
     prepared = prepared_at(Net(lambda y: y), images(16, 16))
-    with pytest.raises(UserError, match="takes inputs of 3 x 16 x 16 and got 3 x 8 x 24"):
+    with pytest.raises(ValueError, match="takes inputs of 3 x 16 x 16, got 3 x 8 x 24"):
         start(prepared.graph, (images(8, 24),))
 
 

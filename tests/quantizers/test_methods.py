@@ -20,7 +20,7 @@ from qkd_deploy.quantizers.learned_range import LearnedRange
 from qkd_deploy.quantizers.lsq import LsqQuantizer
 from qkd_deploy.quantizers.pact import DECAY, PactActivation
 from qkd_deploy.quantizers.qil import QilActivation, QilWeight
-from qkd_deploy.quantizers.registry import QUANTIZERS, quantizer_kind
+from qkd_deploy.quantizers.registry import QUANTIZERS
 from qkd_deploy.quantizers.step import fake_quantize
 from qkd_deploy.training.loop.steps_optimizer import RelativeAdam
 
@@ -413,14 +413,6 @@ def test_qil_activations_have_the_gradient_of_a_learned_clipping_point() -> None
 
 
 # -- registry and documentation ----------------------------------------------------------------------------------------
-
-
-def test_unknown_quantizers_are_refused_with_a_suggestion() -> None:
-    with pytest.raises(
-        UserError, match=r"unknown quantizer 'ewsg'; did you mean 'ewgs'\? known quantizers: interval, "
-    ):
-        quantizer_kind("ewsg")
-    assert quantizer_kind("qil").weight is QilWeight
 
 
 def test_every_difference_is_documented() -> None:

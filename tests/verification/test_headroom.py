@@ -128,7 +128,7 @@ def test_an_overflow_is_refused_when_the_model_is_frozen() -> None:
     initialize(prepared, noise(1, 300_000))
     freeze(prepared)
     prepared.network.get_submodule("0").weight.data.fill_(1.0)  # type: ignore[union-attr, operator]
-    with pytest.raises(UserError, match="an int32 accumulator could overflow; give that layer fewer bits"):
+    with pytest.raises(UserError, match="an int32 accumulator could overflow; keep that module in float"):
         freeze(prepared)
 
 

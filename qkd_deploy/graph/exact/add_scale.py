@@ -43,7 +43,7 @@ def portable_add_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) ->
     """The float32 output scale nearest to ``out.scale`` on which all forms of ``a + b`` agree, for every pair of codes.
 
     Raises:
-        UserError: no such scale nearby (not seen in practice).
+        UserError: no such scale nearby, as where one operand has a scale some 10^5 times smaller than the other's.
     """
     largest = max(a.scale, b.scale)
     start = max(out.scale, largest / _MAX_RATIO)
@@ -54,7 +54,15 @@ def portable_add_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) ->
         if start > largest / _FINE_RATIO:
             break
         start *= 2
-    raise UserError(f"{name} has no output scale on which all CPUs agree; train it further or initialise it anew")
+    raise no_portable_scale(name)
+
+
+def no_portable_scale(name: str) -> UserError:
+    """Make the error of a tensor for which every scale nearby leaves some CPUs with another code."""
+    return UserError(
+        f"{name} has no output scale on which all CPUs agree; set the scales anew with initialize(model, batch) or "
+        "calibrate(model, data)"
+    )
 
 
 def nudged(scale: float) -> Iterator[float]:

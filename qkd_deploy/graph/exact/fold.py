@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkd_deploy.bits import TensorSpec
+from qkd_deploy.bits import TensorSpec, keep_in_float
 from qkd_deploy.errors import UserError
 from qkd_deploy.quantizers.base import along_channels
 from qkd_deploy.quantizers.batch_norm import BatchNorm
@@ -72,6 +72,7 @@ def fold_layer(
     input_scale: Tensor | None,
     input_extent: int,
     name: str,
+    path: str,
 ) -> FoldedLayer:
     """Fold a layer.
 
@@ -85,6 +86,7 @@ def fold_layer(
         input_scale: scalar float32 scale of the input codes; None for float inputs.
         input_extent: largest magnitude of a centered input code.
         name: the layer's name, for messages.
+        path: of the user's module, for messages.
 
     Raises:
         UserError: constants that are not finite, or a sum of products that could overflow int32 whatever the scale.
@@ -106,10 +108,7 @@ def fold_layer(
     # some kernels add products of stored codes, zero point included, and subtract its part afterwards
     stored = base.abs().flatten(1).sum(1) * (upscale * _LARGEST_STORED)
     if bool((limit < _SLACK).any() or (stored > _INT32_MAX - _SLACK).any()):
-        raise UserError(
-            f"{name} sums so many products that an int32 accumulator could overflow; give "
-            "that layer fewer bits (overrides in Python, --bits-for on the command line)"
-        )
+        raise UserError(f"{name} sums so many products that an int32 accumulator could overflow; {keep_in_float(path)}")
     x = input_scale.double()
     base, scale32 = _raise_scale(base, scale, offset.abs() / (x * limit), upscale)
     bias_scale = input_scale.float() * scale32

@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qkd_deploy.errors import UserError
-from qkd_deploy.graph.exact.add_scale import CodeRange, fma, nudged
+from qkd_deploy.graph.exact.add_scale import CodeRange, fma, no_portable_scale, nudged
 
 _MAX_RATIO = 1024.0
 """Product of the operands' scales over the output's. Far beyond, steps overflow int32 in ONNX Runtime's kernel."""
@@ -29,7 +28,7 @@ def portable_mul_scale(a: CodeRange, b: CodeRange, out: CodeRange, name: str) ->
     for scale in nudged(max(out.scale, a.scale * b.scale / _MAX_RATIO)):
         if _forms_agree(a, b, CodeRange(scale, out.zero_point, out.lo, out.hi)):
             return scale
-    raise UserError(f"{name} has no output scale on which all CPUs agree; train it further or initialise it anew")
+    raise no_portable_scale(name)
 
 
 def _forms_agree(a: CodeRange, b: CodeRange, out: CodeRange) -> bool:

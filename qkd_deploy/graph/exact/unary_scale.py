@@ -12,8 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from qkd_deploy.errors import UserError
-from qkd_deploy.graph.exact.add_scale import CodeRange
+from qkd_deploy.graph.exact.add_scale import CodeRange, no_portable_scale
 
 _MAX_NUDGE = 1 << 18  # units in the last place: 1.6 to 3.1 percent
 _PARTS = 64  # of the candidates; nearly always the first part has a safe one
@@ -42,7 +41,7 @@ def portable_unary_scale(
         safe = _distance_to_ties(values, scales[:, None], out).min(axis=1) > error
         if safe.any():
             return float(scales[safe.argmax()])
-    raise UserError(f"{name} has no output scale on which all CPUs agree; train it further or initialise it anew")
+    raise no_portable_scale(name)
 
 
 def _nudged(scale: float) -> Doubles:

@@ -26,6 +26,7 @@ from qkd_deploy.graph.ops.lookups import LOOKUP
 from qkd_deploy.graph.placement.place import WIDE_BITS
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.quantized import LookupParams, QuantParams, meets_signed, real
+from qkd_deploy.graph.trace.errors import leaf_advice
 
 _KEPT = 16
 """Models of other sizes that are kept, the latest ones."""
@@ -155,7 +156,7 @@ class _Freezing:
         operands = [self.grids[held] for held in keys]
         if operator_of(node).sums_products and len(operands) > 1:
             terms = self.prepared.graph.node(node.inputs[0]).sizes[-1]
-            _require_short_sums(node, terms, operands[0], operands[1])
+            _require_short_sums(self.prepared.network, node, terms, operands[0], operands[1])
         ranges = [replace(_code_range(self.grids[held]), lo=self.least[held]) for held in keys]
         self.grids[key], self.least[key] = _params(self.prepared, node, operands, ranges)
         if operands:
@@ -180,7 +181,7 @@ def _require_finite(prepared: PreparedModel, node: Node) -> None:
         raise UserError(f"{node.name} has weights that are not finite; restore an earlier checkpoint")
 
 
-def _require_short_sums(node: Node, terms: int, left: QuantParams, right: QuantParams) -> None:
+def _require_short_sums(network: nn.Module, node: Node, terms: int, left: QuantParams, right: QuantParams) -> None:
     """Refuse products that could overflow int32, also while the zero points are not yet taken off."""
     top, zero = left.zero_point + left.hi, right.zero_point
     if meets_signed(left, right):
@@ -188,7 +189,10 @@ def _require_short_sums(node: Node, terms: int, left: QuantParams, right: QuantP
     else:
         other = zero + right.hi
     if terms * (top * other + left.zero_point * other + zero * top) >= 2**31:
-        raise UserError(f"{node.name} sums {terms:,} products, which could overflow int32; attend to fewer positions")
+        raise UserError(
+            f"{node.name} sums {terms:,} products, which could overflow int32; let it sum fewer, or "
+            + leaf_advice(network, node.module)
+        )
 
 
 def _params(

@@ -79,19 +79,23 @@ def _network_instead(model: nn.Module, kind: str) -> str:
     path = next((path for path, module in model.named_modules() if isinstance(module, parts)), None)
     if path is not None:
         return f"not the {kind} around it; pass model.get_submodule({path!r})"
-    return f"not the {kind} before it; pass prepare(network, bits, example_inputs)"
+    return f"not the {kind} before it; begin with prepare(network, bits, example_inputs)"
 
 
 def require_deployable(prepared: PreparedModel, taker: str) -> None:
-    """Refuse to make integers of a model that has no scales yet, or is no longer in float32.
+    """Refuse to make integers of a model that has no scales yet, no values, or is no longer in float32.
 
     Raises:
-        UserError: nothing has set its scales, or a parameter or buffer has another type; says what to call.
+        UserError: nothing has set its scales, or a parameter or buffer has no values or another type; says what to
+            call.
     """
-    prepared.require_initialized(taker)
     for path, tensor in (*prepared.named_parameters(), *prepared.named_buffers()):
         if tensor.is_meta:
-            raise UserError(f"{path} is on the meta device and has no values; load a state before {taker}")
+            raise UserError(
+                f"{path} is on the meta device and has no values; load a state with load_state_dict and assign=True "
+                f"before {taker}"
+            )
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{path} is {kind}, but {taker} takes float32; call model.float() first")
+    prepared.require_initialized(taker)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import kernel, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_number
@@ -145,15 +144,13 @@ def _multiply_turned(low: Lowering, node: Node, letters: _Equation, one: Ref, tw
 
 def _lower_attention(low: Lowering, node: Node, target: Any) -> None:
     """``softmax(q @ k^T * scale) @ v``; a positive scale is free."""
-    bound = low.bind(node, target, _ATTENTION, dropout_p=0.0, scale=None)
+    bound = low.bind(node, target, _ATTENTION, scale=None)
     query, key, value = bound["query"], bound["key"], bound["value"]
     refuse_if(
         bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"),
         "attention with a mask stays in float",
     )
     refuse_if(low.shape(key)[-2] < 2, "attention to a single token stays in float")
-    if isinstance(bound["dropout_p"], Ref) or bound["dropout_p"]:
-        raise UserError(f"{node.label} drops values in eval mode, too; call it with dropout_p=0.0 there")
     factor = low.shape(query)[-1] ** -0.5 if bound["scale"] is None else bound["scale"]
     refuse_if(not is_number(factor), "attention with a computed scale stays in float")
     scores = _scores(low, node, query, key)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.graph.computed_tensors import hooks_as_properties
-from qkd_deploy.graph.trace.errors import module_name
+from qkd_deploy.graph.trace.errors import in_words, module_name
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic", "torch.ao.nn.qat")
 
@@ -49,7 +49,8 @@ _REFUSED_TENSORS: tuple[tuple[Callable[[Tensor], bool], str], ...] = (
     (is_lazy, "has no shape yet; run the network once on the example inputs before preparing it"),
     (
         lambda tensor: tensor.is_meta,
-        "is on the meta device and has no values; load the weights before preparing the network",
+        "is on the meta device and has no values; load the weights with load_state_dict and assign=True before "
+        "preparing the network",
     ),
     (
         lambda tensor: tensor.is_sparse or tensor.layout != torch.strided,
@@ -75,7 +76,7 @@ def own_copy(model: nn.Module) -> nn.Module:
     """
     require_kind(model, nn.Module, "model", "pass the network, an instance of a torch.nn.Module")
     for path, module in model.named_modules():
-        _require_python(module, module_name(model, path))
+        _require_python(module, path)
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         _require_float32(tensor, path)
     try:
@@ -104,10 +105,10 @@ def _without_history(model: nn.Module) -> dict[int, Any]:
     return {id(tensor): tensor.detach().clone() for tensor in left if tensor.grad_fn is not None}
 
 
-def _require_python(module: nn.Module, name: str) -> None:
+def _require_python(module: nn.Module, path: str) -> None:
     for is_refused, sentence in _REFUSED_MODULES:
         if is_refused(module):
-            raise UserError(f"{name} {sentence}")
+            raise UserError(f"{in_words(path, module)} {sentence}")
 
 
 def _require_float32(tensor: Tensor, path: str) -> None:

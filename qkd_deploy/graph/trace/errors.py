@@ -10,6 +10,7 @@ from types import FrameType
 
 from torch import nn
 
+from qkd_deploy.bits import keep_in_float
 from qkd_deploy.errors import UserError
 
 _OWN = str(Path(__file__).parents[1])
@@ -77,7 +78,11 @@ def _explain_failed(cause: BaseException, doubled: bool, where: str) -> UserErro
 
 def module_name(model: nn.Module, path: str) -> str:
     """Name a module by path and class; "the network (Class)" for the whole of it."""
-    module = model.get_submodule(path)
+    return in_words(path, model.get_submodule(path))
+
+
+def in_words(path: str, module: nn.Module) -> str:
+    """Name a module by the path that it has, and its class; TorchScript has no submodules by path."""
     return f"{path or 'the network'} ({type(module).__name__})"
 
 
@@ -86,11 +91,6 @@ def leaf_advice(model: nn.Module, path: str) -> str:
     if not path:
         return f"move it into a module of its own and {keep_in_float('PATH')}"
     return keep_in_float(path)
-
-
-def keep_in_float(path: str) -> str:
-    """Say how to keep the modules in float that a path or pattern names, from Python and from the command line."""
-    return f"keep that module in float: overrides={{{path!r}: 'float'}}, or --float {path} on the command line"
 
 
 def user_line() -> str:

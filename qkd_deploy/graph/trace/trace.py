@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from qkd_deploy.bits import keep_in_float
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.ir import Graph
 from qkd_deploy.graph.trace.batch_norms import batch_norm_chains
 from qkd_deploy.graph.trace.batch_sizes import more_examples, two_or_more
 from qkd_deploy.graph.trace.checks import named_inputs
 from qkd_deploy.graph.trace.derived_modules import make_plain
-from qkd_deploy.graph.trace.errors import STATELESS, explain, keep_in_float, module_name
+from qkd_deploy.graph.trace.errors import STATELESS, explain, module_name
 from qkd_deploy.graph.trace.modes import differences
 from qkd_deploy.graph.trace.raw_graph import raw_graph
 from qkd_deploy.graph.trace.tracer import ConcreteTracer, Leaves

@@ -37,7 +37,7 @@ _translations = Translations(_KEPT_BYTES)
 
 
 class Untranslatable(Exception):
-    """PyTorch cannot write an operation in ONNX; the message is the first line of its own."""
+    """PyTorch cannot write an operation in ONNX; the message says why, in its words."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,18 @@ def _translated(operation: Operation, examples: tuple[Tensor, ...], dims: tuple[
                 operation, examples, dynamo=True, opset_version=OPSET, dynamic_shapes=(dims,), verbose=False
             )
     except Exception as error:  # the exporter raises many kinds
-        raise Untranslatable(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise Untranslatable(_reason(error)) from error
     assert program is not None
     InlinePass()(program.model)
     RemoveUnusedNodesPass()(program.model)
     return program.model
+
+
+def _reason(error: BaseException) -> str:
+    """Find what began it: PyTorch wraps that in advice to those who write exporters. Its first sentence is enough."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
 @contextlib.contextmanager
