@@ -16,7 +16,6 @@ from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.checkpoints.checkpoint import prepare_student
 from qkd_deploy.checkpoints.origin import longest_origin
 from qkd_deploy.data import ImageDataset
-from qkd_deploy.errors import UserError
 from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.mixed_precision.budget import Budget
@@ -63,7 +62,7 @@ class BitsUnderBudget:
             UserError: no choice meets the budget.
         """
         if path.exists():
-            return _read(path)
+            return dict(json.loads(path.read_text(encoding="utf-8")))  # its digest was compared
         config = self._config
         choice = choose_bits(
             self._preparation(network),
@@ -93,11 +92,3 @@ class BitsUnderBudget:
         initialize(prepared, self._images, method=self._config.step_initialization)
         model, _ = build_model(prepared, weights="packed", metadata=longest_origin(self._dataset))
         return len(model.SerializeToString()) * (1 + _MARGIN)
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged; start again with another --out") from error
-    return {str(module): str(bits) for module, bits in found.items()}

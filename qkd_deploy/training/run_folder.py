@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from qkd_deploy.atomic import is_same_file
+from qkd_deploy.atomic import atomic_write, is_same_file
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
@@ -135,7 +135,7 @@ class RunFolder:
             key = changed[0]
             raise UserError(
                 f"the run in {self.path} was started with {key} = {old[key]!r}, not {new[key]!r}; "
-                "resume it with the same settings, or choose another --out"
+                "resume it with the same settings, or leave --resume out and choose another --out"
             )
 
     def save_state(self, state: RunState) -> None:
@@ -160,20 +160,11 @@ class RunFolder:
 
 def _keep(file: Path, kept: Path) -> None:
     """Give a file a second name, which it keeps when another takes its place; a copy where links cannot be made."""
-    if kept.exists() and kept.samefile(file):  # a process was killed behind this, and renaming would do nothing
-        return
-    temporary = kept.with_name(f".{kept.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
+    with atomic_write(kept) as temporary:  # nothing happens where a process was killed behind this: both are one file
         try:
             os.link(file, temporary)
         except OSError:
             shutil.copyfile(file, temporary)
-        os.replace(temporary, kept)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {kept}: {error.strerror}; free some space, then use --resume") from error
 
 
 def _remove(paths: list[Path], folders: list[Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import re
+import resource
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -108,6 +109,17 @@ def _fresh_modules(folder: Path) -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
                 del sys.modules[name]
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def follow(way: Line, folder: Path, test: str) -> None:

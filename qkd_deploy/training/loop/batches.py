@@ -56,7 +56,7 @@ class BatchStream:
         if self._batch_size % shard[1]:
             raise UserError(
                 f"{shard[1]} processes cannot share batches of {self._batch_size} images equally; "
-                f"give a --batch-size that is a multiple of {shard[1]}"
+                f"give a --batch-size of at most {len(split)} that is a multiple of {shard[1]}"
             )
 
     def __len__(self) -> int:

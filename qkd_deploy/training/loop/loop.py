@@ -55,6 +55,7 @@ class PhaseLoop:
         self._processes = processes
         self._progress = progress
         self._seed = seed
+        self._bf16 = options.bf16
         self._positions = positions(stage.phases)
         self._optimizers = {role: NetworkOptimizer(stage.networks[role], s) for role, s in stage.optimizers.items()}
         self._movement = StepMovement(*stage.networks.values())
@@ -127,7 +128,7 @@ class PhaseLoop:
         phase = position.phase
         torch.manual_seed((self._seed * 100_003 + self._epoch) * self._processes.world + self._processes.rank)
         title = f"{self.stage.name} {phase.name} {self._epoch + 1}/{len(self._positions)}"
-        sums = LossSums(self._where(phase), self._processes)
+        sums = LossSums(self._where(phase), self._instead(), self._processes)
         for index, (inputs, labels) in enumerate(self._batches.epoch()):
             done = index / len(self._batches)
             self._set_learning_rates(position, done)
@@ -142,6 +143,11 @@ class PhaseLoop:
     def _where(self, phase: Phase) -> str:
         rates = ", ".join(f"{role} {s.learning_rate:g}" for role, s in self.stage.optimizers.items())
         return f"in {self.stage.name}, phase {phase.name}, epoch {self._epoch + 1} (learning rate: {rates})"
+
+    def _instead(self) -> str:
+        """Say what may keep the losses of this stage finite, as options."""
+        rate = "--pretrain-lr" if self.stage.name.startswith("pretrain-") else "--lr"
+        return f"a lower {rate}{' or --precision fp32' if self._bf16 else ''}"
 
     def _set_learning_rates(self, position: Position, done: float) -> None:
         factor = self.stage.schedule.factor((position.schedule_epoch + done) / position.schedule_epochs)

@@ -18,11 +18,12 @@ class LossSums:
 
     Args:
         where: the place in the run, for the message when they are not.
+        instead: what may keep them so, for the same.
         processes: that train together.
     """
 
-    def __init__(self, where: str, processes: Processes) -> None:
-        self._where = where
+    def __init__(self, where: str, instead: str, processes: Processes) -> None:
+        self._where, self._instead = where, instead
         self._processes = processes
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._count = 0
@@ -46,8 +47,8 @@ class LossSums:
         values = self._processes.mean(stacked).tolist()
         if not all(map(math.isfinite, values)):
             raise UserError(
-                f"the loss is no longer finite {self._where}; lower the learning rate (--lr), use --precision fp32, "
-                "or check the images and starting weights; checkpoints/last.pt holds the last good epoch"
+                f"the loss is no longer finite {self._where}; train in another --out with {self._instead}, or with "
+                "other images or starting weights"
             )
         means: dict[str, dict[str, float]] = {}
         for (role, name), value in zip(names, values, strict=True):

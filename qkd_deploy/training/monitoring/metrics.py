@@ -116,7 +116,8 @@ class MetricsFile:
             self._file.close()
 
     def _failure(self, error: OSError) -> UserError:
-        return UserError(f"cannot write {self._path}: {error.strerror}; free some space, then use --resume")
+        then = "use --resume" if self.lines else "start again"  # a run without a finished epoch leaves nothing
+        return UserError(f"cannot write {self._path}: {error.strerror}; free some space, then {then}")
 
 
 def digest_of_lines(path: Path, count: int) -> str:

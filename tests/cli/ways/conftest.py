@@ -49,6 +49,21 @@ class Plain(nn.Module):
         return self.fc(torch.relu(self.b(torch.relu(self.a(x)))).flatten(1))
 
 
+class Straight(Plain):
+    """So that it diverges in a few steps."""
+
+    def forward(self, x):
+        return self.fc(self.b(self.a(x)).flatten(1))
+
+
+class Coarse(Plain):
+    """A factor of 1 in float32, and of infinity where bfloat16 rounds 1.001 to 1."""
+
+    def forward(self, x):
+        gate = nn.functional.linear(torch.ones(1, 1), torch.tensor([[1.001]]))
+        return super().forward(x) * (0.001 / (gate - 1))
+
+
 class Two(Plain):
     """A first and a last layer."""
 

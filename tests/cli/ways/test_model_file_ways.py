@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from command_ways import Line, command, follow, renames, require_all, runs
+from command_ways import Line, command, follow, full_disk, renames, require_all, runs
 from onnx import TensorProto, helper
 
 from qkd_deploy.bench.benchmark import bench
@@ -139,16 +136,6 @@ def test_the_way_out_works(folder: Path, name: str) -> None:
 
 def test_every_sentence_has_a_row() -> None:
     require_all(WAYS, TEST)
-
-
-@contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_freed_space_is_enough(folder: Path) -> None:
