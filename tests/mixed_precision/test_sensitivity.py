@@ -127,13 +127,16 @@ def test_the_pixels_of_a_raw_input_are_already_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "bits", "images", "complaint"),
+    ("data", "bits", "images", "complaint", "instead"),
     [
-        ([], "w4a4", 5, "nothing to measure with"),
-        (DIGITS, "w4a4", 0, "on 0 images is impossible"),
-        (DIGITS, "w9a9", 5, "out of range"),
+        ([], "w4a4", 5, "nothing to measure with; give at least one batch", ([IMAGES], "w4a4", 5)),
+        (DIGITS, "w4a4", 0, "on 0 images is impossible; give 1 or more", (DIGITS, "w4a4", 1)),
+        (DIGITS, "w9a9", 5, "out of range: .*; did you mean 'w8a8'?", (DIGITS, "w8a8", 5)),
     ],
 )
-def test_what_cannot_be_measured_is_refused(data: Any, bits: str, images: int, complaint: str) -> None:
+def test_what_cannot_be_measured_is_refused_with_a_way_out(
+    data: Any, bits: str, images: int, complaint: str, instead: tuple[Any, str, int]
+) -> None:
     with pytest.raises(UserError, match=complaint):
         sensitivity(network(), data, bits, images=images)
+    assert sensitivity(network(), *instead[:2], images=instead[2]).layers

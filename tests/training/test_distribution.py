@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
-from qkd_deploy.data import load_dataset
+from qkd_deploy.data import Split, load_dataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.loop.batches import BatchStream
 
@@ -31,17 +31,26 @@ def make(num_classes, in_channels):
 LAST_WORDS = """
 import atexit, json, pathlib
 
+def say(line):
+    print(line + "\\n", end="", flush=True)  # in one piece: two processes share stdout
+
 def threads():
     return sorted(path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm"))
 
-atexit.register(lambda: print("at exit", json.dumps(threads()), flush=True))  # runs last: handlers run in reverse order
+atexit.register(lambda: say(f"at exit {json.dumps(threads())}"))  # runs last: handlers run in reverse order
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import make_config
 from qkd_deploy.training.run import train
 
 settings = {"method": "qat", "epochs": 1, "pretrain_epochs": 1, "batch_size": 96, "device": "cpu", "threads": 1}
+for wrong in ({"device": "cpu:0"}, {"batch_size": 95}, {"sync_batch_norm": True}):
+    try:
+        train(make_config({**settings, **wrong}), "run")
+    except UserError as error:
+        say(f"refused {error}")
 train(make_config(settings), "run")
-print("trained", json.dumps(threads()), flush=True)
+say(f"trained {json.dumps(threads())}")
 """
 SETTINGS = shlex.split(
     "--epochs 1,1,1 --pretrain-epochs 2 --teacher-pretrain-epochs 2 --batch-size 96 --device cpu --threads 1 --json"
@@ -57,7 +66,8 @@ def printed(folder: Path, command: list[str], processes: int = 1) -> str:
             port = free.getsockname()[1]
         rendezvous = ["--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
         command = [str(BIN / "torchrun"), *rendezvous, "--no-python", *command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -115,20 +125,43 @@ def test_batch_norms_co_study_and_averages_in_two_processes(tmp_path: Path) -> N
     assert lines[-1]["losses"]["student"]["ce"] < lines[2]["losses"]["student"]["ce"]
 
 
+@pytest.fixture(scope="module")
+def last_words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What two processes print that are refused three times before they train."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "own.py").write_text(LAST_WORDS)
+    return printed(folder, [sys.executable, "own.py"], processes=2).splitlines()
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux")
-def test_threads_of_the_exchange_end_before_python_does(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(LAST_WORDS)
-    lines = printed(tmp_path, [sys.executable, "own.py"], processes=2).splitlines()
-    before, ended = ([json.loads(line[7:]) for line in lines if line.startswith(key)] for key in ("trained", "at exit"))
+def test_threads_of_the_exchange_end_before_python_does(last_words: list[str]) -> None:
+    before, ended = (
+        [json.loads(line[7:]) for line in last_words if line.startswith(key)] for key in ("trained", "at exit")
+    )
     assert len(before) == len(ended) == 2
     assert all(any("gloo" in thread for thread in threads) for threads in before)
     assert not any("gloo" in thread for threads in ended for thread in threads)
 
 
+def test_ways_out_for_two_processes_lead_to_training(last_words: list[str]) -> None:
+    """The settings that are said to work are those of the last training: cpu, 96 images, no shared batch norms."""
+    refused = [line.removeprefix("refused ") for line in last_words if line.startswith("refused")]
+    assert len(refused) == 6
+    assert {*refused} == {
+        "--device cpu:0 is one device for 2 processes; give --device cpu",
+        "2 processes cannot share batches of 95 images equally; give a --batch-size of at most 1438 that is a multiple "
+        "of 2",
+        "--sync-batch-norm needs GPUs; leave it out, or use --device cuda",
+    }
+    assert sum(line.startswith("trained") for line in last_words) == 2
+
+
 def test_batches_that_cannot_be_shared_are_refused() -> None:
-    digits = load_dataset("digits")
-    with pytest.raises(UserError, match="3 processes cannot share batches of 64 images equally"):
-        BatchStream(digits.train, 64, None, 0, shard=(0, 3))
+    few = Split(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.zeros(40, dtype=torch.int64))
+    for size in (128, 129):  # larger ones are as large as there are images
+        with pytest.raises(UserError, match=r"3 processes .* of 40 images .* at most 40 that is a multiple of 3"):
+            BatchStream(few, size, None, 0, shard=(0, 3))
+    assert BatchStream(few, 39, None, 0, shard=(0, 3)).images == 39
 
 
 def test_parts_of_batches_make_the_whole() -> None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from qkd_deploy import RelativeAdam, create_model, initialize, parameter_groups, prepare
+from qkd_deploy import RelativeAdam, UserError, create_model, initialize, parameter_groups, prepare
 from qkd_deploy.training.loop.optimizers import NetworkOptimizer, OptimizerSettings
 from tests.support.deployment import noise
 
@@ -56,3 +57,10 @@ def test_a_network_without_quantizers_has_no_steps() -> None:
     assert groups.steps == []
     assert [group["weight_decay"] for group in groups.weights] == [1e-3, 0.0]
     assert sum(len(group["params"]) for group in groups.weights) == len(list(network.parameters()))
+
+
+def test_what_prepare_returned_is_what_it_takes() -> None:
+    network = prepared()
+    with pytest.raises(UserError, match="takes a network, not generator; pass what prepare returned"):
+        parameter_groups(network.parameters(), lr=0.1)  # type: ignore[arg-type]
+    assert parameter_groups(network, lr=0.1).steps
