@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata import Metadata
+from qkd_deploy.export.metadata import Golden, Metadata
 from qkd_deploy.pixels.arrays import normalized, pixels_of
 from qkd_deploy.verification.onnx_graph import names_of
 from qkd_deploy.verification.samples import ArraySamples, Samples, SplitSamples
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qkd_deploy.data.metric import Metric
 
 
+_EACH = "give one array for each, by its name: inputs={name: array}, or --inputs x.npz on the command line"
 _IMAGES = 4
 """Dimensions of a batch of images."""
 
@@ -35,6 +36,11 @@ class Batch:
     feeds: dict[str, np.ndarray]
     floats: tuple[np.ndarray, ...]
     labels: np.ndarray | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples of the batch."""
+        return len(self.floats[0])
 
 
 class Source:
@@ -112,7 +118,7 @@ class Source:
         kinds = self._samples.kinds
         if len(kinds) != len(self._inputs):
             names = ", ".join(names_of(self._inputs))
-            raise UserError(f"the model has the inputs {names}; give one array for each, not {len(kinds)}")
+            raise UserError(f"the model has the inputs {names}, not {len(kinds)}; {_EACH}")
         for value, own, (dtype, shape) in zip(self._inputs, self._own_types, kinds, strict=True):
             _require_shape(value, shape)
             _require_type(value, dtype, own)
@@ -205,9 +211,8 @@ def from_arrays(
 def _in_order(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Arrays by name, in the order of the model's inputs."""
     names = names_of(model.graph.input)
-    unknown = sorted(set(inputs) ^ set(names))
-    if unknown:
-        raise UserError(f"the model has the inputs {', '.join(names)}; the data disagree about {', '.join(unknown)}")
+    if set(inputs) != set(names):
+        raise UserError(f"the model has the inputs {', '.join(names)}, but the data name {', '.join(inputs)}; {_EACH}")
     return [np.asarray(inputs[name]) for name in names]
 
 
@@ -215,11 +220,25 @@ def from_golden(model: onnx.ModelProto, metadata: Metadata) -> Source:
     """The golden inputs of the file itself.
 
     Raises:
-        UserError: it carries none.
+        UserError: it carries none, or others than the model takes.
     """
     if metadata.golden is None:
-        raise UserError("the file carries no golden inputs; give --dataset or --inputs")
-    return Source(model, metadata, ArraySamples(metadata.golden.inputs))
+        raise UserError(
+            "the file carries no golden inputs; give data or inputs (--dataset or --inputs on the command line)"
+        )
+    return golden_source(model, metadata, metadata.golden)
+
+
+def golden_source(model: onnx.ModelProto, metadata: Metadata, golden: Golden) -> Source:
+    """Golden inputs as data.
+
+    Raises:
+        UserError: the model takes others.
+    """
+    try:
+        return Source(model, metadata, ArraySamples(golden.inputs))
+    except UserError as error:
+        raise UserError("the golden inputs do not fit the model's inputs; export it again") from error
 
 
 def of_other_sizes(model: onnx.ModelProto, metadata: Metadata) -> tuple[Source, ...]:

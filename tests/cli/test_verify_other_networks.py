@@ -112,7 +112,7 @@ def test_two_inputs_by_name(warm_run: Any, tmp_path: Path) -> None:
     export(Pair(), tmp_path, inputs=2)
     report_of(warm_run("verify m.onnx --inputs x.npz --require-integer --json -", tmp_path))
     refused = warm_run("verify m.onnx --inputs x.npy", tmp_path)
-    assert refused.code == 2 and "the inputs left, right; give one array for each" in refused.err
+    assert refused.code == 2 and "the inputs left, right, not 1; give one array for each" in refused.err
 
 
 def test_the_output_that_differs_is_named(warm_run: Any, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ def moved(array: np.ndarray, by: float) -> np.ndarray:
 
 def compared(boxes: np.ndarray, scores: np.ndarray, *, exact: bool, tolerance: float) -> OutputsComparison:
     found = OutputsComparison({"boxes": exact, "scores": True}, tolerance)
-    found.add([boxes, scores], [BOXES, SCORES])
-    found.add([BOXES, SCORES], [BOXES, SCORES])
+    found.add([boxes, scores], [BOXES, SCORES], 3)
+    found.add([BOXES, SCORES], [BOXES, SCORES], 3)
     return found
 
 
@@ -49,5 +49,5 @@ def test_outputs_behind_float_operators_may_be_close() -> None:
 def test_scalars_and_values_that_are_not_finite_are_compared_too() -> None:
     found = OutputsComparison({"map": True, "total": True}, FLOAT_TOLERANCE)
     nan = np.full((2, 3), np.nan, np.float32)
-    found.add([nan, np.float32(1.5)[()].reshape(())], [nan.copy(), np.array(2.5, np.float32)])
+    found.add([nan, np.float32(1.5)[()].reshape(())], [nan.copy(), np.array(2.5, np.float32)], 2)
     assert [problem.split()[1] for problem in found.problems()] == ["total"]

@@ -405,5 +405,5 @@ def test_foreign_models_are_refused(tmp_path: Path) -> None:
 
 def test_file_without_golden_inputs_needs_data(tmp_path: Path) -> None:
     onnx.save(small_network(golden=False), tmp_path / "model.onnx")
-    with pytest.raises(UserError, match="give --dataset or --inputs"):
+    with pytest.raises(UserError, match=r"give data or inputs \(--dataset or --inputs"):
         verify_onnx(tmp_path / "model.onnx")

@@ -38,14 +38,14 @@ class QuantizedFeatureTeacher(nn.Module):
         super().__init__()
         self.network = network
         self._point = point
-        self._feature: Tensor | None = None
+        self._feature: Any = None
         self.quantizer: StepQuantizer | None = None
         module = module_at(network, point) if point else last_layer(network, images)
         if point:
             module.register_forward_hook(lambda module, args, output: self._quantize(output))
         else:
             module.register_forward_pre_hook(lambda module, args: (self._quantize(args[0]), *args[1:]))
-        feature = _seen(self, images, f"the module {point!r} of the teacher")
+        feature = _seen(self, images)
         self.quantizer = StepQuantizer(_feature_grid(bits, feature)).to(images.device)
         self.quantizer.set_scale(initial_scale(feature, self.quantizer.spec))
         self.length = feature.shape[1]
@@ -54,8 +54,7 @@ class QuantizedFeatureTeacher(nn.Module):
         """Compute logits [N, classes] and the quantized feature [N, C]."""
         logits = self.network(images)
         feature, self._feature = self._feature, None
-        assert feature is not None
-        return logits, _flat(feature, self._point)
+        return logits, _flat(feature, self._point, "teacher", "--teacher-feature-point")
 
     def _quantize(self, value: Any) -> Any:
         self._feature = value if self.quantizer is None else self.quantizer(value)
@@ -97,7 +96,7 @@ class FeatureStudent(nn.Module):
         self._point = point
         self._node = output_of_module(prepared, point) if point else input_of_last_layer(prepared)
         self.projection: nn.Module = nn.Identity()
-        length = _seen(self, images, f"the module {point!r} of the student").shape[1]
+        length = _seen(self, images).shape[1]
         if length != teacher_length:
             self.projection = nn.Linear(length, teacher_length, bias=False).to(images.device)
 
@@ -110,7 +109,7 @@ class FeatureStudent(nn.Module):
                 found.append(value)
 
         logits = self.prepared.run_observed((images,), observe)
-        return logits, self.projection(_flat(found[0], self._point))
+        return logits, self.projection(_flat(found[0], self._point, "student", "--feature-point"))
 
     def weight_steps(self) -> list[nn.Parameter]:
         """Give those of the prepared network."""
@@ -125,24 +124,27 @@ class FeatureStudent(nn.Module):
         return [*self.prepared.network_parameters(), *self.projection.parameters()]
 
 
-def _flat(feature: Tensor, point: str) -> Tensor:
-    """Make [N, C] of a feature: that of a named module is averaged over positions, the last layer's input laid flat."""
+def _flat(feature: Any, point: str, role: str, option: str) -> Tensor:
+    """Make [N, C] of a feature: that of a named module is averaged over positions, the last layer's input laid flat.
+
+    Raises:
+        UserError: a named module makes no tensor of at least two dimensions; says the option that names it.
+    """
+    if not isinstance(feature, Tensor) or feature.dim() < 2:
+        raise UserError(
+            f"the module {point!r} of the {role} makes no feature [N, C] or [N, C, H, W]; name another {option}"
+        )
     if point and feature.dim() > 2:
         return feature.flatten(2).mean(2)
     return feature.flatten(1)
 
 
 @torch.no_grad()
-def _seen(network: nn.Module, images: Tensor, what: str) -> Tensor:
-    """Compute the feature of a batch in evaluation mode; ``what`` makes it.
-
-    Raises:
-        UserError: it is no tensor [N, C].
-    """
+def _seen(network: nn.Module, images: Tensor) -> Tensor:
+    """Compute the feature [N, C] of a batch in evaluation mode."""
     with evaluating(network):
         _, feature = network(images)
-    if not isinstance(feature, Tensor) or feature.dim() != 2:
-        raise UserError(f"{what} makes no feature [N, C] or [N, C, H, W]; name another --feature-point")
+    assert isinstance(feature, Tensor)
     return feature
 
 

@@ -29,7 +29,7 @@ def check_accuracy(task: Task) -> Level:
     runtime = RuntimeModel(subject.model, max(task.threads), runtime=subject.runtime)
     tally = Tally(_outputs_comparison(task), source.metric, source.metric_name)
     for batch in source.batches(task.batch_size):
-        tally.add(_sides(task, runtime, batch), batch.labels)
+        tally.add(_sides(task, runtime, batch), batch.samples, batch.labels)
     report.images = tally.images
     if not source.labelled:
         return tally.outputs_result()

@@ -8,13 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Golden, array_digest
 from qkd_deploy.verification.checks.flips import FlipBound, flip_bound
 from qkd_deploy.verification.compare import output_difference
 from qkd_deploy.verification.findings import Difference
 from qkd_deploy.verification.model_under_test import ModelUnderTest
+from qkd_deploy.verification.onnx_graph import names_of
 from qkd_deploy.verification.reference.model import ReferenceResult
+from qkd_deploy.verification.source import golden_source
 
 Codes = Mapping[str, np.ndarray]
 
@@ -48,10 +49,8 @@ def golden_differences(subject: ModelUnderTest, golden: Golden | None) -> list[D
 
 
 def _feeds(subject: ModelUnderTest, golden: Golden) -> dict[str, np.ndarray]:
-    feeds = {value.name: array for value, array in zip(subject.model.graph.input, golden.inputs, strict=False)}
-    if len(feeds) != len(subject.model.graph.input):
-        raise UserError("the golden inputs do not fit the model's inputs; export it again")
-    return feeds
+    golden_source(subject.model, subject.metadata, golden)  # refuses others than the model takes
+    return dict(zip(names_of(subject.model.graph.input), golden.inputs, strict=True))
 
 
 class _Flipped:

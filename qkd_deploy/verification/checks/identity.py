@@ -36,7 +36,7 @@ def identity_level(subject: ModelUnderTest, expected: onnx.ModelProto | None) ->
         fresh = against_expected(subject.model, expected, metadata)
         differences += [difference for difference in fresh if (difference.kind, difference.name) not in found]
     elif metadata.digests is None:
-        message = "the file carries no digests, so nothing says what it should be; give --checkpoint"
+        message = "the file carries no digests, so nothing says what it should be; export it again"
         differences.append(Difference("digests", "digests", "", message))
     try:
         differences += golden_differences(subject, metadata.golden)

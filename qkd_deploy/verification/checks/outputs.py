@@ -34,9 +34,9 @@ class OutputsComparison:
     differing: dict[str, int] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
 
-    def add(self, left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> None:
-        """Compare one batch of all outputs, of equal shapes and in graph order."""
-        self.samples += len(left[0])
+    def add(self, left: Sequence[np.ndarray], right: Sequence[np.ndarray], samples: int) -> None:
+        """Compare all outputs of a batch of so many samples, of equal shapes and in graph order."""
+        self.samples += samples
         for name, one, other in zip(self.exact, left, right, strict=True):
             unequal = (one != other) & ~(np.isnan(one) & np.isnan(other))
             count = int(np.atleast_1d(unequal).reshape(max(one.shape[:1], default=1), -1).any(axis=1).sum())

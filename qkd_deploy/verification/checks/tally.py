@@ -19,6 +19,7 @@ Outputs = list[np.ndarray]
 
 _IS_KEY = re.compile(r"(?!output(_\d+)?$)[A-Za-z_]\w*")
 """Names of outputs that are keys of a dict; tensors and tuples give ``output`` and ``output_0``, ``output_1`` ..."""
+_BY_OUTPUTS = "verify it with inputs=array (--inputs x.npy on the command line)"
 _SIDES = ("preview", "frozen", "runtime")
 
 
@@ -34,16 +35,16 @@ class Tally:
         self.correct: dict[str, float] = {}
         self.disagreements = 0
 
-    def add(self, sides: Mapping[str, Outputs], labels: np.ndarray | None) -> None:
-        """Count one batch.
+    def add(self, sides: Mapping[str, Outputs], samples: int, labels: np.ndarray | None) -> None:
+        """Count one batch of so many samples.
 
         Raises:
             UserError: the sides give outputs of other shapes, or not one for each label.
         """
-        _require_equal_shapes(sides, None if labels is None else len(labels))
-        self.images += len(sides["runtime"][0])
+        _require_equal_shapes(sides, None if labels is None else samples)
+        self.images += samples
         if "frozen" in sides:
-            self._outputs.add(sides["frozen"], sides["runtime"])
+            self._outputs.add(sides["frozen"], sides["runtime"], samples)
         if labels is not None:
             self._count(sides, labels)
 
@@ -109,27 +110,27 @@ class Tally:
         return f"{name}{shown} on {self.images} images"
 
 
-def _require_equal_shapes(sides: Mapping[str, Outputs], images: int | None) -> None:
-    """A damaged graph may give outputs that cannot be compared at all."""
+def _require_equal_shapes(sides: Mapping[str, Outputs], labels: int | None) -> None:
+    """Refuse outputs that cannot be compared with each other, or with labels."""
     shapes = {side: [output.shape for output in outputs] for side, outputs in sides.items()}
     wanted = shapes["runtime"]
     for side, found in shapes.items():
         if found != wanted:
             raise UserError(
                 f"ONNX Runtime gives outputs of shapes {wanted}, but the {side} model {found}, so nothing "
-                "can be compared; export the model again"
+                "can be compared; export that model again"
             )
-    if not wanted[0] or images not in (None, wanted[0][0]):
+    if labels is not None and wanted[0][:1] != (labels,):
         raise UserError(
-            f"the model's first output has the shape {list(wanted[0])}, which does not hold one row per input; such a "
-            "model cannot be verified with these data"
+            f"the model's first output has the shape {list(wanted[0])}, which does not hold one row per input; "
+            f"{_BY_OUTPUTS}"
         )
 
 
 def _classes(outputs: np.ndarray) -> np.ndarray:
     if outputs.ndim != 2:
         raise UserError(
-            "the model's first output is not [N, classes], so it is no classifier; verify it with --inputs x.npy, or "
-            "with a data set that has a metric"
+            f"the model's first output is not [N, classes], so it is no classifier; {_BY_OUTPUTS}, or with a data set "
+            "that has a metric"
         )
     return np.asarray(outputs.argmax(axis=1))

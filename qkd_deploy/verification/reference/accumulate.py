@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from qkd_deploy.errors import UserError
-
 _COLUMN_BYTES = 1 << 27  # unfolded images of one chunk of the batch, or of some rows of one image
 
 
@@ -33,12 +31,12 @@ class Window:
         """From ONNX attributes.
 
         Raises:
-            UserError: ``auto_pad`` asks for pads that depend on the image size.
+            ValueError: ``auto_pad`` asks for pads that depend on the image size, which exported files do not have.
         """
         rank = len(kernel)
         mode = attributes.get("auto_pad", b"NOTSET")
         if mode not in (b"NOTSET", b"VALID", b""):
-            raise UserError(f"the reference does not know auto_pad={mode.decode()}; write explicit pads")
+            raise ValueError(f"auto_pad={mode.decode()}")
         pads = attributes.get("pads", [0] * 2 * rank) if mode != b"VALID" else [0] * 2 * rank
         return cls(
             kernel,

@@ -15,13 +15,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.verification.onnx_graph import OnnxGraph, attributes_of
 from qkd_deploy.verification.reference import rounding
 from qkd_deploy.verification.reference.operator import Operator, Values
 from qkd_deploy.verification.reference.operators import row_of
 from qkd_deploy.verification.reference.rounding import Parameters
-from qkd_deploy.verification.reference.single_node import SingleNodes
+from qkd_deploy.verification.reference.single_node import SingleNodes, cannot_evaluate
 from qkd_deploy.verification.reference.values import Pending, Quantized, Value, as_array, as_arrays
 
 _BAD_OPERANDS = (ValueError, IndexError, TypeError, KeyError, AssertionError)
@@ -53,7 +52,7 @@ class ReferenceModel:
     """Interprets one model; constants (packed weights too) are evaluated once.
 
     Raises:
-        UserError: the graph reads a value that nothing produces, or holds an operator that cannot be evaluated.
+        UserError: it holds an operator that cannot be evaluated.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -101,7 +100,7 @@ class ReferenceModel:
             for node in self._nodes:
                 self._evaluate(node, values, result, continue_with or {})
                 self._release(node, values, unread)
-            result.outputs = {name: as_array(_value(values, name, "the graph")) for name in self._graph.outputs}
+            result.outputs = {name: as_array(values[name]) for name in self._graph.outputs}
         return result
 
     def _release(self, node: onnx.NodeProto, values: dict[str, Value], unread: Counter[str]) -> None:
@@ -127,7 +126,7 @@ class ReferenceModel:
         try:
             outputs = self._outputs_of(node, tuple(operands), result)
         except _BAD_OPERANDS as error:
-            raise UserError(f"the reference cannot evaluate {node.op_type} {node.name!r}: {error}") from error
+            raise cannot_evaluate(node, error) from error
         if _is_codes(node, outputs[0]):
             result.codes[node.output[0]] = as_array(outputs[0])
         values.update(zip(filter(None, node.output), outputs, strict=False))
@@ -253,10 +252,4 @@ def _is_codes(node: onnx.NodeProto, output: Value) -> bool:
 
 def _operands(node: onnx.NodeProto, values: Mapping[str, Value]) -> list[Value | None]:
     """The values that a node reads; None for inputs that are left out."""
-    return [_value(values, name, node.name) if name else None for name in node.input]
-
-
-def _value(values: Mapping[str, Value], name: str, reader: str) -> Value:
-    if name not in values:
-        raise UserError(f"the graph is broken: {reader!r} reads {name!r}, which nothing produces; export it again")
-    return values[name]
+    return [values[name] if name else None for name in node.input]

@@ -19,6 +19,11 @@ from qkd_deploy.runtimes.runtime import RuntimeFault, Session
 _RUNTIME = OnnxRuntime()
 
 
+def cannot_evaluate(node: onnx.NodeProto, reason: object) -> UserError:
+    """Make the error of a node that no exported file has, or not with such operands."""
+    return UserError(f"the reference cannot evaluate {node.op_type} {node.name!r}: {reason}; export the model again")
+
+
 class SingleNodes:
     """Runs single nodes of one model; sessions are kept by node and operand types."""
 
@@ -36,10 +41,7 @@ class SingleNodes:
         try:
             results = self._session(node, feeds).run(feeds)
         except RuntimeFault as error:
-            raise UserError(
-                f"the reference cannot evaluate {node.op_type} {node.name!r} ({error.last_line}); "
-                "it knows the operators of exported models and the float operators of ONNX Runtime"
-            ) from error
+            raise cannot_evaluate(node, error.last_line) from error
         return [np.asarray(output) for output in results.values()]
 
     def _session(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> Session:
