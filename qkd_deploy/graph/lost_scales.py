@@ -33,15 +33,15 @@ def _lost(name: str, quantizer: Quantizer) -> Iterator[str]:
             continue
         if not bool(torch.isfinite(learned.move).all()):
             yield (
-                f"the scale of {name}, which is not finite, because the loss or a gradient was not: lower the learning "
-                "rate or clip gradients, and go back to an earlier checkpoint"
+                f"the scale of {name}, which is not finite, because the loss or a gradient was not; train anew with a "
+                "lower learning rate (--lr) or with clipped gradients (--clip-norm)"
             )
             continue
         index = int(learned.move.abs().argmax())
         before, now = learned.start.flatten()[index].item(), learned.value().detach().flatten()[index].item()
         yield (
-            f"the scale of {name}, which went from {before:.3g} to {now:.3g}: lower the learning rate, or initialize "
-            "with a batch like those that are trained on"
+            f"the scale of {name}, which went from {before:.3g} to {now:.3g}; train anew with a lower learning rate "
+            "(--lr) or, in a loop of your own, initialize with a batch like those that are trained on"
         )
 
 

@@ -123,15 +123,21 @@ def test_training_names_a_scale_that_left_its_tensor() -> None:
     move.data.fill_(5.4)
     after = quantizer.scale().item()
     assert 100 < after / before < 110
-    with pytest.raises(UserError, match=rf"the scale of {node.name}, which went from {before:.3g} to {after:.3g}: "):
+    with pytest.raises(UserError, match=rf"the scale of {node.name}, which went from {before:.3g} to {after:.3g}; "):
         prepared(pixels())
     prepared.eval()(pixels())  # looking at the damage is possible
 
 
 def test_a_diverging_loop_is_stopped() -> None:
     prepared = student("w4a4")
-    with pytest.raises(UserError, match=r"training lost the scale of .*lower the learning rate"):
+    with pytest.raises(
+        UserError, match=r"training lost the scale of .* went from .*; train anew with a lower learning"
+    ):
         fit(prepared, SGD(prepared.parameters(), lr=1e4), 3)
+    lower = student("w4a4")
+    fit(lower, SGD(lower.parameters(), lr=1e-2), 1)
+    clipped = student("w4a4")
+    fit(clipped, SGD(clipped.parameters(), lr=1e4), 1, clip=1e-5)
 
 
 def test_freezing_warns_of_scales_that_do_not_fit_the_weights() -> None:

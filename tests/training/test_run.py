@@ -237,7 +237,7 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     config = make_config(
         {**QUICK, "lr": 1000.0, "weight_decay": 1e15, "weight_step_ratio": 0.0, "activation_step_ratio": 0.0}
     )
-    with pytest.raises(UserError, match="lower the learning rate"):
+    with pytest.raises(UserError, match="train anew with a lower learning rate"):
         train(config, tmp_path / "run", progress=NoProgress())
     state, remark = RunFolder(tmp_path / "run").load_state()
     assert state.loop is not None and state.loop["stage"] == "pretrain-student"

@@ -33,6 +33,7 @@ CO_STUDY = (
     "--teacher own:Straight:new/checkpoints/student-float.pt --method qkd --phases co-study --epochs 5 "
     "--schedule constant --weight-step-ratio 0 --activation-step-ratio 0"
 )
+DECAYS = f"{FLOAT} --epochs 3 --weight-decay 1e15 --weight-step-ratio 0 --activation-step-ratio 0"
 DIVERGES = f"{PLAIN} --pretrain-lr 1000 --out new"
 PHOTOS = f"{QAT} --dataset own:photos --model own:net --init photos.pt"
 UNLABELLED = "--dataset unlabelled.npz --classes 3"
@@ -132,6 +133,12 @@ WAYS = {
         "the loss is no longer finite",
         f"{CO_STUDY} --lr 0.001 --out another",
         before=runs(f"{NEW} --model own:Straight"),
+    ),
+    "a scale that leaves its tensor": Line(
+        f"{FLOAT} --lr 1000", "{}, which went from {} to {}", f"{FLOAT} --lr 0.01 --out other"
+    ),
+    "a scale that is not finite": Line(
+        f"{DECAYS} --lr 1000", "which is not finite, because", f"{DECAYS} --lr 1e-19 --out other"
     ),
     "divergence by rounding": Line(
         f"{NEW} --model own:Coarse --precision bf16",
