@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 import resource
 import shlex
 import sys
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from sentences import ROOT
+from sentences import followed_by, is_said, the_one_with
 
 from qkd_deploy.cli.main import main
 
 Change = Callable[[Path], object]
-LIST = ROOT / "tests" / "packaging" / "ways_out.txt"
 
 
 @dataclass(frozen=True)
@@ -130,29 +128,17 @@ def follow(way: Line, folder: Path, test: str) -> None:
         folder: where the commands run.
         test: as the list of sentences names it.
     """
-    sentence = re.compile(".*".join(map(re.escape, _sentence(way, test).split("{}"))))
+    sentence = the_one_with(way.said, test)
     way.before(folder)
     wrong = command(way.wrong, folder)
     assert wrong.code == way.code, wrong.err
-    assert sentence.search(wrong.err), wrong.err
+    assert is_said(sentence, wrong.err), wrong.err
     way.mend(folder)
     right = command(way.right, folder)
     assert right.code == 0, right.err
-    assert not sentence.search(right.err), right.err
+    assert not is_said(sentence, right.err), right.err
 
 
 def require_all(ways: Mapping[str, Line], test: str) -> None:
     """Require a row for every sentence that a test follows, as the list says."""
-    assert {_sentence(way, test) for way in ways.values()} == set(_followed_by(test))
-
-
-def _sentence(way: Line, test: str) -> str:
-    """The one sentence of those that a test follows in which the words of a row stand."""
-    found = [text for text in _followed_by(test) if way.said in text]
-    assert len(found) == 1, f"{way.said!r} stands in {found}"
-    return found[0]
-
-
-def _followed_by(test: str) -> list[str]:
-    lines = [line.split("\t", 2) for line in LIST.read_text(encoding="utf-8").splitlines()]
-    return [text for name, _, text in lines if name == test]
+    assert {the_one_with(way.said, test) for way in ways.values()} == set(followed_by(test))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+LIST = ROOT / "tests" / "packaging" / "ways_out.txt"
+"""Has a line for every sentence: the test that follows its way out, its file and its text, between tabs."""
 _SHORTEST = 12
 """Characters of a text that may be a sentence: ``"; ".join`` is none."""
 
@@ -17,6 +20,24 @@ class Sentence(NamedTuple):
 
     file: str
     text: str
+
+
+def followed_by(test: str) -> list[str]:
+    """The texts of the sentences that a test follows, as the list says."""
+    lines = [line.split("\t", 2) for line in LIST.read_text(encoding="utf-8").splitlines()]
+    return [text for name, _, text in lines if name == test]
+
+
+def the_one_with(words: str, test: str) -> str:
+    """The text of the one sentence of those that a test follows in which some words stand."""
+    found = [text for text in dict.fromkeys(followed_by(test)) if words in text]
+    assert len(found) == 1, f"{words!r} stands in {found}"
+    return found[0]
+
+
+def is_said(text: str, message: str) -> bool:
+    """True where a message holds a sentence of the list, with something filled in."""
+    return re.search(".*".join(map(re.escape, text.split("{}"))), message, re.DOTALL) is not None
 
 
 def sentences() -> list[Sentence]:

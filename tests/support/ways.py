@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sentences import followed_by, is_said, the_one_with
 
 from qkd_deploy.errors import UserError
 
@@ -17,7 +18,7 @@ class Way:
 
     Attributes:
         wrong: makes the mistake; like ``right`` it gets an empty folder.
-        said: words of the sentence that answers it, as they are.
+        said: words of the sentence that answers it, as they are; as the source has them where a test is named.
         right: does what the sentence recommends, from where the user stands.
     """
 
@@ -26,11 +27,25 @@ class Way:
     right: Callable[[Path], object]
 
 
-def follow(way: Way, folder: Path) -> None:
-    """Make the mistake, find the sentence, and do what it recommends."""
+def follow(way: Way, folder: Path, test: str = "") -> None:
+    """Make the mistake, find the sentence, and do what it recommends.
+
+    Args:
+        way: a row of a test's table.
+        folder: where files are written.
+        test: as the list of sentences names it; with it, the whole sentence is looked for.
+    """
     with pytest.raises(UserError) as refused:
         way.wrong(folder)
     message = str(refused.value)
-    assert way.said in message, message
+    if test:
+        assert is_said(the_one_with(way.said, test), message), message
+    else:
+        assert way.said in message, message
     assert "\n" not in message and "\x1b" not in message
     way.right(folder)
+
+
+def require_all(ways: Mapping[str, Way], test: str) -> None:
+    """Require a row for every sentence that a test follows, as the list says."""
+    assert {the_one_with(way.said, test) for way in ways.values()} == set(followed_by(test))
