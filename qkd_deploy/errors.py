@@ -25,6 +25,11 @@ class QuantizationWarning(UserWarning):
     """
 
 
+def unreadable(path: object, error: OSError) -> UserError:
+    """Make the error of a file or folder that the operating system does not let us read."""
+    return UserError(f"cannot read {path}: {error.strerror or error}; name another one, or change its permissions")
+
+
 def require_kind(value: object, kinds: type | tuple[type, ...], name: str, advice: str) -> None:
     """Refuse an argument of another class than expected.
 

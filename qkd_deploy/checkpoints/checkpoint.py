@@ -142,7 +142,7 @@ def _network(checkpoint: Checkpoint, model: str | nn.Module | None) -> nn.Module
     if model is None and ":" in record.name:
         raise UserError(
             f"{checkpoint.source} holds a network from {record.name}; to allow importing that code, "
-            f"name it again: --model {record.name}"
+            f"name it again: model={record.name!r}, or --model {record.name} on the command line"
         )
     return create_model(model or record.name, record.num_classes, record.in_channels, record.args)
 

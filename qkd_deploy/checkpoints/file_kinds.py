@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ _BEGINNINGS = {
     b"<!doctype html": "is a web page, as a failed download leaves one; download the file again",
     b"<html": "is a web page, as a failed download leaves one; download the file again",
     b"\x89hdf": "is an HDF5 file, as Keras writes them; give weights of PyTorch",
-    b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip",
+    b"\x1f\x8b": "is compressed by gzip; unpack it, as in a shell: gunzip < {} > weights.pt",
 }
 """How files begin, in lower case."""
 _SCRIPT, _PROGRAM = "constants.pkl", "archive_format"
@@ -33,7 +34,7 @@ def require_weights_file(file: BinaryIO, source: Path | str) -> None:
     beginning = file.read(64)
     for known, sentence in _BEGINNINGS.items():
         if beginning.lstrip().lower().startswith(known):
-            raise UserError(f"{source} {sentence}")
+            raise UserError(f"{source} {sentence.format(shlex.quote(str(source)))}")
     if beginning[8:10] == b'{"':
         raise UserError(f"{source} is a safetensors file by its content; give it the suffix .safetensors")
     if zipfile.is_zipfile(file):

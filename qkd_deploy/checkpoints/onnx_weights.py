@@ -14,8 +14,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from qkd_deploy.checkpoints.weights_file import weights_file
-from qkd_deploy.errors import UserError
+from qkd_deploy.checkpoints.weights_file import missing, weights_file
+from qkd_deploy.errors import UserError, unreadable
 
 _ENTRIES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), ("weight", "bias")),
@@ -102,9 +102,9 @@ def _model(path: Path | str) -> onnx.ModelProto:
     try:
         return onnx.load(content) if isinstance(content, Path) else onnx.load_model(io.BytesIO(content.getvalue()))
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {error.filename or path}; check the path") from error
+        raise missing(error.filename or path) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check the file") from error
+        raise unreadable(path, error) from error
     except Exception as error:  # the protobuf parser's own errors, or external constants that cannot be read
         raise UserError(f"{path} is no ONNX model, or it is damaged; use another file") from error
 

@@ -17,8 +17,8 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.checkpoints.file_kinds import require_weights_file
 from qkd_deploy.checkpoints.foreign_objects import load_as_data
 from qkd_deploy.checkpoints.seal import Digests, digests, sealed
-from qkd_deploy.checkpoints.weights_file import WeightsFile, missing, weights_file
-from qkd_deploy.errors import UserError
+from qkd_deploy.checkpoints.weights_file import WeightsFile, is_folder, missing, weights_file
+from qkd_deploy.errors import UserError, unreadable
 
 _SEALED = "sealed"
 """The entry that says inside of a file that it has a seal: without it, damage to the seal itself would not be told."""
@@ -58,7 +58,7 @@ def read_torch_file(path: Path | str) -> TorchFile:
     file, found = Path(path), weights_file(path)
     try:
         if file.is_dir():
-            raise UserError(f"{file} is a folder; name the file in it, such as {file / 'model.pt'}")
+            raise is_folder(file)
         with _opened(found) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which end in an error anyway
             known = digests(stream, file)
@@ -69,7 +69,7 @@ def read_torch_file(path: Path | str) -> TorchFile:
     except FileNotFoundError as error:
         raise missing(file) from error
     except PermissionError as error:
-        raise UserError(f"{file} cannot be read: permission denied; change its permissions") from error
+        raise unreadable(file, error) from error
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(file, str(error), zipped=zipfile.is_zipfile(file))) from error
     except UserError:

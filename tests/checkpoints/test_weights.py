@@ -159,7 +159,7 @@ def test_what_lies_outside_of_the_prefix_counts_where_something_is_missing() -> 
 def test_a_head_of_other_classes_is_left_at_random_only_on_request() -> None:
     target = network(classes=5)
     assert refusal(other_values(), target, skip=()).endswith(
-        "name the model it belongs to, or let head start at random with init_skip"
+        "name the model it belongs to, or let head start at random with init_skip (--init-skip)"
     )
     assert refusal(other_values(), target).endswith("name the model it belongs to")
     head = target.head.weight.clone()
@@ -188,7 +188,7 @@ def test_a_classifier_of_another_name_is_recognised_and_named(name: str) -> None
 def test_a_renamed_classifier_of_other_classes_is_told_as_one() -> None:
     message = refusal(with_head("fc"), network(classes=5), skip=())
     assert "other shapes 2: head.weight [2, 4] instead of [5, 4]" in message
-    assert message.endswith("or let head start at random with init_skip")
+    assert message.endswith("or let head start at random with init_skip (--init-skip)")
     assert load(with_head("fc"), network(classes=5), skip=("head",)) == (
         "7 tensors from w.pt, fc as head, 2 ignored (head.weight, head.bias), 2 left at random (head.weight, head.bias)"
     )
@@ -210,7 +210,7 @@ def test_classifiers_are_not_guessed(extra: Weights) -> None:
 
 def test_modules_that_the_file_lacks_may_start_at_random() -> None:
     weights = {name: value for name, value in other_values().items() if not name.startswith("body.1")}
-    assert refusal(weights, skip=()).endswith("or let body.1 start at random with init_skip")
+    assert refusal(weights, skip=()).endswith("or let body.1 start at random with init_skip (--init-skip)")
     assert load(weights, skip=("body.1",)).endswith(
         "4 left at random (body.1.weight, body.1.bias, body.1.running_mean and 1 more)"
     )

@@ -96,7 +96,7 @@ def test_a_head_of_another_size_starts_at_random_and_is_trained_first(folder: Pa
     refused = warm_run(train, folder)
     assert refused.code == 2
     assert "does not fit zoo:create_model: other shapes 2: head.weight [1000, 16] instead of [10, 16]" in refused.err
-    assert "let head start at random with init_skip" in refused.err
+    assert "let head start at random with init_skip (--init-skip)" in refused.err
     assert not (folder / "run").exists()
     done = warm_run(f"{train} --init-skip head", folder)
     ok(done)

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from qkd_deploy.data.images.decode import SUFFIXES, Unreadable, open_image
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, unreadable
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def image_files(folder: Path) -> Iterator[Path]:
     """
 
     def stop(error: OSError) -> None:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+        raise unreadable(error.filename, error) from error
 
     for place, folders, files in os.walk(folder, onerror=stop):
         folders[:] = sorted(name for name in folders if is_visible(name))
@@ -95,7 +95,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
+        raise unreadable(path, error) from error
 
 
 def file_digest(path: Path, algorithm: str) -> str:

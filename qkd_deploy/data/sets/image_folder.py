@@ -11,7 +11,7 @@ import torch
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.sets.assemble import Options, Parts, assemble, unlabelled, unnamed_classes, without_split
 from qkd_deploy.data.sets.files import Files, image_files, is_image, is_visible
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, unreadable
 
 HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 
@@ -144,7 +144,7 @@ def _find(folder: Path) -> Found:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}; check its permissions") from error
+        raise unreadable(folder, error) from error
     found = Found({}, [], [])
     for entry in entries:
         if entry.is_dir() and is_visible(entry.name):

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from qkd_deploy.checkpoints.torch_file import read_tensors, save_tensors
 from qkd_deploy.checkpoints.weights_file import missing, split_archive
 from qkd_deploy.data.sets.files import file_digest
-from qkd_deploy.errors import UserError
+from qkd_deploy.errors import UserError, unreadable
 from qkd_deploy.settings import MOST_THREADS
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.monitoring.metrics import digest_of_lines
@@ -160,7 +160,7 @@ def digests_of_weights(config: TrainConfig) -> dict[str, str]:
     except FileNotFoundError as error:
         raise missing(error.filename) from error
     except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}; check the file") from error
+        raise unreadable(error.filename, error) from error
 
 
 def newest_state(paths: tuple[Path, Path], folder: Path) -> tuple[RunState, str]:

@@ -170,7 +170,7 @@ def test_other_networks_are_refused_with_the_first_difference(tmp_path: Path) ->
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    assert "there is no file" in refusal(Plain(), tmp_path / "none.onnx")
+    assert "none.onnx does not exist" in refusal(Plain(), tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("not found")
     assert "is no ONNX model, or it is damaged" in refusal(Plain(), tmp_path / "text.onnx")
     weight = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.int8), "conv1.weight")
