@@ -128,6 +128,7 @@ def command(
         return _judged(report, strict_codes)
     if bits is None and "auto_bits" not in given:
         raise click.UsageError("--calibrate quantizes weights; say to which bits, such as --bits w8a8")
+    from qkd_deploy.workflows.next_command import data_options, model_option
     from qkd_deploy.workflows.post_training import export_calibrated
 
     settings = {**given, "dataset": calibrate, **named({"bits": bits, "model": model})}
@@ -139,13 +140,7 @@ def command(
         return 1
     status = _judged(done.report, strict_codes)
     if not as_json and not status:
-        data = {
-            "--dataset": calibrate,
-            "--data-dir": settings.get("data_dir"),
-            "--image-size": settings.get("image_size"),
-            "--checkpoint": done.checkpoint,
-        }
-        words = [word for option, value in data.items() if value is not None for word in (option, str(value))]
+        words = [*data_options(settings), "--checkpoint", str(done.checkpoint), *model_option(model)]
         echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")
     return status
 

@@ -19,6 +19,7 @@ from qkd_deploy.distill.methods import METHODS, OPEN
 from qkd_deploy.settings import Declaration
 from qkd_deploy.training.config import TrainConfig, make_config, read_config
 from qkd_deploy.training.recipes import RECIPES
+from qkd_deploy.workflows.next_command import model_option
 
 if TYPE_CHECKING:
     from qkd_deploy.training.run import TrainResult
@@ -119,4 +120,5 @@ def _print(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
     echo(f"settings  {result.folder / 'config.toml'}")
     kind = result.measure if result.student.account.floats else f"integer {result.measure}"
     echo(f"{kind} {result.accuracy:.2f} % on {result.images} held-out images ({config.bits})")
-    echo(f"next: qkd-deploy export --bits {config.bits} {shlex.quote(str(result.checkpoint))}")
+    words = ["export", "--bits", config.bits, *model_option(config.model), str(result.checkpoint)]
+    echo(f"next: {shlex.join(['qkd-deploy', *words])}")

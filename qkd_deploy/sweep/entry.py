@@ -20,6 +20,7 @@ from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.run_folder import RunFolder
 from qkd_deploy.training.start.run_state import digests_of_weights
 from qkd_deploy.verification.settings import VerifyOptions
+from qkd_deploy.workflows.next_command import data_options, model_option
 
 _PATIENCE = 60
 """Seconds that a training may take to end after its sweep was killed."""
@@ -163,34 +164,16 @@ def _train(entry: Entry, folder: Path) -> list[str]:
 
 def _export(config: TrainConfig, folder: Path) -> list[str]:
     output = ["--output", str(folder / "model.onnx")]
-    return ["export", "--bits", config.bits, *_model(config), *output, str(folder / "model.pt")]
+    return ["export", "--bits", config.bits, *model_option(config.model), *output, str(folder / "model.pt")]
 
 
 def _verify(config: TrainConfig, folder: Path, options: VerifyOptions, answer: Path) -> list[str]:
-    command = ["verify", "--dataset", config.dataset, "--checkpoint", str(folder / "model.pt"), *_model(config)]
-    command += ["--data-dir", config.data_dir] if config.data_dir else []
-    command += ["--image-size", str(config.image_size), "--workers", str(config.workers)]
-    command += ["--strict"] if config.strict else []
-    for key, value in config.dataset_args.items():
-        command += ["--dataset-arg", f"{key}={_toml(value)}"]
+    command = ["verify", *data_options(vars(config)), "--checkpoint", str(folder / "model.pt")]
+    command += model_option(config.model)
     command += ["--require-integer"] if options.require_integer else []
     command += ["--strict-codes"] if options.strict_codes else []
     command += ["--tolerance", str(options.tolerance), "--json", str(answer)]
     return [*command, str(folder / "model.onnx")]
-
-
-def _toml(value: Any) -> str:
-    """Write a value as TOML on one line."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _model(config: TrainConfig) -> list[str]:
-    """Name a network of the user's again: only names that were typed are imported."""
-    return ["--model", config.model] if ":" in config.model else []
 
 
 def _recorded_accuracy(checkpoint: Path | str) -> float | None:

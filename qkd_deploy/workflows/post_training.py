@@ -201,7 +201,8 @@ def _choose(
     budget = Budget.parse(config.auto_bits)
     if budget.kind == "size" and form["weights"] != "packed":
         raise UserError(
-            f"{budget.text} needs --weights packed: as int8, every weight takes a byte whatever its bits are"
+            f"{budget.text} saves nothing as int8, where every weight takes a byte whatever its bits are; give "
+            "--weights packed"
         )
 
     def prepare(bits: str, bits_for: Mapping[str, str]) -> PreparedModel:

@@ -60,7 +60,7 @@ BAD = {
     f"{EXPORT} --auto-bits size<=20kB": ("cannot be met", "the smallest possible with these bits is", "bytes"),
     f"{EXPORT} --auto-bits size<=50% --auto-bits-from w8a8": ("nothing to choose from", "w8a8,w4a4"),
     f"{EXPORT} --auto-bits size<=50% --auto-bits-from w8a9": ("out of range", "did you mean 'w8a8'?"),
-    f"{EXPORT.replace('packed', 'int8')} --auto-bits size<=50%": ("needs --weights packed",),
+    f"{EXPORT.replace('packed', 'int8')} --auto-bits size<=50%": ("give --weights packed",),
     "export --auto-bits size<=50% float.pt": ("--auto-bits belongs to --calibrate",),
     "train --model resnet8 --auto-bits size<=20kB --out run": ("the smallest possible with these bits is", "bytes"),
     "train --model resnet8 --auto-bits sise<=3kB --out run": ("an unknown 'sise'", "write size<=2MB"),

@@ -121,7 +121,9 @@ def test_a_continued_loop_ends_where_an_uninterrupted_one_does(epochs_before: in
 
 def test_divergence_stops_with_advice() -> None:
     loop = loop_for("qkd", (1, 1, 1), lr=1e30)
-    with pytest.raises(UserError, match=r"in qkd, phase self-study, epoch 1 .*; train in another --out with a lower --lr, or"):
+    with pytest.raises(
+        UserError, match=r"in qkd, phase self-study, epoch 1 .*; train in another --out with a lower --lr, or"
+    ):
         loop.run(lambda record: None)
 
 

@@ -49,6 +49,15 @@ class Plain(nn.Module):
         return self.fc(torch.relu(self.b(torch.relu(self.a(x)))).flatten(1))
 
 
+class Interrupted(Plain):
+    """Ends as if somebody pressed Ctrl-C while it trains."""
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
 class Straight(Plain):
     """So that it diverges in a few steps."""
 
@@ -76,6 +85,11 @@ class Two(Plain):
 def photos():
     split = Split(torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 3)
     return ImageDataset("photos", split, split, ("a", "b", "c"))
+
+
+def greys(count, names):
+    split = Split(torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8), torch.arange(count) % len(names))
+    return ImageDataset("greys", split, split, tuple(names))
 '''
 TRAIN = "train --dataset data.npz --model plaincnn --method qat --epochs 1 --pretrain-epochs 1 --batch-size 20"
 

@@ -41,6 +41,9 @@ WAYS = {
     "no TOML": config("is not a TOML file", "dataset: data.npz"),
     "no budget": Line(f"{PACKED} --auto-bits small", "is not of the form", f"{PACKED} --auto-bits 'size<=60%'"),
     "a budget in bytes": Line(f"{PACKED} --auto-bits size", "is not of the form", f"{PACKED} --auto-bits 'size<=2MB'"),
+    "a budget in bytes of int8": Line(
+        f"{CHOOSE} --auto-bits 'size<=60%'", "saves nothing as int8", f"{PACKED} --auto-bits 'size<=60%'"
+    ),
     "a budget of time": Line(
         f"{CHOOSE} --auto-bits 'latency<=2'", "does not depend on bits", f"{CHOOSE} --auto-bits 'bitops<=1.5G'"
     ),
