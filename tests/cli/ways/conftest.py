@@ -110,6 +110,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the plot of every run, which takes longer than the run."""
+    monkeypatch.setattr("qkd_deploy.training.monitoring.recorder.plot_run", lambda folder: None)
+
+
 @pytest.fixture
 def folder(small: Path, tmp_path: Path) -> Path:
     """One's own copy."""
