@@ -22,6 +22,7 @@ from qkd_deploy.checkpoints.records import (
 from qkd_deploy.checkpoints.state_dicts import is_plain
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.placement.settings import QuantizationSettings
+from qkd_deploy.pixels.normalization import Normalization
 
 VERSION = 1
 """Of the format of checkpoints."""
@@ -61,10 +62,12 @@ def read_content(content: Mapping[Any, Any], path: Path | str) -> Parts:
         raise UserError(f"{path} is damaged: it holds no weights, or others than dense tensors; use another checkpoint")
     model = _record("model", ModelRecord, content, path)
     _require_possible(model, state, path)
+    dataset = _record("dataset", DatasetRecord, content, path)
+    _require_pixels(dataset, model, path)
     return Parts(
         dict(state),
         model,
-        _record("dataset", DatasetRecord, content, path),
+        dataset,
         _record("training", TrainingRecord, content, path),
         None if content.get("quantization") is None else _quantization(content["quantization"], path),
     )
@@ -93,6 +96,14 @@ def _quantization(entry: Any, path: Path | str) -> QuantizationSettings:
         raise UserError(_unexpected("quantization", path)) from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _require_pixels(dataset: DatasetRecord, model: ModelRecord, path: Path | str) -> None:
+    """Refuse a normalisation that exported files could not be written with."""
+    try:
+        Normalization.of_entry(dataset.normalization).for_channels(model.in_channels)
+    except UserError as error:
+        raise UserError(_unexpected("dataset", path)) from error
 
 
 def _unexpected(key: str, path: Path | str) -> str:

@@ -18,6 +18,9 @@ from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 from qkd_deploy.data import Split, load_dataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.loop.batches import BatchStream
+from qkd_deploy.training.monitoring.progress import NoProgress
+from qkd_deploy.training.run import train
+from qkd_deploy.training.run_folder import config_of_run
 
 NETWORK = """
 from torch import nn
@@ -50,6 +53,7 @@ for wrong in ({"device": "cpu:0"}, {"batch_size": 95}, {"sync_batch_norm": True}
     except UserError as error:
         say(f"refused {error}")
 train(make_config(settings), "run")
+train(make_config(settings), "run", resume=True)
 say(f"trained {json.dumps(threads())}")
 """
 SETTINGS = shlex.split(
@@ -126,11 +130,16 @@ def test_batch_norms_co_study_and_averages_in_two_processes(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def last_words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What two processes print that are refused three times before they train."""
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "own.py").write_text(LAST_WORDS)
-    return printed(folder, [sys.executable, "own.py"], processes=2).splitlines()
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for two processes, and with ``last_words`` for their run."""
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def last_words(shared: Path) -> list[str]:
+    """What two processes print that are refused three times before they train and resume."""
+    (shared / "own.py").write_text(LAST_WORDS)
+    return printed(shared, [sys.executable, "own.py"], processes=2).splitlines()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux")
@@ -154,6 +163,16 @@ def test_ways_out_for_two_processes_lead_to_training(last_words: list[str]) -> N
         "--sync-batch-norm needs GPUs; leave it out, or use --device cuda",
     }
     assert sum(line.startswith("trained") for line in last_words) == 2
+
+
+def test_a_run_of_two_processes_goes_on_in_two(shared: Path, last_words: list[str]) -> None:
+    """They resumed it before they said that it was trained; one process starts another run."""
+    assert sum(line.startswith("trained") for line in last_words) == 2
+    config = config_of_run(shared / "run")
+    said = r"was begun by 2 processes, not 1; start as many \(torchrun --nproc-per-node\), or start again with another"
+    with pytest.raises(UserError, match=said):
+        train(config, shared / "run", resume=True, progress=NoProgress())
+    assert train(config, shared / "one", progress=NoProgress()).images == 359
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import chdir
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,11 @@ def with_model(**entries: Any) -> Callable[[Path], object]:
     return with_entries(model={**entry, **entries})
 
 
+def with_pixels(**entries: Any) -> Callable[[Path], object]:
+    record = asdict(trained().dataset)
+    return with_entries(dataset={**record, "normalization": {**CENTERED.as_entry(), **entries}})
+
+
 def without_step(folder: Path) -> object:
     state = {name: value * 0 if name.endswith("step.start") else value for name, value in trained().state_dict.items()}
     return rebuild(replace(trained(), state_dict=state))
@@ -137,6 +142,8 @@ WAYS: dict[str, Way] = {
     "no state": Way(with_entries(state_dict=None), "it holds no weights, or others than dense tensors", loads),
     "an odd entry": Way(with_model(name=5), "its entry {} is not as expected", loads),
     "odd settings": Way(with_entries(quantization=[1]), "its entry {} is not as expected", loads),
+    "odd pixels": Way(with_pixels(std=0.0), "its entry {} is not as expected", loads),
+    "pixels in colour": Way(with_pixels(mean=[1.0, 2.0, 3.0]), "its entry {} is not as expected", loads),
     "an odd shape": Way(with_model(image_shape=[3, 8, 8]), "has an impossible image shape", loads),
     "too many classes": Way(with_model(num_classes=2**23), "has more classes than weights", loads),
     "another model": Way(
