@@ -27,6 +27,7 @@ class Line:
     Attributes:
         wrong: the arguments, as in a shell.
         said: words of the sentence, as the source has them.
+        advice: what is recommended, where the source has not all of its words.
         right: the arguments that the sentence recommends.
         before: what is done to files before the mistake.
         mend: what the sentence asks to be done to files.
@@ -36,6 +37,7 @@ class Line:
     wrong: str
     said: str
     right: str
+    advice: str = ""
     before: Change = lambda folder: None
     mend: Change = lambda folder: None
     code: int = 2
@@ -132,7 +134,7 @@ def follow(way: Line, folder: Path, test: str) -> None:
     way.before(folder)
     wrong = command(way.wrong, folder)
     assert wrong.code == way.code, wrong.err
-    assert is_said(sentence, wrong.err), wrong.err
+    assert is_said(sentence, wrong.err) and way.advice in wrong.err, wrong.err
     way.mend(folder)
     right = command(way.right, folder)
     assert right.code == 0, right.err
@@ -140,5 +142,7 @@ def follow(way: Line, folder: Path, test: str) -> None:
 
 
 def require_all(ways: Mapping[str, Line], test: str) -> None:
-    """Require a row for every sentence that a test follows, as the list says."""
-    assert {the_one_with(way.said, test) for way in ways.values()} == set(followed_by(test))
+    """Require a row for every sentence that a test follows, as the list says, and all that it recommends in the row."""
+    rows = {name: the_one_with(way.said, test) for name, way in ways.items()}
+    assert set(rows.values()) == set(followed_by(test))
+    assert [name for name, text in rows.items() if "{}" in text.rpartition("; ")[2] and not ways[name].advice] == []

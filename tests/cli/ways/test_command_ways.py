@@ -17,13 +17,21 @@ CALIBRATE = "export float.pt --calibrate data.npz --calibrate-images 8 --output 
 VERIFY = "verify model.onnx"
 
 WAYS = {
-    "a misspelt command": Line("verfy model.onnx", "no command", VERIFY),
-    "another command": Line("show model.onnx", "no command", "inspect model.onnx"),
+    "a misspelt command": Line("verfy model.onnx", "no command", VERIFY, advice="did you mean 'verify'?"),
+    "another command": Line(
+        "show model.onnx",
+        "no command",
+        "inspect model.onnx",
+        advice="choose one of train, sweep, export, verify, inspect, bench",
+    ),
     "a misspelt choice": Line(
-        "export model.pt --weights pakced", "is not supported", "export model.pt --weights packed"
+        "export model.pt --weights pakced",
+        "is not supported",
+        "export model.pt --weights packed",
+        advice="did you mean 'packed'?",
     ),
     "a choice that there is not": Line(
-        "export model.pt --target openvino", "is not supported", "export model.pt --target ort"
+        "export model.pt --target openvino", "is not supported", "export model.pt --target ort", advice="choose ort"
     ),
     "epochs that are no number": Line(f"{QKD} --epochs many", "give one number, or one per phase", f"{QKD} --epochs 3"),
     "epochs of phases": Line(f"{QKD} --epochs 1/1/1", "give one number, or one per phase", f"{QKD} --epochs 1,1,1"),
@@ -35,16 +43,24 @@ WAYS = {
     "an argument without its value": Line(
         f"{DEEP} --model-arg depth", "write KEY=VALUE", f"{DEEP} --model-arg depth=3"
     ),
-    "true in Python": Line(f"{DEEP} --model-arg day=True", "is Python's spelling", f"{DEEP} --model-arg day=true"),
-    "nothing in Python": Line(f"{DEEP} --model-arg day=None", "is Python's spelling", DEEP),
+    "true in Python": Line(
+        f"{DEEP} --model-arg day=True", "is Python's spelling", f"{DEEP} --model-arg day=true", advice="write day=true"
+    ),
+    "nothing in Python": Line(
+        f"{DEEP} --model-arg day=None", "is Python's spelling", DEEP, advice="leave the argument out"
+    ),
     "a value of no kind": Line(f"{DEEP} --model-arg day=1st", "is no value", f"{DEEP} --model-arg 'day=\"1st\"'"),
     "an option of calibration": Line(
         "export float.pt --bits w8a8 --calibrate-images 8",
         "{} belongs to {}; give {} too",
         "export float.pt --bits w8a8 --calibrate-images 8 --calibrate data.npz",
+        advice="give --calibrate DATASET too",
     ),
     "an option of sensitivity": Line(
-        "inspect float.pt --limit 8", "{} belongs to {}; give {} too", "inspect float.pt --limit 8 --sensitivity"
+        "inspect float.pt --limit 8",
+        "{} belongs to {}; give {} too",
+        "inspect float.pt --limit 8 --sensitivity",
+        advice="give --sensitivity too",
     ),
     "no bits to calibrate to": Line(CALIBRATE, "say to which bits", f"{CALIBRATE} --bits w8a8"),
     "a network without its weights": Line(

@@ -72,12 +72,15 @@ WAYS = {
         "no activation function of {} was replaced",
         f"{BENCH} --checkpoint model.pt --against fp32",
     ),
-    "other bits": Line("export model.pt --bits w8a8", "was trained at", "export model.pt --bits w4a4"),
+    "other bits": Line(
+        "export model.pt --bits w8a8", "was trained at", "export model.pt --bits w4a4", advice="use --bits w4a4"
+    ),
     "other bits that are trained": Line(
         "export model.pt --bits w8a8",
         "was trained at",
         "export new/model.pt --bits w8a8",
         mend=runs(f"{TRAIN} --model plaincnn --bits w8a8"),
+        advice="or train at w8a8",
     ),
     "what was exported": Line("export model.onnx", "is no checkpoint by its name", "export run/model.pt"),
     "the checkpoint as output": Line(
@@ -112,6 +115,7 @@ WAYS = {
         "to allow importing that code",
         f"inspect {OWN} {SENSITIVITY} --model own:net",
         before=runs(TRAIN_OWN),
+        advice="name it again: --model own:net",
     ),
     "rounded weights": Line(
         f"inspect model.onnx {SENSITIVITY}", "holds rounded weights", f"inspect model.pt {SENSITIVITY}"

@@ -18,9 +18,9 @@ TWO = "export new/checkpoints/student-float.pt --model own:Two --calibrate data.
 PACKED = f"{CHOOSE} --weights packed"
 
 
-def config(said: str, wrong: str, right: str = GOOD) -> Line:
+def config(said: str, wrong: str, right: str = GOOD, *, advice: str = "") -> Line:
     """A file of settings that has to be corrected."""
-    return Line(CONFIG, said, CONFIG, before=writes("c.toml", wrong), mend=writes("c.toml", right))
+    return Line(CONFIG, said, CONFIG, advice, before=writes("c.toml", wrong), mend=writes("c.toml", right))
 
 
 def another(said: str, name: str, content: str) -> Line:
@@ -30,31 +30,59 @@ def another(said: str, name: str, content: str) -> Line:
 
 WAYS = {
     "a zero byte": config("leave out the zero byte", 'dataset = "data\\u0000.npz"'),
-    "too small a number": Line(f"{RUN} --lr 0", "it must be a number", f"{RUN} --lr 0.001"),
-    "too large a number": Line(f"{RUN} --first-last-bits 9", "it must be a number", f"{RUN} --first-last-bits 8"),
-    "a misspelt setting": config("unknown setting", f"{GOOD}epoch = 1", f"{GOOD}epochs = 1"),
-    "a setting that there is not": config("unknown setting", f"{GOOD}colour = 'red'"),
+    "too small a number": Line(
+        f"{RUN} --lr 0", "it must be a number", f"{RUN} --lr 0.001", advice="above 0 and at most 1000"
+    ),
+    "too large a number": Line(
+        f"{RUN} --first-last-bits 9",
+        "it must be a number",
+        f"{RUN} --first-last-bits 8",
+        advice="at least 2 and at most 8",
+    ),
+    "a misspelt setting": config(
+        "unknown setting", f"{GOOD}epoch = 1", f"{GOOD}epochs = 1", advice="did you mean 'epochs'?"
+    ),
+    "a setting that there is not": config("unknown setting", f"{GOOD}colour = 'red'", advice="remove it"),
     "no file": Line(f"{TRAIN} --config no.toml", "cannot read the", OTHER, mend=writes("other.toml", GOOD)),
     "a folder": Line(f"{TRAIN} --config run", "cannot read the", f"{RUN} --config run/config.toml"),
     "a large file": another("is larger than a megabyte", "large.toml", "# large\n" * 200_000),
     "a deep file": config("is nested too deep", f"{GOOD}data_dir = {'[' * 5000}"),
     "no TOML": config("is not a TOML file", "dataset: data.npz"),
-    "no budget": Line(f"{PACKED} --auto-bits small", "is not of the form", f"{PACKED} --auto-bits 'size<=60%'"),
-    "a budget in bytes": Line(f"{PACKED} --auto-bits size", "is not of the form", f"{PACKED} --auto-bits 'size<=2MB'"),
+    "no budget": Line(
+        f"{PACKED} --auto-bits small", "is not of the form", f"{PACKED} --auto-bits 'size<=60%'", advice="size<=60%"
+    ),
+    "a budget in bytes": Line(
+        f"{PACKED} --auto-bits size",
+        "is not of the form",
+        f"{PACKED} --auto-bits 'size<=2MB'",
+        advice="write size<=2MB",
+    ),
     "a budget in bytes of int8": Line(
         f"{CHOOSE} --auto-bits 'size<=60%'", "saves nothing as int8", f"{PACKED} --auto-bits 'size<=60%'"
     ),
     "a budget of time": Line(
-        f"{CHOOSE} --auto-bits 'latency<=2'", "does not depend on bits", f"{CHOOSE} --auto-bits 'bitops<=1.5G'"
+        f"{CHOOSE} --auto-bits 'latency<=2'",
+        "does not depend on bits",
+        f"{CHOOSE} --auto-bits 'bitops<=1.5G'",
+        advice="bitops<=1.5G",
     ),
     "a budget of another kind": Line(
-        f"{CHOOSE} --auto-bits 'memory<=2MB'", "limits an unknown", f"{CHOOSE} --auto-bits 'bitops<=1.5G'"
+        f"{CHOOSE} --auto-bits 'memory<=2MB'",
+        "limits an unknown",
+        f"{CHOOSE} --auto-bits 'bitops<=1.5G'",
+        advice="bitops<=1.5G",
     ),
     "bytes of operations": Line(
-        f"{CHOOSE} --auto-bits 'bitops<=1MB'", "has the unit", f"{CHOOSE} --auto-bits 'bitops<=15M'"
+        f"{CHOOSE} --auto-bits 'bitops<=1MB'",
+        "has the unit",
+        f"{CHOOSE} --auto-bits 'bitops<=15M'",
+        advice="choose one of K, k, M, G, T, %",
     ),
     "a share instead of a unit": Line(
-        f"{CHOOSE} --auto-bits 'bitops<=50percent'", "has the unit", f"{CHOOSE} --auto-bits 'bitops<=50%'"
+        f"{CHOOSE} --auto-bits 'bitops<=50percent'",
+        "has the unit",
+        f"{CHOOSE} --auto-bits 'bitops<=50%'",
+        advice="T, %",
     ),
     "nothing at all": Line(
         f"{CHOOSE} --auto-bits 'bitops<=0'", "allows nothing", f"{CHOOSE} --auto-bits 'bitops<=15M'"

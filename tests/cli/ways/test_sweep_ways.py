@@ -27,14 +27,18 @@ QAT = '[grid]\nmethod = ["qat"]\n'
 GOOD = SETTINGS + QAT + CHECKS
 
 
-def sweep(said: str, wrong: str, right: str = GOOD) -> Line:
+def sweep(said: str, wrong: str, right: str = GOOD, *, advice: str = "") -> Line:
     """A file that has to be corrected."""
-    return Line(SWEEP, said, SWEEP, before=writes("s.toml", wrong), mend=writes("s.toml", right))
+    return Line(SWEEP, said, SWEEP, advice, before=writes("s.toml", wrong), mend=writes("s.toml", right))
 
 
 WAYS = {
-    "a misspelt table": sweep("a sweep has the tables", GOOD.replace("[settings]", "[setings]")),
-    "settings in no table": sweep("a sweep has the tables", GOOD.replace("[settings]", "")),
+    "a misspelt table": sweep(
+        "a sweep has the tables", GOOD.replace("[settings]", "[setings]"), advice="did you mean 'settings'?"
+    ),
+    "settings in no table": sweep(
+        "a sweep has the tables", GOOD.replace("[settings]", ""), advice="the tables settings, grid, verify"
+    ),
     "a value instead of a list": sweep(
         "give a list of values",
         SETTINGS + "method = 'qat'\n[grid]\nseed = 0\n" + CHECKS,
@@ -49,9 +53,11 @@ WAYS = {
     "a misspelt setting": sweep("; correct it", GOOD.replace("epochs =", "epoch =")),
     "a setting in two places": sweep("; leave it in one of them", GOOD.replace("epochs =", 'method = "qat"\nepochs =')),
     "the same run twice": sweep("are the same run", GOOD.replace('["qat"]', '["qat", "qat"]')),
-    "a misspelt check": sweep("of verify{}; it has", GOOD.replace("tolerance", "tolerence")),
+    "a misspelt check": sweep(
+        "of verify{}; it has", GOOD.replace("tolerance", "tolerence"), advice="did you mean 'tolerance'?"
+    ),
     "a folder that cannot be": Line(
-        "sweep s.toml --out data.npz/new", "cannot write in", SWEEP, writes("s.toml", GOOD)
+        "sweep s.toml --out data.npz/new", "cannot write in", SWEEP, before=writes("s.toml", GOOD)
     ),
 }
 
