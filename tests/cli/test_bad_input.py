@@ -98,7 +98,7 @@ TRAIN = [
 EXPORT = [
     case("export", "Missing argument 'MODEL.PT'"),
     case("export missing.pt", "missing.pt does not exist", "check the path"),
-    case("export folder", "folder is a folder", "name the file"),
+    case("export folder", "folder is a folder", "name a file"),
     case("export truncated.pt", "truncated.pt is damaged", "use another file"),
     case("export garbage.pt", "garbage.pt is refused: it is damaged", "use a checkpoint"),
     case("export empty.pt", "empty.pt is damaged", "use another file"),
