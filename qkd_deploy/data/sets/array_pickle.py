@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qkd_deploy.errors import UserError
+from qkd_deploy.data.sets.files import not_as_published
 
 
 class _Refused(Exception):
@@ -83,11 +83,11 @@ def load_arrays(path: Path) -> dict[str, Any]:
             raise TypeError(f"a {type(content).__name__} where a dictionary belongs")
         return {_text(key): _to_numpy(value) for key, value in content.items()}
     except _Refused as refusal:
-        raise UserError(f"refused to run code in {path}: it asks for {refusal}; use the publisher's file") from None
+        raise not_as_published(path, f"is refused, as it wants to run code ({refusal})") from None
     except Exception as error:
         # A damaged pickle can fail in almost any way; all of them mean the same to the user.
         reason = str(error) or type(error).__name__
-        raise UserError(f"cannot read {path} ({reason}); unpack the publisher's archive again") from error
+        raise not_as_published(path, f"cannot be read ({reason})") from error
 
 
 def _text(key: object) -> str:

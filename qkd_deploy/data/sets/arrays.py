@@ -38,7 +38,7 @@ def read_arrays(path: Path | str) -> np.ndarray | dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}; write one with numpy.save") from error
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}; give a .npy or .npz file") from error
+        raise _unreadable(file, error.strerror or str(error)) from error
     except Exception as error:  # numpy has no common error for what is wrong in a file
         raise UserError(
             f"{file} holds no plain arrays (it is damaged, of another kind, or has pickled objects); "
@@ -53,7 +53,7 @@ def _require_size(file: Path) -> None:
         UserError: such a file.
     """
     if file.exists() and not file.is_file():
-        raise UserError(f"cannot read {file}: it is no regular file; give a .npy or .npz file")
+        raise _unreadable(file, "it is no regular file")
     if not zipfile.is_zipfile(file):
         return
     try:
@@ -63,9 +63,13 @@ def _require_size(file: Path) -> None:
         return  # numpy says that it is damaged
     if unpacked > max(_UNPACKED_BYTES, _PACKING * file.stat().st_size):
         raise UserError(
-            f"{file} unpacks to {unpacked / 1e9:,.1f} GB, which is not kept in memory; write the images to a folder "
-            "and read imagefolder:PATH"
+            f"{file} unpacks to {unpacked / 1e9:,.1f} GB, which is not kept in memory; write fewer, or write images to "
+            "a folder and read imagefolder:PATH"
         )
+
+
+def _unreadable(file: Path, reason: str) -> UserError:
+    return UserError(f"cannot read {file}: {reason}; give a .npy or .npz file")
 
 
 def array_dataset(path: Path, options: Options) -> ImageDataset:

@@ -20,7 +20,7 @@ from qkd_deploy.data.sets.cifar_layout import (
     read_pickled_names,
 )
 from qkd_deploy.data.sets.download import Archive, cache_folder, fetch
-from qkd_deploy.data.sets.files import read_lines
+from qkd_deploy.data.sets.files import not_as_published, read_lines
 from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
 
@@ -61,11 +61,10 @@ def load_cifar(cifar: Cifar, data_dir: Path | None) -> ImageDataset:
     layout, folder = _locate(cifar, data_dir)
     for name in layout.files:
         if not (folder / name).is_file():
-            raise UserError(f"{folder} lacks {name}; unpack the publisher's archive of {cifar.name} again")
+            raise not_as_published(folder, f"lacks {name}")
     classes = layout.read_names(folder / layout.names)
     if len(classes) != cifar.classes:
-        found = f"{folder / layout.names} holds {len(classes)} class names instead of {cifar.classes}"
-        raise UserError(f"{found}; unpack the publisher's archive of {cifar.name} again")
+        raise not_as_published(folder / layout.names, f"holds {len(classes)} class names instead of {cifar.classes}")
     dataset = ImageDataset(
         name=cifar.name,
         train=_split(layout, [folder / name for name in layout.train], cifar.train_images, cifar.classes),
@@ -112,7 +111,7 @@ def _split(layout: Layout, paths: list[Path], images_per_file: int, classes: int
         place = slice(index * images_per_file, (index + 1) * images_per_file)
         images[place], labels[place] = layout.read_part(path, images_per_file)
         if labels[place].max() >= classes:
-            raise UserError(f"{path} has a label above {classes - 1}; unpack the publisher's archive again")
+            raise not_as_published(path, f"has a label above {classes - 1}")
     return Split(torch.from_numpy(images).view(total, *IMAGE_SHAPE), torch.from_numpy(labels))
 
 

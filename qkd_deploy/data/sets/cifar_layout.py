@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from qkd_deploy.data.sets.array_pickle import load_arrays
 from qkd_deploy.data.sets.download import Archive
-from qkd_deploy.data.sets.files import file_digest, read_bytes
-from qkd_deploy.errors import UserError
+from qkd_deploy.data.sets.files import file_digest, not_as_published, read_bytes
 
 IMAGE_SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
@@ -69,8 +68,7 @@ def read_binary(label_bytes: int) -> Callable[[Path, int], Part]:
         width = label_bytes + PIXELS
         content = read_bytes(path)
         if len(content) != images * width:
-            expected = f"{len(content)} bytes instead of {images * width}"
-            raise UserError(f"{path} has {expected}; it is cut short or another file: unpack the archive again")
+            raise not_as_published(path, f"has {len(content)} bytes instead of {images * width}")
         records = np.frombuffer(content, dtype=np.uint8).reshape(images, width)
         return records[:, label_bytes:], records[:, label_bytes - 1]
 
@@ -84,9 +82,9 @@ def read_pickled(label_key: str) -> Callable[[Path, int], Part]:
         content = load_arrays(path)
         pixels, labels = content.get("data"), content.get(label_key)
         if not isinstance(pixels, np.ndarray) or pixels.shape != (images, PIXELS):
-            raise UserError(f"{path} has no 'data' of {images} images; unpack the publisher's archive again")
+            raise not_as_published(path, f"has no 'data' of {images} images")
         if not _are_labels(labels, images):
-            raise UserError(f"{path} has no '{label_key}' for {images} images; unpack the publisher's archive again")
+            raise not_as_published(path, f"has no '{label_key}' for {images} images")
         return pixels, np.array(labels, dtype=np.uint8)
 
     return read
@@ -106,7 +104,7 @@ def read_pickled_names(key: str) -> Callable[[Path], list[str]]:
     def read(path: Path) -> list[str]:
         names = load_arrays(path).get(key)
         if not isinstance(names, list):
-            raise UserError(f"{path} has no '{key}'; unpack the publisher's archive again")
+            raise not_as_published(path, f"has no '{key}'")
         return [name.decode("utf-8", errors="replace") if isinstance(name, bytes) else str(name) for name in names]
 
     return read

@@ -84,18 +84,23 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def not_as_published(path: Path, what: str) -> UserError:
+    """Make the error of a file or folder that is not as its publisher packed it; ``what`` says how it is."""
+    return UserError(f"{path} {what}; unpack the publisher's archive again")
+
+
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file.
+    """Read a whole file of a publisher's archive.
 
     Raises:
         UserError: it cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"cannot read {path}: it is no regular file; put a file in its place")
+        raise not_as_published(path, "is no regular file")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise not_as_published(path, f"cannot be read ({error.strerror})") from error
 
 
 def file_digest(path: Path, algorithm: str) -> str:

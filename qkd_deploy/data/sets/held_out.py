@@ -29,5 +29,8 @@ def divided(name: str, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     """
     marked = held_out(labels)
     if not marked.any():
-        raise UserError(f"{name} has no held-out images, and too few to keep any from training; add a folder or arrays")
+        raise UserError(
+            f"{name} has no held-out images, and too few to keep any from training; add some, or tell held-out ones "
+            "apart (folders train and val, arrays x_train, y_train, x_test and y_test, or splits train and test)"
+        )
     return torch.where(~marked)[0], torch.where(marked)[0]

@@ -107,12 +107,13 @@ def _used_splits(splits: list[str]) -> list[str]:
 
 
 def _load(title: str, name: str, path: Path, config: object) -> dict[str, Any]:
-    """Load the tables by split."""
+    """Load the tables by split, without empty ones."""
     loaded = _from_library(title, name, path, config)
     tables = dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
-    if not tables or not all(map(len, tables.values())):
-        raise UserError(f"{title} has a split without rows; choose another one")
-    return tables
+    filled = {split: table for split, table in tables.items() if len(table)}
+    if not filled:
+        raise UserError(f"{title} has no rows; name another data set")
+    return filled
 
 
 def _from_library(title: str, name: str, path: Path, config: object) -> Any:

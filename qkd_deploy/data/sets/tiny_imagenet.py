@@ -9,7 +9,7 @@ import torch
 
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.sets.assemble import Options, Parts, assemble
-from qkd_deploy.data.sets.files import Files, image_files, read_lines
+from qkd_deploy.data.sets.files import Files, image_files, not_as_published, read_lines
 from qkd_deploy.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
@@ -59,7 +59,7 @@ def _train_images(root: Path, wnids: list[str]) -> tuple[list[str], list[tuple[s
         images += [(path.relative_to(root).as_posix(), len(present)) for path in paths]
         present += [wnid] if paths else []
     if len(present) < 2:
-        raise UserError(f"{root / 'train'} has images of fewer than two classes; unpack the archive again")
+        raise not_as_published(root / "train", "has images of fewer than two classes")
     return present, images
 
 
@@ -68,7 +68,7 @@ def _held_out_images(root: Path, present: list[str]) -> list[tuple[str, int]]:
     numbers = {wnid: number for number, wnid in enumerate(present)}
     images = [(f"val/images/{name}", numbers[wnid]) for name, wnid in _annotations(root) if wnid in numbers]
     if not images:
-        raise UserError(f"{root / _ANNOTATIONS} names no image of these classes; unpack the archive again")
+        raise not_as_published(root / _ANNOTATIONS, "names no image of these classes")
     return images
 
 
@@ -76,7 +76,7 @@ def _annotations(root: Path) -> list[tuple[str, str]]:
     """Read name and class of each held-out image."""
     lines = [line.split("\t") for line in read_lines(root / _ANNOTATIONS)]
     if any(len(fields) < 2 or "/" in fields[0] for fields in lines):
-        raise UserError(f"{root / _ANNOTATIONS} is damaged; unpack the publisher's archive again")
+        raise not_as_published(root / _ANNOTATIONS, "is damaged")
     return [(fields[0], fields[1]) for fields in lines]
 
 

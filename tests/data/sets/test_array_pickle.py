@@ -48,7 +48,7 @@ def test_calls_are_refused_and_not_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil").write_bytes(pickle.dumps({"data": Calls(function, *arguments)}, protocol=protocol))
-    with pytest.raises(UserError, match=f"refused to run code in .*evil: it asks for .*{asked_for}"):
+    with pytest.raises(UserError, match=f"evil is refused, as it wants to run code .*{asked_for}"):
         load_arrays(tmp_path / "evil")
     assert not (tmp_path / "MARK").exists()
 
@@ -74,7 +74,7 @@ def test_indirect_ways_are_refused(program: bytes, tmp_path: Path) -> None:
 
 def test_only_the_harmless_encoding_is_imitated(tmp_path: Path) -> None:
     (tmp_path / "evil").write_bytes(pickle.dumps({"data": Calls(codecs.encode, "text", "utf-7")}, protocol=2))
-    with pytest.raises(UserError, match=r"refused to run code in .*_codecs\.encode"):
+    with pytest.raises(UserError, match=r"is refused, as it wants to run code .*_codecs\.encode"):
         load_arrays(tmp_path / "evil")
 
 
@@ -109,5 +109,5 @@ def test_memory_order_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x80", b"garbage", pickle.dumps([1]), pickle.dumps(None)])
 def test_what_is_no_dictionary_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot read .*file"):
+    with pytest.raises(UserError, match=r"file cannot be read"):
         load_arrays(tmp_path / "file")

@@ -2,88 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import tarfile
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from archive_server import FOLDER, Server, archive_of, packed, serving
 
 from qkd_deploy.data import load_dataset
 from qkd_deploy.data.sets.cifar import CIFAR10, CIFAR100, load_cifar
-from qkd_deploy.data.sets.download import Archive, cache_folder, fetch
+from qkd_deploy.data.sets.download import cache_folder, fetch
 from qkd_deploy.errors import UserError
-
-FOLDER = "cifar-10-batches-bin"
-
-
-@dataclass
-class Server:
-    """What a server on this machine sends, and what it was asked for."""
-
-    content: bytes = b""
-    break_after: int | None = None
-    ignore_range: bool = False
-    asked: list[str | None] = field(default_factory=list)
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range")
-        self.asked.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and not self.ignore_range else 0
-        if start and start >= len(self.content):
-            handler.send_error(416)
-            return
-        rest = self.content[start:]
-        handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(rest)))
-        handler.end_headers()
-        handler.wfile.write(rest if self.break_after is None else rest[: self.break_after])
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.answer(self)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("QKD_DEPLOY_MIRROR", f"http://127.0.0.1:{listener.server_address[1]}/")
-    yield state
-    listener.shutdown()
-    listener.server_close()
-
-
-def packed(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
-    """A gzipped tar of files, and of members as they are."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return buffer.getvalue()
-
 
 CONTENT = packed((f"{FOLDER}/a.bin", os.urandom(50_000)), (f"{FOLDER}/deep/b.txt", b"text"))
 
 
-def archive_of(content: bytes) -> Archive:
-    return Archive("http://127.0.0.1:9/", "data.tar.gz", hashlib.md5(content).hexdigest(), FOLDER)
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serving() as state:
+        monkeypatch.setenv("QKD_DEPLOY_MIRROR", state.address)
+        yield state
 
 
 def left_in(folder: Path) -> set[str]:
