@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from ways import Way, follow, require_all
 
 import qkd_deploy as qkd
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.data.sets.arrays import read_arrays
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.source import _part_of as part_of
+
+TEST = "tests/packaging/test_followed_ways_out.py::test_the_way_out_works"
 
 
 def network() -> nn.Module:
@@ -40,15 +41,6 @@ def ready(bits: str = "w8a8", **settings: Any) -> PreparedModel:
     return model
 
 
-@dataclass(frozen=True)
-class Way:
-    """A mistake, what the sentence says of it, and what it recommends."""
-
-    wrong: Callable[[Path], object]
-    said: str
-    right: Callable[[Path], object]
-
-
 def written(path: Path, **arrays: np.ndarray) -> Path:
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path
@@ -59,15 +51,20 @@ LABELS = np.arange(10) % 2
 
 WAYS: dict[str, Way] = {
     "nothing to calibrate with": Way(
-        lambda p: qkd.calibrate(fresh(), []), "give at least one batch", lambda p: qkd.calibrate(fresh(), [images()])
+        lambda p: qkd.calibrate(fresh(), []),
+        "nothing to calibrate with; give at least one batch",
+        lambda p: qkd.calibrate(fresh(), [images()]),
     ),
     "no samples": Way(
-        lambda p: qkd.initialize(fresh(), images(0)), "give at least one", lambda p: qkd.initialize(fresh(), images(1))
+        lambda p: qkd.initialize(fresh(), images(0)),
+        "give at least one, batch first",
+        lambda p: qkd.initialize(fresh(), images(1)),
     ),
     "a batch in a dictionary": Way(
         lambda p: qkd.calibrate(fresh(), [{"x": images()}]),
-        "give a tensor for each input",
+        "a batch is {}; give {}",
         lambda p: qkd.calibrate(fresh(), [(images(), torch.zeros(8))]),
+        advice="give a tensor for each input",
     ),
     "raw pixels": Way(
         lambda p: qkd.initialize(fresh(), images().byte()),
@@ -81,12 +78,12 @@ WAYS: dict[str, Way] = {
     ),
     "no images of a data set": Way(
         lambda p: qkd.calibrate(fresh(), qkd.load_dataset("digits"), images=0),
-        "give 1 or more",
+        "calibration on {} images is impossible; give 1 or more",
         lambda p: qkd.calibrate(fresh(), qkd.load_dataset("digits"), images=1),
     ),
-    "batch norms of an iterator": Way(
+    "batch norms of an iterato": Way(
         lambda p: qkd.calibrate(fresh(), iter([images()]), batch_norm=True),
-        "give a list or a loader",
+        "give a list or a loade",
         lambda p: qkd.calibrate(fresh(), [images()], batch_norm=True),
     ),
     "batch norms of one image": Way(
@@ -96,7 +93,7 @@ WAYS: dict[str, Way] = {
     ),
     "nothing to reconstruct with": Way(
         lambda p: qkd.reconstruct(ready(), network(), []),
-        "give at least one batch",
+        "nothing to reconstruct with; give at least one batch",
         lambda p: qkd.reconstruct(ready(), network(), [images()]),
     ),
     "reconstruction on no images": Way(
@@ -111,7 +108,7 @@ WAYS: dict[str, Way] = {
     ),
     "another network to reconstruct": Way(
         lambda p: qkd.reconstruct(ready(), nn.Linear(2, 2), images()),
-        r"give the one that prepare\(\) took",
+        "give the one that prepare() took",
         lambda p: qkd.reconstruct(ready(), network(), images()),
     ),
     "a quantizer with codes of its own": Way(
@@ -120,19 +117,31 @@ WAYS: dict[str, Way] = {
         lambda p: [qkd.reconstruct(ready(quantizer=kind), network(), images()) for kind in ("interval", "lsq")],
     ),
     "bits of another form": Way(
-        lambda p: BitWidths.parse("4/4"), "did you mean 'w4a4'", lambda p: BitWidths.parse("w4a4")
+        lambda p: BitWidths.parse("4/4"),
+        "are not of the form wXaY",
+        lambda p: BitWidths.parse("w4a4"),
+        advice="did you mean 'w4a4'",
     ),
     "bits out of range": Way(
-        lambda p: BitWidths.parse("w9a1"), "did you mean 'w8a2'", lambda p: BitWidths.parse("w8a2")
+        lambda p: BitWidths.parse("w9a1"),
+        "are out of range",
+        lambda p: BitWidths.parse("w8a2"),
+        advice="did you mean 'w8a2'",
     ),
     "float activations for some layers": Way(
         lambda p: fresh(overrides={"5": "w8a32"}), "give all bits a32 or none", lambda p: fresh(overrides={"5": "w8a4"})
     ),
-    "a pattern without a layer": Way(
-        lambda p: fresh(overrides={"03": "w4a4"}), "did you mean '3'", lambda p: fresh(overrides={"3": "w4a4"})
+    "a pattern without a laye": Way(
+        lambda p: fresh(overrides={"03": "w4a4"}),
+        "matches no laye",
+        lambda p: fresh(overrides={"3": "w4a4"}),
+        advice="did you mean '3'",
     ),
     "a pattern without a module": Way(
-        lambda p: fresh(overrides={"55": "float"}), "did you mean '5'", lambda p: fresh(overrides={"5": "float"})
+        lambda p: fresh(overrides={"55": "float"}),
+        "matches no module",
+        lambda p: fresh(overrides={"5": "float"}),
+        advice="did you mean '5'",
     ),
     "bits inside a module in float": Way(
         lambda p: qkd.prepare(nn.Sequential(network()), "w8a8", images(), overrides={"0.5": "w4a4", "0.[45]": "float"}),
@@ -146,8 +155,9 @@ WAYS: dict[str, Way] = {
     ),
     "an unknown form of weights": Way(
         lambda p: qkd.export_onnx(ready().eval(), p / "m.onnx", weights="int4"),
-        "choose one of int8, packed",
+        "choose one of",
         lambda p: [qkd.export_onnx(ready().eval(), p / "m.onnx", weights=form) for form in ("int8", "packed")],
+        advice="choose one of int8, packed",
     ),
     "a folder to write to": Way(
         lambda p: qkd.export_onnx(ready().eval(), p), "name a file", lambda p: qkd.export_onnx(ready().eval(), p / "m")
@@ -164,7 +174,7 @@ WAYS: dict[str, Way] = {
     ),
     "images of another shape": Way(
         lambda p: qkd.load_dataset(str(written(p / "a.npz", images=IMAGES[0], labels=LABELS))),
-        r"write \[N, H, W, C\]",
+        "write [N, H, W, C]",
         lambda p: qkd.load_dataset(str(written(p / "a.npz", images=IMAGES[..., None], labels=LABELS))),
     ),
     "classes that nobody tells": Way(
@@ -174,10 +184,11 @@ WAYS: dict[str, Way] = {
     ),
     "arrays of other names": Way(
         lambda p: qkd.load_dataset(str(written(p / "a.npz", x=IMAGES))),
-        r"write x_train, y_train, x_test and y_test, or images and labels",
+        "{} holds {}; write",
         lambda p: qkd.load_dataset(
             str(written(p / "a.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES, y_test=LABELS))
         ),
+        advice="write x_train, y_train, x_test and y_test, or images and labels",
     ),
     "arrays that are not there": Way(
         lambda p: read_arrays(p / "x.npy"),
@@ -190,7 +201,9 @@ WAYS: dict[str, Way] = {
         lambda p: [np.save(p / "x.npy", IMAGES, allow_pickle=False), read_arrays(p / "x.npy")],
     ),
     "no classes for a network": Way(
-        lambda p: qkd.create_model("resnet8", 0), "give 1 or more", lambda p: qkd.create_model("resnet8", 1)
+        lambda p: qkd.create_model("resnet8", 0),
+        "a model with {} {} is impossible",
+        lambda p: qkd.create_model("resnet8", 1),
     ),
     "an unknown split": Way(
         lambda p: [qkd.export_onnx(ready().eval(), p / "m"), qkd.verify_onnx(p / "m", data=digits(), split="val")],
@@ -212,6 +225,8 @@ def _part_of(data: Any, split: str) -> object:
 @pytest.mark.filterwarnings("ignore::qkd_deploy.errors.QuantizationWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_the_way_out_works(way: str, tmp_path: Path) -> None:
-    with pytest.raises(qkd.UserError, match=WAYS[way].said):
-        WAYS[way].wrong(tmp_path)
-    WAYS[way].right(tmp_path)
+    follow(WAYS[way], tmp_path, TEST)
+
+
+def test_all_sentences_are_followed() -> None:
+    require_all(WAYS, TEST)

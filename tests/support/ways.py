@@ -20,11 +20,13 @@ class Way:
         wrong: makes the mistake; like ``right`` it gets an empty folder.
         said: words of the sentence that answers it, as they are; as the source has them where a test is named.
         right: does what the sentence recommends, from where the user stands.
+        advice: what is recommended, where the source has not all of its words.
     """
 
     wrong: Callable[[Path], object]
     said: str
     right: Callable[[Path], object]
+    advice: str = ""
 
 
 def follow(way: Way, folder: Path, test: str = "") -> None:
@@ -39,7 +41,7 @@ def follow(way: Way, folder: Path, test: str = "") -> None:
         way.wrong(folder)
     message = str(refused.value)
     if test:
-        assert is_said(the_one_with(way.said, test), message), message
+        assert is_said(the_one_with(way.said, test), message) and way.advice in message, message
     else:
         assert way.said in message, message
     assert "\n" not in message and "\x1b" not in message
@@ -47,5 +49,7 @@ def follow(way: Way, folder: Path, test: str = "") -> None:
 
 
 def require_all(ways: Mapping[str, Way], test: str) -> None:
-    """Require a row for every sentence that a test follows, as the list says."""
-    assert {the_one_with(way.said, test) for way in ways.values()} == set(followed_by(test))
+    """Require a row for every sentence that a test follows, as the list says, and all that it recommends in the row."""
+    rows = {name: the_one_with(way.said, test) for name, way in ways.items()}
+    assert set(rows.values()) == set(followed_by(test))
+    assert [name for name, text in rows.items() if "{}" in text.rpartition("; ")[2] and not ways[name].advice] == []

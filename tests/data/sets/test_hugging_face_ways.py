@@ -55,7 +55,10 @@ def opens(name: str, **args: str) -> None:
 
 WAYS: dict[str, Way] = {
     "an unknown argument": Way(
-        lambda p: opens(saved(p), picture="photo"), "it takes {}", lambda p: opens(f"hf:{p / 'saved'}", image="photo")
+        lambda p: opens(saved(p), picture="photo"),
+        "it takes {}",
+        lambda p: opens(f"hf:{p / 'saved'}", image="photo"),
+        advice="; it takes image, label, config",
     ),
     "no images": Way(
         lambda p: opens(saved(p, typed=False)),
@@ -66,6 +69,7 @@ WAYS: dict[str, Way] = {
         lambda p: opens(saved(p), image="foto"),
         "its columns are",
         lambda p: opens(f"hf:{p / 'saved'}", image="photo"),
+        advice="; its columns are photo, kind, title",
     ),
     "labels that are texts": Way(
         lambda p: opens(saved(p), label="title"),

@@ -111,6 +111,7 @@ WAYS: dict[str, Way] = {
             opens(archive(p / "a.npz", images=PIXELS, labels=LABELS)),
             opens(archive(p / "a.npz", **four(PIXELS, LABELS))),
         ],
+        advice="; write x_train, y_train, x_test and y_test, or images and labels with",
     ),
     "arrays larger than memory": Way(
         lambda p: small_memory(lambda: opens(packed(p / "a.npz", 2000))),

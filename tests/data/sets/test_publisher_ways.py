@@ -68,18 +68,28 @@ WAYS: dict[str, Way] = {
         lambda p: [puts(p / "data.tar.gz", CONTENT), gets(p, content=b"")],
     ),
     "a connection that breaks": Way(
-        lambda p: gets(p, break_after=100), "try again later to continue", lambda p: gets(p)
+        lambda p: gets(p, break_after=100),
+        "try again later to continue",
+        lambda p: gets(p),
+        advice="or unpack data.tar.gz in a folder",
     ),
-    "no connection": Way(lambda p: fetch(archive_of(CONTENT), p), "try again later to continue", unpacked_by_hand),
+    "no connection": Way(
+        lambda p: fetch(archive_of(CONTENT), p),
+        "try again later to continue",
+        unpacked_by_hand,
+        advice="or unpack data.tar.gz in a folder",
+    ),
     "another file": Way(
         lambda p: gets(p, content=CONTENT + b"!"),
         "gave another file than the publisher's",
         lambda p: gets(p),
+        advice="or put data.tar.gz into ",
     ),
     "another file again": Way(
         lambda p: gets(p, content=CONTENT + b"!"),
         "gave another file than the publisher's",
         lambda p: [puts(p / "data.tar.gz", CONTENT), gets(p, content=b"")],
+        advice="or put data.tar.gz into ",
     ),
     "a damaged archive": Way(
         lambda p: gets(p, archive_of(CONTENT[:-2000]), CONTENT[:-2000]),

@@ -134,6 +134,7 @@ WAYS: dict[str, Way] = {
         of_an_own_network,
         "to allow importing that code, name it again",
         lambda p: of_an_own_network(p, model="a_network:net"),
+        advice="model='a_network:net', or --model a_network:net on",
     ),
     "a step of zero": Way(without_step, "is damaged: a quantization step is", loads),
     "another version": Way(
@@ -150,11 +151,13 @@ WAYS: dict[str, Way] = {
         lambda p: load_into(Net(), {"a.weight": torch.zeros(3)}, "net", "weights.pt"),
         "{} does not fit {}: {}; {}",
         lambda p: start(weights()),
+        advice="; name the model it belongs to",
     ),
     "another head": Way(
         lambda p: start(weights(), classes=5),
         "{} does not fit {}: {}; {}",
         lambda p: [start(weights(), skip=("head",), classes=5), start(weights())],
+        advice="; name the model it belongs to, or let head start at random with init_skip (--init-skip)",
     ),
     "weights that are not finite": Way(
         lambda p: start({**weights(), "head.bias": torch.full((2,), torch.nan)}),
@@ -168,6 +171,7 @@ WAYS: dict[str, Way] = {
         lambda p: start(weights(), skip=("haed",)),
         "write the path of a module",
         lambda p: start(weights(), skip=("head",)),
+        advice=", such as head",
     ),
 }
 

@@ -59,11 +59,13 @@ WAYS: dict[str, Way] = {
         lambda p: read_weights(f"{archive(p / 'net.whl', 'one.pt', 'two.pt')}:three.pt"),
         "{} holds no {}; {}",
         lambda p: [gives_weights(f"{p / 'net.whl'}:{name}") for name in ("one.pt", "two.pt")],
+        advice="; it has one.pt, two.pt",
     ),
     "an archive with several": Way(
         lambda p: read_weights(archive(p / "net.whl", "one.pt", "two.pt")),
         "holds several files with weights",
         lambda p: gives_weights(f"{p / 'net.whl'}:one.pt"),
+        advice="net.whl:one.pt",
     ),
     "no archive": Way(
         lambda p: read_weights(text(p / "net.whl")),

@@ -52,8 +52,8 @@ def in_its_place(folder: Path) -> None:
     gives_weights(folder / "net.pt")
 
 
-def bad(content: bytes, said: str, right: Callable[[Path], object] = another) -> Way:
-    return Way(reads(content), said, right)
+def bad(content: bytes, said: str, right: Callable[[Path], object] = another, advice: str = "") -> Way:
+    return Way(reads(content), said, right, advice)
 
 
 def broken_records() -> bytes:
@@ -177,14 +177,17 @@ WAYS: dict[str, Way] = {
     "a web page": bad(b"<!doctype html><p>Not found", "download the file again", in_its_place),
     "another web page": bad(b"<HTML>Not found", "download the file again", in_its_place),
     "weights of Keras": bad(b"\x89HDF\r\n\x1a\n" + bytes(100), "give weights of PyTorch"),
-    "compressed weights": bad(gzip.compress(saved()), "is compressed by gzip", unpacked),
+    "compressed weights": bad(gzip.compress(saved()), "is compressed by gzip", unpacked, "gunzip < /"),
     "another suffix": Way(lambda p: reads(safetensors(p))(p), "give it the suffix .safetensors", renamed),
     "damaged records": bad(broken_records(), "its list of records cannot be read"),
     "compressed records": bad(deflated(), "save them again with torch.save", saved_again),
     "a changed byte": Way(flipped, "is not what its digest was made of", lambda p: gives_weights(p / "copy.pt")),
     "a lost seal": Way(without_seal, "has lost the digest of its content", lambda p: gives_weights(p / "copy.pt")),
     "a folder": Way(
-        lambda p: read_weights(run_folder(p)), "is a folder; ", lambda p: gives_weights(p / "run" / "model.pt")
+        lambda p: read_weights(run_folder(p)),
+        "is a folder; ",
+        lambda p: gives_weights(p / "run" / "model.pt"),
+        advice="run/model.pt",
     ),
     "half a file": bad(saved()[: len(saved()) // 2], "was not written by torch.save"),
     "a file with code": bad(runs_code(), "it wants to run code"),
