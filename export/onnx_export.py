@@ -225,13 +225,16 @@ def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | 
         kind = str(node.dtype).removeprefix("torch.")
         raise UserError(f"the network takes {kind} itself, and so does its file; export without --input uint8")
     if grid is None:
-        raise UserError("--input uint8 needs a quantized input, but this model reads floats; export with float32")
+        raise UserError(
+            "--input uint8 needs a quantized input, but this model reads floats; "
+            "export with input='float32' (--input float32)"
+        )
     known = normalization is not None and (bool(node.kwargs) or _is_grid(grid, Normalization.of_entry(normalization)))
     if not known or len(frozen.graph.inputs) != 1:
         because = f" ({node.reason})" if node.reason else ""
         raise UserError(
             f"--input uint8 needs a model whose 8-bit input codes are the raw pixels{because}: prepare it with the "
-            "normalization of its pixels, such as imagenet; or export with --input float32"
+            "normalization of its pixels, such as imagenet; or export with input='float32' (--input float32)"
         )
 
 

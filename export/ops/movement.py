@@ -14,7 +14,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.graph.ir import Node
@@ -28,12 +27,7 @@ def emit_reshape(ctx: EmitContext, node: Node) -> ir.Value:
     """Reshape, with -1 for what follows the batch; Squeeze behind a slice that left dimensions of size 1.
 
     The runtime moves transpositions past a Squeeze, as past no Reshape, until they meet others and cancel.
-
-    Raises:
-        UserError: the batch is in several dimensions of the result.
     """
-    if len(node.batch_dims) > 1:
-        raise UserError(f"{node.name} spreads the batch over several dimensions; reshape one sample at a time")
     source = ctx.frozen.graph.node(node.inputs[0])
     axes = _dropped(source, node) if source.kind == "slice" else []
     if axes:

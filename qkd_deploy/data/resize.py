@@ -23,7 +23,9 @@ def resized(dataset: ImageDataset, size: int) -> ImageDataset:
     if dataset.train.image_shape[1:] == (size, size):
         return dataset
     if isinstance(dataset.train, StreamedSplit) or isinstance(dataset.test, StreamedSplit):
-        raise UserError(f"{dataset.name} reads its images from files, so it decides their size; leave out --image-size")
+        raise UserError(
+            f"{dataset.name} reads its images from files, so it decides their size; leave out image_size (--image-size)"
+        )
     train, test = (replace(split, images=_square(split.images, size)) for split in (dataset.train, dataset.test))
     return replace(dataset, name=f"{dataset.known_as} at {size}x{size}", train=train, test=test)
 

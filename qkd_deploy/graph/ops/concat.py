@@ -17,7 +17,7 @@ from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, Tail
 from qkd_deploy.graph.contract.signs import as_operands
 from qkd_deploy.graph.ir import Node, Ref
 from qkd_deploy.graph.ops.arithmetic import ADD
-from qkd_deploy.graph.ops.movement import PAD, RESHAPE
+from qkd_deploy.graph.ops.movement import PAD, RESHAPE, require_one_batch_dim
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
 
 
@@ -110,6 +110,7 @@ def _lower_stack(low: Lowering, node: Node, target: Any) -> None:
         dim == 0 or isinstance(tensors, Ref) or not all(low.is_activation(part) for part in tensors),
         "stacking along the batch, or of constants, stays in float",
     )
+    require_one_batch_dim(node)
     single = (*shape[:dim], 1, *shape[dim + 1 :])
     batch: dict[str, Any] = {"target": torch.unsqueeze, "batch_dims": node.batch_dims}
     parts = [

@@ -12,7 +12,7 @@ from qkd_deploy.graph.contract.lowering import Lowering, is_computed
 from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.ir import Node, Ref, references
 from qkd_deploy.graph.ops.indexing import lower_index
-from qkd_deploy.graph.ops.movement import RESHAPE
+from qkd_deploy.graph.ops.movement import RESHAPE, require_one_batch_dim
 from qkd_deploy.graph.ops.whole_numbers import lower_to_floats
 
 _ALONG_THE_BATCH = "tensors that are repeated along the batch, or get more dimensions, stay in float"
@@ -24,6 +24,7 @@ def _lower_copy(low: Lowering, node: Node, target: Any) -> None:
     source = node.args[0]
     unchanged = node.unchanged and not is_computed(node.args[1:], node.kwargs)
     if unchanged and target != "repeat":
+        require_one_batch_dim(node)
         low.keep_call(node, RESHAPE)
     elif target in _REPEATING and low.tensor(source) is not None:
         _lower_expand(low, node, source)

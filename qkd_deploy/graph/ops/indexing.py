@@ -15,7 +15,7 @@ from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
 from qkd_deploy.graph.contract.operator import Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.ir import Node, Ref, substitute
 from qkd_deploy.graph.ops.float_ops import FLOAT_OP, become_part
-from qkd_deploy.graph.ops.movement import RESHAPE
+from qkd_deploy.graph.ops.movement import RESHAPE, require_one_batch_dim
 from qkd_deploy.graph.ops.reductions import lower_extreme_part
 
 Range = tuple[int, int, int, int]
@@ -78,6 +78,7 @@ def _lower_getitem(low: Lowering, node: Node, target: Any) -> None:
     items = list(index) if isinstance(index, tuple) else [index]
     if any(item is None for item in items):
         _require_only_new_dimensions(items)
+        require_one_batch_dim(node)
         low.keep_call(node, RESHAPE)
         return
     if is_computed(items[0]) and isinstance(items[0], slice):
@@ -311,6 +312,7 @@ def _one_of(low: Lowering, node: Node, operand: Ref, dim: int, index: int) -> No
 def _take_and_drop(low: Lowering, node: Node, operand: Ref, ranges: list[Range], dropped: list[int]) -> None:
     """A slice, and a reshape without the dimensions of one that it leaves."""
     low.require_off_batch(operand, [dim for dim, *_ in ranges], _NOT_ALONE)
+    require_one_batch_dim(node)
     sizes = list(low.shape(operand))
     for dim, *bounds in ranges:
         sizes[dim] = len(range(*bounds))

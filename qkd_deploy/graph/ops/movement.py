@@ -28,8 +28,17 @@ _RESIZE = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_
 # -- reshapes and transpositions ---------------------------------------------------------------------------------------
 
 
-def _lower_reshape(low: Lowering, node: Node, target: Any) -> None:
+def require_one_batch_dim(node: Node) -> None:
+    """Refuse to reshape what follows the batch in several dimensions, of which only one may be left open in the file.
+
+    Raises:
+        StaysInFloat: it does.
+    """
     refuse_if(len(node.batch_dims) > 1, "a reshape that spreads the batch over several dimensions stays in float")
+
+
+def _lower_reshape(low: Lowering, node: Node, target: Any) -> None:
+    require_one_batch_dim(node)
     if node.method and node.target == "view":
         node.target = "reshape"  # codes may lie in another order in memory than the user's tensor did
     low.keep_call(node, RESHAPE)
@@ -37,6 +46,7 @@ def _lower_reshape(low: Lowering, node: Node, target: Any) -> None:
 
 def _lower_reshape_like(low: Lowering, node: Node, target: Any) -> None:
     """The shape of another tensor, as far as it does not depend on the batch."""
+    require_one_batch_dim(node)
     low.become(node, RESHAPE, (node.args[0], node.open_shape), target=torch.reshape)
 
 
@@ -55,6 +65,8 @@ def _lower_attribute(low: Lowering, node: Node, target: Any) -> None:
     operand, name = node.args
     rank = low.rank(operand)
     if name == "data" and low.is_float(operand):
+        node.target, node.args = torch.detach, (operand,)
+        require_one_batch_dim(node)
         low.keep_call(node, RESHAPE)
     elif name == "mT" and rank >= 2:
         low.become(node, TRANSPOSE, (operand,), dims=(*range(rank - 2), rank - 1, rank - 2))

@@ -130,3 +130,31 @@ SPLIT: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("spelling", SPLIT)
 def test_splitting_acts_on_codes(spelling: str) -> None:
     check(Split(SPLIT[spelling]))
+
+
+class Similarities(nn.Module):
+    """How alike all pairs of images are, so that two dimensions follow the batch, in another ``form``."""
+
+    def __init__(self, form: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.conv, self.form = nn.Conv2d(3, 8, 3), form
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).mean((2, 3))
+        return self.form(y @ y.T)  # type: ignore[no-any-return]
+
+
+PAIRS: dict[str, Callable[[Any], Any]] = {
+    "unsqueeze": lambda y: y.unsqueeze(1),
+    "index": lambda y: y[:, None],
+    "dropped": lambda y: y[..., None].relu()[..., 0],
+    "copied": lambda y: y.contiguous(),
+    "view_as": lambda y: y.view_as(y * 2),
+    "data": lambda y: y + y.data,
+    "stacked": lambda y: torch.stack([y, y * 2], 2),
+}
+
+
+@pytest.mark.parametrize("spelling", PAIRS)
+def test_shapes_with_the_batch_in_two_dimensions_are_kept_in_float(spelling: str) -> None:
+    check(Similarities(PAIRS[spelling]), integer=False)
