@@ -23,7 +23,7 @@ NOT_FOLLOWED = 0
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _CALL = re.compile(r"(?<![\w.])([a-z_]+)\(")
-_OTHERS = {"to", "exit", "--nproc-per-node"}
+_OTHERS = {"to", "exit", "int", "squeeze", "--nproc-per-node"}
 """Calls and options in sentences that are Python's, PyTorch's and torchrun's."""
 
 

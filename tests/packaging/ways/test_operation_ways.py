@@ -49,11 +49,6 @@ WAYS: dict[str, Way] = {
         "call it with training=self.training",
         lambda n, x: F.dropout(x, 0.5, training=n.training),
     ),
-    "attention that always drops": ways(
-        lambda n, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
-        "draw them only if self.training",
-        lambda n, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1 if n.training else 0.0),
-    ),
     "a list that is computed": ways(
         lambda n, x: torch.cat(halves(x), 1), "name its parts, as in a, b = x.chunk(2, 1)", joined
     ),

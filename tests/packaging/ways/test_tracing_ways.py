@@ -104,6 +104,11 @@ WAYS: dict[str, Way] = {
         lambda n, x: n.noise(x),
         noise=NoiseInTraining(),
     ),
+    "attention that always drops": ways(
+        lambda n, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
+        "draw them only if self.training",
+        lambda n, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1 if n.training else 0.0),
+    ),
     "complex numbers": ways(
         lambda n, x: torch.fft.fft2(x).abs(),
         f"transform back inside and {KEEP}",
