@@ -1,7 +1,7 @@
 """No sentence recommends what does not work: each way out is on a list, with the test that follows it to the end.
 
-``ways_out.txt`` has a line for every sentence of the source, between tabs: the test that follows its way out, ``-``
-where none does yet, or ``=`` where it recommends nothing; the file that says it; its text, with ``{}`` for values.
+``ways_out.txt`` has a line for every sentence of the source, between tabs: the test that follows its way out, or ``=``
+where it recommends nothing; the file that says it; its text, with ``{}`` for values.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from sentences import LIST, ROOT, Sentence, sentences
 
 import qkd_deploy
 from qkd_deploy.cli.main import COMMANDS
-
-NOT_FOLLOWED = 0
-"""Sentences without a test; it only ever falls."""
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _CALL = re.compile(r"(?<![\w.])([a-z_]+)\(")
@@ -64,20 +61,13 @@ def test_the_tests_that_follow_them_exist() -> None:
     wrong = []
     for sentence, test in listed().items():
         file, _, name = test.partition("::")
-        if test not in "-=" and (not (ROOT / file).is_file() or name not in _functions(ROOT / file)):
+        if test != "=" and (not (ROOT / file).is_file() or name not in _functions(ROOT / file)):
             wrong.append(f"{test}: {sentence.text}")
     assert wrong == []
 
 
 def _functions(path: Path) -> set[str]:
     return {n.name for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)}
-
-
-def test_fewer_and_fewer_are_not_followed() -> None:
-    without = sum(test == "-" for test in listed().values())
-    assert without <= NOT_FOLLOWED, (
-        f"{without} sentences have no test that follows them; {NOT_FOLLOWED} had none before"
-    )
 
 
 def test_the_options_that_sentences_recommend_exist() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def changed(entry: str, **values: Any) -> Any:
 
 
 LATE, ELSEWHERE = changed("loop", epoch=99), changed("identity", device="cuda")
-WAYS = {
+AGAIN = {
     "another rate": Line(
         RESUME,
         "says {} = {}, but the run was trained with {}",
@@ -106,6 +107,9 @@ WAYS = {
     "two damaged states, and no copy": Line(RESUME, "{}; put an undamaged copy back", SAME, before=flipped),
     "states that do not fit": Line(RESUME, "does not fit the run", RESUME, before=LATE, mend=put_back(*STATES)),
     "states that do not fit, and no copy": Line(RESUME, "does not fit the run", SAME, before=LATE),
+}
+WAYS = {
+    **{name: replace(way, advice="or start again with another --out") for name, way in AGAIN.items()},
     "colours for grey images": Line(
         f"{TRAIN} --out new --model plaincnn --normalization imagenet",
         "give one mean and one deviation",
@@ -113,7 +117,10 @@ WAYS = {
     ),
     **{
         f"a misspelt normalization for {right}": Line(
-            f"{NEW} --normalization imagnet", "normalization {} is not known", f"{NEW} --normalization {right}"
+            f"{NEW} --normalization imagnet",
+            "normalization {} is not known",
+            f"{NEW} --normalization {right}",
+            advice="did you mean 'imagenet'",
         )
         for right in ("half", "centered", "0.485/0.229")
     },
