@@ -164,7 +164,7 @@ def build_model(
     if opset is not None and (opset not in OPSETS or weights == "packed"):
         raise UserError(
             f"operator set {opset} with {weights} weights is not written; choose {OPSETS[0]} to {OPSETS[-1]} with int8 "
-            "weights, or leave --opset out"
+            "weights, or leave out --opset (opset in Python)"
         )
     given = unwrapped(model)
     if not isinstance(given, FrozenModel):
@@ -223,18 +223,20 @@ def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | 
     grid = frozen.grid(node.quantizer) if node.quantizer is not None else None
     if node.span is not None:
         kind = str(node.dtype).removeprefix("torch.")
-        raise UserError(f"the network takes {kind} itself, and so does its file; export without --input uint8")
+        raise UserError(
+            f"the network takes {kind} itself, and so does its file; export without --input uint8 (input in Python)"
+        )
     if grid is None:
         raise UserError(
             "--input uint8 needs a quantized input, but this model reads floats; "
-            "export with input='float32' (--input float32)"
+            "export with --input float32 (input='float32' in Python)"
         )
     known = normalization is not None and (bool(node.kwargs) or _is_grid(grid, Normalization.of_entry(normalization)))
     if not known or len(frozen.graph.inputs) != 1:
         because = f" ({node.reason})" if node.reason else ""
         raise UserError(
             f"--input uint8 needs a model whose 8-bit input codes are the raw pixels{because}: prepare it with the "
-            "normalization of its pixels, such as imagenet; or export with input='float32' (--input float32)"
+            "normalization of its pixels, such as imagenet; or export with --input float32 (input='float32' in Python)"
         )
 
 

@@ -56,7 +56,9 @@ def write_for(model: onnx.ModelProto, opset: int) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"operator set {opset} has no place for this graph ({first}); leave --opset out") from error
+        raise UserError(
+            f"operator set {opset} has no place for this graph ({first}); leave out --opset (opset in Python)"
+        ) from error
 
 
 def _require(node: onnx.NodeProto, opset: int) -> None:
@@ -69,7 +71,7 @@ def _newer(node: onnx.NodeProto, since: int, opset: int) -> UserError:
     tensor = node.name.rpartition("/")[0]
     return UserError(
         f"{tensor} is written with {node.op_type} of operator set {since}, which {opset} does not have; "
-        f"use --opset {since}, or leave it out"
+        f"use --opset {since} (opset={since} in Python), or leave it out"
     )
 
 

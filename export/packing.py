@@ -55,7 +55,7 @@ def emit_weight_codes(
     if base.max(initial=0) >= 2 ** (bits - 1):
         raise UserError(
             f"{name} has codes beyond its packed type: a negative gamma flipped the sign of full-range weights; "
-            "prepare with weight_range='safe' (--weight-range safe), or export with weights='int8' (--weights int8)"
+            "prepare with --weight-range safe or export with --weights int8 (weight_range=, weights= in Python)"
         )
     dtype, numpy_type = _TYPES[bits]
     builder.opset = max(builder.opset, PACKED_OPSETS[bits])

@@ -24,7 +24,8 @@ def resized(dataset: ImageDataset, size: int) -> ImageDataset:
         return dataset
     if isinstance(dataset.train, StreamedSplit) or isinstance(dataset.test, StreamedSplit):
         raise UserError(
-            f"{dataset.name} reads its images from files, so it decides their size; leave out image_size (--image-size)"
+            f"{dataset.name} reads its images from files, so it decides their size; "
+            "leave out --image-size (image_size in Python)"
         )
     train, test = (replace(split, images=_square(split.images, size)) for split in (dataset.train, dataset.test))
     return replace(dataset, name=f"{dataset.known_as} at {size}x{size}", train=train, test=test)

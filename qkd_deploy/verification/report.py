@@ -157,9 +157,11 @@ class VerificationReport:
             return ""
         integer, fp32 = self.latency_seconds["integer"], self.latency_seconds.get("fp32")
         own = f"; {integer * 1e3:.2f} ms an image"
-        if fp32 is None:
-            return f"{own} (one thread; --checkpoint compares with fp32)"
-        return f"{own}, {fp32 / integer:.2f}x the speed of fp32 (one thread)"
+        if fp32 is not None:
+            return f"{own}, {fp32 / integer:.2f}x the speed of fp32 (one thread)"
+        if self.checkpoint is not None:  # its network has no form in float
+            return f"{own} (one thread)"
+        return f"{own} (one thread; --checkpoint compares with fp32)"
 
     def _machine(self) -> str:
         features = [name for name, present in self.cpu.items() if present is True]

@@ -53,4 +53,4 @@ def test_a_calibrated_network_is_exported_and_verified(folder: Path, warm_run: A
 def test_another_range_is_refused_by_name(folder: Path, warm_run: Any) -> None:
     warm_run("export run/model.pt --output other.onnx", folder)
     done = warm_run("verify other.onnx --dataset imagefolder:greys --input-range 1023", folder)
-    assert done.code == 2 and "above --input-range 1023; give 4095" in done.err, done.err
+    assert done.code == 2 and "above --input-range 1023 (input_range in Python); give 4095" in done.err, done.err

@@ -85,7 +85,7 @@ def test_newer_operators_are_refused_by_name_and_the_way_out_works() -> None:
 
 @pytest.mark.parametrize(("opset", "weights"), [(12, "int8"), (22, "int8"), (17, "packed")])
 def test_what_is_not_written_is_refused(opset: int, weights: str) -> None:
-    with pytest.raises(UserError, match="choose 13 to 21 with int8 weights, or leave --opset out"):
+    with pytest.raises(UserError, match="choose 13 to 21 with int8 weights, or leave out --opset"):
         build_model(prepared_of(Largest()), opset=opset, weights=weights)
     assert build_model(prepared_of(Largest()), opset=13)[0].opset_import[0].version == 13
     assert build_model(prepared_of(Largest()), weights=weights)[0].opset_import[0].version == 21
@@ -94,7 +94,7 @@ def test_what_is_not_written_is_refused(opset: int, weights: str) -> None:
 def test_an_option_that_an_older_set_lacks_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), Smaller(), nn.Conv2d(8, 4, 1))
     with pytest.raises(
-        UserError, match=r"operator set 17 has no place for this graph \(.*antialias.*leave --opset out"
+        UserError, match=r"operator set 17 has no place for this graph \(.*antialias.*leave out --opset"
     ):
         build_model(prepared_of(network), opset=17)
     assert build_model(prepared_of(network))[0].opset_import[0].version == 21

@@ -20,6 +20,8 @@ from qkd_deploy.cli.main import COMMANDS
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _CALL = re.compile(r"(?<![\w.])([a-z_]+)\(")
+_PYTHON = re.compile(r"in Python\)|on the command line|\(--[a-z-]+\)|\([a-z_]+=")
+"""What tells users of options and of arguments apart."""
 _OTHERS = {"to", "exit", "int", "squeeze", "--nproc-per-node"}
 """Calls and options in sentences that are Python's, PyTorch's and torchrun's."""
 
@@ -80,6 +82,16 @@ def test_the_options_that_sentences_recommend_exist() -> None:
 def test_the_functions_that_sentences_recommend_exist() -> None:
     named = {call for sentence in SENTENCES for call in _CALL.findall(sentence.text)}
     assert named - _OTHERS and sorted(named - _OTHERS - set(qkd_deploy.__all__)) == []
+
+
+def test_functions_do_not_recommend_options_alone() -> None:
+    """Who calls ``load_dataset`` or ``export_onnx`` has arguments, and no options; only the command times a file."""
+    folders = ("checkpoints", "calibration", "data", "gate", "graph", "models", "pixels", "quantizers", "verification")
+    called = ("export/", *(f"qkd_deploy/{folder}/" for folder in folders))
+    said = [s for s in SENTENCES if s.file.startswith(called) and _OPTION.search(s.text.partition("; ")[2])]
+    assert len(said) > 15
+    timed = "qkd_deploy/verification/report.py"
+    assert [s for s in said if not _PYTHON.search(s.text) and s.file != timed] == []
 
 
 @pytest.mark.parametrize("word", ["leaf_modules", "bits_for)"])

@@ -145,7 +145,10 @@ class Reader:
     def _remember(self, index: int, reason: str) -> None:
         if self.strict:
             name = self.source.name_of(index)
-            raise UserError(f"cannot read the image {name} ({reason}); remove or replace it, or leave out --strict")
+            raise UserError(
+                f"cannot read the image {name} ({reason}); "
+                "remove or replace it, or leave out --strict (strict in Python)"
+            )
         self.unreadable[index] = reason
 
 

@@ -111,7 +111,9 @@ def unnamed_classes(name: str, count: int) -> tuple[str, ...]:
             f"{name} would have {count} classes, more than {_MOST_CLASSES}; number them from 0 without gaps"
         )
     if count < 2:
-        raise UserError(f"{name} has no labels that tell the number of classes; give it as --classes")
+        raise UserError(
+            f"{name} has no labels that tell the number of classes; give it as --classes (classes in Python)"
+        )
     return tuple(map(str, range(count)))
 
 
@@ -142,7 +144,10 @@ def _require_input_range(name: str, largest: int, given: int) -> None:
         UserError: such images; says what to give.
     """
     if given and largest > given:
-        raise UserError(f"{name} has greys up to {largest}, above --input-range {given}; give {_sensor(largest)}")
+        raise UserError(
+            f"{name} has greys up to {largest}, above --input-range {given} (input_range in Python); "
+            f"give {_sensor(largest)}"
+        )
     if largest and not given and largest <= _NARROW:
         raise UserError(
             f"the 16-bit greys of {name} reach only {largest}, of which 8 bits would keep {largest // 257 + 1} levels; "
@@ -171,5 +176,8 @@ def _only_size(name: str, sizes: set[tuple[int, int]], looked_at: int) -> tuple[
         raise UserError(f"{name}: none of {looked_at} images looked at can be read; replace the files")
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
-        raise UserError(f"the images of {name} have different sizes ({shown}, ...); give --image-size, such as 224")
+        raise UserError(
+            f"the images of {name} have different sizes ({shown}, ...); "
+            "give --image-size, such as 224 (image_size in Python)"
+        )
     return sizes.pop()

@@ -88,7 +88,9 @@ def _locate(cifar: Cifar, data_dir: Path | None) -> tuple[Layout, Path]:
 def _existing(cifar: Cifar, data_dir: Path) -> Path:
     if not data_dir.is_dir():
         folders = " or ".join(layout.folder for layout in cifar.layouts)
-        raise UserError(f"there is no folder {data_dir}; give the one that holds {folders} as --data-dir")
+        raise UserError(
+            f"there is no folder {data_dir}; give the one that holds {folders} as --data-dir (data_dir in Python)"
+        )
     return data_dir
 
 

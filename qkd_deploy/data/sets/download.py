@@ -82,7 +82,9 @@ def fetch(archive: Archive, target: Path) -> Path:
                 _download(archive, target)
                 _unpack(archive, target)
     except OSError as error:
-        raise UserError(f"cannot write to {target}: {error.strerror or error}; choose another --data-dir") from error
+        raise UserError(
+            f"cannot write to {target}: {error.strerror or error}; choose another --data-dir (data_dir in Python)"
+        ) from error
     return folder
 
 
@@ -118,7 +120,7 @@ def _download(archive: Archive, target: Path) -> None:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"cannot download {archive.url} ({reason}); try again later to continue, or unpack {archive.name} in a "
-            "folder and give it as --data-dir"
+            "folder and give it as --data-dir (data_dir in Python)"
         ) from error
     if file_digest(part, "md5") != archive.md5:
         part.unlink()

@@ -49,6 +49,12 @@ WAYS = {
         "needs a quantized input",
         f"{CALIBRATE} --bits w8a32 --input float32",
     ),
+    "a file alone": Line(
+        "verify model.onnx --json -",
+        "--checkpoint compares with fp32",
+        "verify model.onnx --json - --checkpoint model.pt",
+        code=0,
+    ),
 }
 
 

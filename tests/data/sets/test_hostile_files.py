@@ -58,7 +58,7 @@ def test_greys_of_fewer_bits_are_refused_and_the_way_out_works(bits: int, advise
 def test_greys_of_sixteen_bits_need_nothing_and_greys_above_the_range_are_refused(tmp_path: Path) -> None:
     source = f"imagefolder:{folder_of(tmp_path, 65535)}"
     assert levels(load_dataset(source)) > 200
-    with pytest.raises(UserError, match=r"above --input-range 4095; give 65535"):
+    with pytest.raises(UserError, match=r"above --input-range 4095 \(input_range in Python\); give 65535"):
         load_dataset(source, input_range=4095)
     assert levels(load_dataset(source, input_range=65535)) > 200
 
