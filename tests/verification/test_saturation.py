@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from deployment import SATURATES, settle
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from qkd_deploy import export_onnx, freeze, initialize, prepare, verify_onnx
 from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.report import VerificationReport
@@ -106,8 +108,8 @@ def test_which_cpus_saturate(cpu: dict[str, str | bool], here: bool | None, word
     found = predicted(layer(CASES["neighbouring channels"][0]), cpu)
     assert found.here is here
     assert found.prediction == (
-        f"8-bit weights of conv reach ±127: on x86 CPUs without VNNI sums may saturate (this CPU: {words}); export "
-        "with the default weight range, or set session.x64quantprecision=1"
+        f"8-bit weights of conv reach ±127: on x86 CPUs without VNNI sums may saturate (this CPU: {words}); prepare "
+        "with --weight-range safe (weight_range='safe' in Python), or set the runtime's session.x64quantprecision=1"
     )
 
 
@@ -122,15 +124,22 @@ class Net(nn.Module):
         return self.head(torch.relu(self.norm(self.stem(x))).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def verified(folder: Path, weight_range: str) -> VerificationReport:
-    pixels = torch.randint(0, 256, (8, 3, 8, 8), generator=torch.Generator().manual_seed(0))
-    images = (pixels.float() - 128) / 64
-    prepared = prepare(settle(Net()), "w8a8", (images,), input_quantization=(1 / 64, 128), weight_range=weight_range)
-    initialize(prepared, images)
-    for quantizer in learned(prepared.weights):
+PIXELS = torch.randint(0, 256, (8, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+IMAGES = (PIXELS.float() - 128) / 64
+
+
+def prepared(weight_range: str) -> PreparedModel:
+    model = prepare(settle(Net()), "w8a8", (IMAGES,), input_quantization=(1 / 64, 128), weight_range=weight_range)
+    initialize(model, IMAGES)
+    for quantizer in learned(model.weights):
         multiply(quantizer, 0.5)  # many weights at the ends of the range
-    export_onnx(prepared, folder / "model.onnx")
-    return verify_onnx(folder / "model.onnx", inputs=images.numpy(), frozen=freeze(prepared))
+    return model
+
+
+def verified(folder: Path, weight_range: str) -> VerificationReport:
+    model = prepared(weight_range)
+    export_onnx(model, folder / "model.onnx")
+    return verify_onnx(folder / "model.onnx", inputs=IMAGES.numpy(), frozen=freeze(model))
 
 
 def printed(report: VerificationReport) -> str:
@@ -146,6 +155,17 @@ def test_a_default_export_is_exact_and_nothing_is_predicted(tmp_path: Path) -> N
     assert "aturat" not in printed(report)
 
 
+def test_only_a_file_alone_is_told_of_the_comparison_with_fp32() -> None:
+    """A checkpoint whose network has no form in float has been given already."""
+    latency = {"integer": 0.001}
+    alone, given = (
+        VerificationReport("m.onnx", latency_seconds=latency),
+        VerificationReport("m.onnx", "m.pt", latency_seconds=latency),
+    )
+    assert "1.00 ms an image (one thread; --checkpoint compares with fp32)" in " ".join(printed(alone).split())
+    assert "1.00 ms an image (one thread)" in " ".join(printed(given).split())
+
+
 def test_the_full_range_is_named_and_is_the_cause_where_codes_differ(tmp_path: Path) -> None:
     report = verified(tmp_path, "full")
     assert report.saturation is not None
@@ -158,6 +178,18 @@ def test_the_full_range_is_named_and_is_the_cause_where_codes_differ(tmp_path: P
     if SATURATES:
         assert "that is why, for with session.x64quantprecision=1 all codes are equal" in report.verdict
         assert table["explains"] is True
+
+
+def test_a_safe_range_or_precise_sums_are_the_way_out(tmp_path: Path) -> None:
+    full = verified(tmp_path, "full")
+    assert full.saturation is not None and "or set the runtime's session.x64quantprecision=1" in printed(full)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"x": IMAGES.numpy()})
+    assert np.array_equal(output, freeze(prepared("full"))(IMAGES).numpy())
+    safe = verified(tmp_path, "safe")
+    assert safe.passed and safe.saturation is not None and safe.saturation.prediction == ""
 
 
 @needs_saturation

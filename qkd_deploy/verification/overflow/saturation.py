@@ -62,7 +62,8 @@ class Saturation:
         largest = max(layer.largest_weight for layer in self.layers)
         return (
             f"8-bit weights of {self._named()} reach ±{largest}: on x86 CPUs without VNNI sums may saturate (this CPU: "
-            f"{self.cpu}); export with the default weight range, or set session.x64quantprecision=1"
+            f"{self.cpu}); prepare with --weight-range safe (weight_range='safe' in Python), or set the runtime's "
+            "session.x64quantprecision=1"
         )
 
     def _named(self) -> str:

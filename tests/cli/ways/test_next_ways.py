@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from command_ways import command, edits
+
+import qkd_deploy as qkd
 
 QAT = "train --method qat --epochs 1 --pretrain-epochs 1 --batch-size 20"
 GREYS = 'own:greys --dataset-arg count=30 --dataset-arg \'names=["a", "b b", "c"]\''
@@ -54,3 +57,15 @@ def test_chosen_bits_are_repeated_by_hand(folder: Path) -> None:
     written = (folder / "m.onnx").read_bytes()
     assert command(f"{line} {found.partition('; the same by hand: ')[2]}", folder).code == 0
     assert (folder / "m.onnx").read_bytes() == written
+
+
+def test_chosen_bits_are_trained_by_hand(folder: Path) -> None:
+    line = f"{QAT} --dataset data.npz --model plaincnn"
+    done = command(f"{line} --auto-bits 'bitops<=30%' --out chosen", folder)
+    assert done.code == 0, done.err
+    (found,) = [text for text in done.err.splitlines() if "; the same by hand: " in text]
+    again = command(f"{line} {found.partition('; the same by hand: ')[2]} --out hand", folder)
+    assert again.code == 0, again.err
+    chosen, hand = (qkd.load(folder / name / "model.pt") for name in ("chosen", "hand"))
+    assert chosen.settings == hand.settings
+    assert all(torch.equal(value, hand.state_dict()[name]) for name, value in chosen.state_dict().items())

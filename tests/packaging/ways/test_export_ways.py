@@ -61,6 +61,23 @@ class Gram(nn.Module):
         return y.flatten(2) @ y.flatten(2).mT
 
 
+class Log(nn.Module):
+    """A logarithm of what is positive for the examples, and not for noise."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 5, 3), function
+        for parameter in self.conv.parameters():
+            parameter.data.abs_()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.conv(x))
+
+
+def logarithm(function: Any) -> None:
+    written(Log(function), examples=IMAGES.abs(), normalization="centered")
+
+
 def rows(path: Path, **form: Any) -> None:
     written(nn.Linear(4, 2), examples=torch.randn(2, 4), **form)
 
@@ -70,6 +87,14 @@ def packed(path: Path, **settings: Any) -> None:
 
 
 WAYS: dict[str, Way] = {
+    "logarithms of what noise makes negative": Way(
+        lambda path: logarithm(torch.log),
+        "clamp the operand of a float operation",
+        lambda path: [
+            logarithm(lambda y: torch.log(y.clamp(min=1e-3))),
+            logarithm(lambda y: torch.log1p(torch.relu(y))),
+        ],
+    ),
     "a tensor that no machine holds": Way(
         lambda path: written(of_copies(2**24)),
         "compute that part otherwise",
