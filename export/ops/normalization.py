@@ -110,9 +110,18 @@ def emit_exponential(ctx: EmitContext, node: Node) -> ir.Value:
     return ctx.record(node, params, made)
 
 
+def emit_expectation(ctx: EmitContext, node: Node) -> ir.Value:
+    """Multiply shares by numbers and add up the channels, in float."""
+    operands = [ctx.values[name] for name in node.inputs]
+    weighted = ctx.builder.step(node.name, "Mul", operands, "weighted")
+    axes = ctx.builder.integers(f"{node.name}.axes", [1])
+    return ctx.builder.step(node.name, "ReduceSum", [weighted, axes], "float", keepdims=1)
+
+
 EMITTERS = {
     "batch_norm": Emitter(emit_float_op),
     "softmax": plain("Softmax", axis=-1),
     "exponential": Emitter(emit_exponential, quantizes=True),
+    "expectation": Emitter(emit_expectation),
     "layer_norm": Emitter(emit_layer_norm),
 }

@@ -15,9 +15,19 @@ Values = dict[str, Any]
 """The values that are still to be read, by the names of their nodes."""
 
 
-def run(graph: Graph, inputs: tuple[Any, ...], run_node: RunNode) -> Any:
-    """Evaluate all nodes in order; returns the network's output structure; raises what ``start`` raises."""
-    return resume(graph, start(graph, inputs), 0, run_node)
+def run(graph: Graph, inputs: tuple[Any, ...], run_node: RunNode, output: Any = None) -> Any:
+    """Evaluate all nodes in order.
+
+    Args:
+        graph: the graph.
+        inputs: of the network.
+        run_node: computes a node.
+        output: what to return of the graph's outputs, with ``Ref``s to them; None is the graph's own structure.
+
+    Raises:
+        TypeError, ValueError: as ``start``.
+    """
+    return resume(graph, start(graph, inputs), 0, run_node, output)
 
 
 def start(graph: Graph, inputs: tuple[Any, ...]) -> Values:
@@ -48,8 +58,8 @@ def step(graph: Graph, values: Values, node: Node, run_node: RunNode) -> None:
         del values[name]
 
 
-def resume(graph: Graph, values: Values, place: int, run_node: RunNode) -> Any:
+def resume(graph: Graph, values: Values, place: int, run_node: RunNode, output: Any = None) -> Any:
     """Evaluate the nodes from ``place`` on, given the values that the nodes before it left; returns the output."""
     for node in graph.nodes[place:]:
         step(graph, values, node, run_node)
-    return substitute(graph.output, lambda ref: values[ref.name])
+    return substitute(graph.output if output is None else output, lambda ref: values[ref.name])

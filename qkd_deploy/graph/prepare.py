@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qkd_deploy.bits import BitWidths
+from qkd_deploy.graph.ir import references, substitute
 from qkd_deploy.graph.lower import lower
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.passes import PassContext, StageLog, run_pipeline
@@ -112,9 +113,12 @@ def prepare_as(
         as_given = _sharing_parameters(network)
         kept = float_modules(network, settings.overrides)
         traced = trace(network, inputs, leaf_modules, kept=kept)
+        places = {ref.name: place for place, ref in enumerate(references(traced.graph.output))}
         placed = _placed(network, traced, settings)
         require_translations(network, placed.graph, inputs)
         prepared = PreparedModel(network, placed, settings)
+        outputs = list(references(placed.graph.output))
+        prepared.trained_output = substitute(traced.trained_output, lambda ref: outputs[places[ref.name]])
         smallest = tuple(placed.graph.node(name).smallest for name in placed.graph.inputs)
         again = _Preparation(as_given, settings, leaf_modules, traced.mode_leaves, smallest)
         prepared.by_size = SizedGraphs(placed, again)

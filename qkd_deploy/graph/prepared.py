@@ -51,6 +51,9 @@ class PreparedModel(nn.Module):
     In train mode batch norms use batch statistics. In eval mode layers compute with the folded constants that
     ``freeze`` would give, biases on the int32 grid included: the float preview of the integer model, equal to it but
     for rounding ties. ``network`` holds the user's modules under their own names.
+
+    ``trained_output`` is what train mode returns of the graph's outputs, where that is less than evaluation returns (a
+    detector's maps without their decoding); else None.
     """
 
     def __init__(self, network: nn.Module, placed: Placed, settings: QuantizationSettings) -> None:
@@ -62,6 +65,7 @@ class PreparedModel(nn.Module):
         self.layer_bits = placed.layer_bits
         self.rescaled = placed.rescaled
         self.by_size: SizedGraphs | None = None
+        self.trained_output: Any = None
         kind = QUANTIZERS[settings.quantizer]
         owners = {node.quantizer: node for node in self.graph.nodes}
         self.activations = nn.ModuleDict(
@@ -196,7 +200,7 @@ class PreparedModel(nn.Module):
         if not self.training and torch.compiler.is_compiling():
             # folding checks values as it goes: compiled, every layer would be a graph of its own, several times over
             return torch.compiler.disable(run)(self.graph, inputs, self.evaluate)  # type: ignore[no-untyped-call]
-        return run(self.graph, inputs, self.evaluate)
+        return run(self.graph, inputs, self.evaluate, self.trained_output if self.training else None)
 
     def require_initialized(self, what: str) -> None:
         """Refuse scales that nothing has set: tensors have hardly a code, and training no gradient.

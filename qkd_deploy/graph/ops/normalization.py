@@ -1,4 +1,4 @@
-"""Functions of rows: LayerNorm, softmax and the exponentials in it; and batch norms with no layer of their own."""
+"""Functions of rows: LayerNorm, softmax, the exponentials in it and means under it; batch norms with no layer."""
 
 from __future__ import annotations
 
@@ -128,6 +128,14 @@ def _layer_norm_codes(
     return grid.quantize(layer_norm(x.codes + source.zero_point, center, steps, weight, bias))
 
 
+def expectation(shares: Tensor, numbers: Tensor) -> Tensor:
+    """The mean of ``numbers`` [1, C, 1 ...] under shares [N, C, ...]; dimension 1 is kept as a single element.
+
+    Generalised focal loss (https://arxiv.org/abs/2006.04388) reads the sides of boxes so off distributions over bins.
+    """
+    return (shares * numbers).sum(1, keepdim=True)
+
+
 BATCH_NORM = Operator(
     name="batch_norm",
     docs="part of the layer before it, or a depthwise convolution",
@@ -170,6 +178,18 @@ EXPONENTIAL = Operator(
     in_float="exponentials are computed in float32, on a grid on which every CPU agrees",
     internal=True,
 )
+EXPECTATION = Operator(
+    name="expectation",
+    docs="the mean of numbers under the shares of a softmax, behind the last layers",
+    kernel="",
+    operands=Operands.FLOATS,
+    own_scale=False,
+    tail=Tail.ALWAYS,
+    floats=plain(expectation),
+    integers=in_float,
+    float_constants=True,
+    internal=True,
+)
 LAYER_NORM = Operator(
     name="layer_norm",
     docs="the LayerNorm of rows",
@@ -184,4 +204,4 @@ LAYER_NORM = Operator(
     slices=slice_rules.rows,
     in_float="LayerNorm is computed in float32, from exact sums of integers: the same on every CPU",
 )
-ROWS = (BATCH_NORM, SOFTMAX, EXPONENTIAL, LAYER_NORM)
+ROWS = (BATCH_NORM, SOFTMAX, EXPONENTIAL, EXPECTATION, LAYER_NORM)

@@ -19,6 +19,7 @@ from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.arithmetic import ADD, REQUANTIZE
 from qkd_deploy.graph.ops.constants import CONSTANT, INPUT, SCALAR
+from qkd_deploy.graph.placement.expectations import expectations
 from qkd_deploy.graph.placement.layer_bits import layer_bits
 from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.placement.signs import Signs
@@ -56,6 +57,8 @@ def place(model: nn.Module, graph: Graph, settings: QuantizationSettings) -> Pla
     Raises:
         UserError: an override that matches no layer.
     """
+    if settings.integer:
+        expectations(model, graph)
     bits = layer_bits(model, graph, settings)
     placer = _Placer(model, graph, settings, bits)
     if not settings.bits.weights_only:

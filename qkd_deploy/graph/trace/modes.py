@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -24,24 +25,62 @@ def owner(node: fx.Node) -> str:
     return str(stack[-1]) if stack else ""
 
 
-def differences(train: fx.Graph, evaluated: fx.Graph) -> dict[str, str]:
-    """Find the modules that read ``self.training``: their paths, with the line of the first step that differs.
+@dataclass(frozen=True)
+class Difference:
+    """How a module differs between the modes.
+
+    Attributes:
+        line: of the first step that differs.
+        more: eval mode only computes more, such as the decoding behind a detector's maps.
+    """
+
+    line: str
+    more: bool
+
+
+def differences(train: fx.Graph, evaluated: fx.Graph) -> dict[str, Difference]:
+    """Find the modules that read ``self.training``, by their paths.
 
     Steps are aligned, so that one comparison finds many such modules.
     """
     one, two = _steps(train), _steps(evaluated)
     matcher = SequenceMatcher(None, [_key(node) for node in one], [_key(node) for node in two], autojunk=False)
-    found: dict[str, str] = {}
+    found: dict[str, Difference] = {}
     for tag, i, i_end, j, j_end in matcher.get_opcodes():
         if tag == "equal":
             continue
         deepest = max([*one[i:i_end][:1], *two[j:j_end][:1]], key=_depth)
-        found.setdefault(owner(deepest), deepest.meta["facts"].line)
+        path, more = owner(deepest), tag == "insert"
+        known = found.setdefault(path, Difference(deepest.meta["facts"].line, more))
+        found[path] = Difference(known.line, known.more and more)
     return found
 
 
+def values_of(graph: fx.Graph) -> dict[str, int]:
+    """Number what every step computes, by its name: equal numbers in both modes where both compute the same.
+
+    A ``detach`` is what it detaches: it only changes where gradients go.
+    """
+    values: dict[str, int] = {}
+    for node in graph.nodes:
+        read = tuple(values[name] for name in _reads(node))
+        values[node.name] = read[0] if _is_detached(node) else hash((_key(node), read))
+    return values
+
+
+def _reads(node: fx.Node) -> list[str]:
+    """Name the arguments of a node, in order; one that is read twice stands there twice."""
+    names: list[str] = []
+    fx.node.map_arg((node.args, node.kwargs), lambda argument: names.append(argument.name))
+    return names
+
+
+def _is_detached(node: fx.Node) -> bool:
+    return (node.op == "call_method" and node.target == "detach") or node.target is torch.detach
+
+
 def _steps(graph: fx.Graph) -> list[fx.Node]:
-    return [node for node in graph.nodes if node.op != "output"]
+    return [node for node in graph.nodes if node.op != "output" and not _is_detached(node)]
 
 
 def _depth(node: fx.Node) -> int:

@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from qkd_deploy.graph.trace.assigned_parts import with_part
 from qkd_deploy.graph.trace.batch_sizes import Unknown, agree
-from qkd_deploy.graph.trace.errors import Untraceable, by_batch, by_values
+from qkd_deploy.graph.trace.errors import by_batch, by_values
 from qkd_deploy.graph.trace.shapes import has_tensor
 
 
@@ -85,10 +86,9 @@ class Concrete(fx.Proxy):
         return any(part is item or part == item for part in self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise Untraceable(
-            "it assigns to a part of a tensor",
-            "build the tensor from parts instead (torch.cat, torch.where, F.pad), or {leaf}",
-        )
+        """Stand for the tensor with another part from here on (see ``assigned_parts``)."""
+        changed: Any = self.tracer.create_proxy("call_function", with_part, (self, index, value), {})
+        self.node, self.seen = changed.node, changed.seen
 
     def __floor__(self) -> Any:
         return self // 1  # type: ignore[operator]

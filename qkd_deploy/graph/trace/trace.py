@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.bits import keep_in_float
 from qkd_deploy.errors import UserError
-from qkd_deploy.graph.ir import Graph
+from qkd_deploy.graph.ir import Graph, references, substitute
+from qkd_deploy.graph.trace.assigned_parts import read_elsewhere
 from qkd_deploy.graph.trace.batch_norms import batch_norm_chains
 from qkd_deploy.graph.trace.batch_sizes import more_examples, two_or_more
 from qkd_deploy.graph.trace.checks import named_inputs
 from qkd_deploy.graph.trace.derived_modules import make_plain
-from qkd_deploy.graph.trace.errors import STATELESS, explain, module_name
-from qkd_deploy.graph.trace.modes import differences
+from qkd_deploy.graph.trace.errors import STATELESS, by_batch, explain, module_name
+from qkd_deploy.graph.trace.modes import Difference, differences, owner, values_of
 from qkd_deploy.graph.trace.raw_graph import raw_graph
 from qkd_deploy.graph.trace.tracer import ConcreteTracer, Leaves
 
@@ -37,10 +38,13 @@ class Traced:
     Attributes:
         graph: one node for every step, as ``raw_graph`` describes it.
         mode_leaves: paths of the modules kept whole because they read ``self.training``.
+        trained_output: what the network returns in train mode where that is less, or in another form: a ``Ref`` to one
+            of the outputs in place of every tensor. None where it is the same.
     """
 
     graph: Graph
     mode_leaves: set[str]
+    trained_output: Any = None
 
 
 def trace(
@@ -77,7 +81,12 @@ def trace(
         found = differences(trained.graph, evaluated.graph)
         if not found and str(evaluated.output) == str(trained.output):
             return _finish(network, evaluated, named, leaves)
-        paths = set(found) - {""}
+        paths = {path for path, difference in found.items() if not difference.more} - {""}
+        if paths <= leaves.paths:
+            less = _returned_in_both(trained, evaluated)
+            if less is not None:
+                return replace(_finish(network, evaluated, named, leaves), trained_output=less)
+            paths = set(found) - {""}
         if paths <= leaves.paths:
             raise _mode_error(network, found)
         leaves = leaves.and_paths(paths)
@@ -88,18 +97,47 @@ def trace(
 
 def _trace_copy(network: nn.Module, training: bool, named: Mapping[str, Tensor], leaves: Leaves) -> ConcreteTracer:
     """Trace a copy that shares the parameters, because a forward may change its module."""
-    shared: dict[int, Any] = {id(p): p for p in network.parameters()}
-    model = copy.deepcopy(network, shared).train(training)
+    model = _own(network).train(training)
     tracer = ConcreteTracer(model, {name: value.clone() for name, value in named.items()}, leaves)
     try:
         tracer.record()
     except Exception as error:  # the user's code may raise anything
         raise explain(error, model, tracer.path) from error
+    if not training and (tracer.assigned_part is not None or tracer.assumes_another_shape):
+        _require_own_answer(network, tracer, named)
     return tracer
 
 
-def _mode_error(network: nn.Module, found: Mapping[str, str]) -> UserError:
-    line = f" at {found['']}" if found.get("") else ""
+@torch.no_grad()
+def _require_own_answer(network: nn.Module, tracer: ConcreteTracer, named: Mapping[str, Tensor]) -> None:
+    """Refuse a network whose traced steps do not compute what it does: what tracing supposed of it is not so."""
+    own = tree_leaves(_own(network)(*(value.clone() for value in named.values())))
+    traced, part = tree_leaves(tracer.answer), tracer.assigned_part
+    if len(own) == len(traced) and all(map(_is_equal, traced, own)):
+        return
+    if part is None:
+        raise explain(by_batch(), tracer.network, "")
+    raise explain(read_elsewhere(part.meta["facts"].line), tracer.network, owner(part))
+
+
+def _returned_in_both(trained: ConcreteTracer, evaluated: ConcreteTracer) -> Any:
+    """What train mode returns, in terms of what eval mode returns; None where it returns something else."""
+    values = values_of(evaluated.graph)
+    names = {values[ref.name]: ref for ref in references(evaluated.output)}
+    own = values_of(trained.graph)
+    if any(own[ref.name] not in names for ref in references(trained.output)):
+        return None
+    return substitute(trained.output, lambda ref: names[own[ref.name]])
+
+
+def _own(network: nn.Module) -> nn.Module:
+    """Copy a network around the same parameters."""
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in network.parameters()}
+    return copy.deepcopy(network, shared)
+
+
+def _mode_error(network: nn.Module, found: Mapping[str, Difference]) -> UserError:
+    line = f" at {found[''].line}" if "" in found and found[""].line else ""
     return UserError(
         f"{module_name(network, '')} takes another path in train than in eval mode outside any submodule{line}; "
         "move that code into a module of its own, so that it can be kept as one step"

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from qkd_deploy.graph.computed_tensors import HookedTensor, computes_its_tensors, own_class
+from qkd_deploy.graph.trace.assigned_parts import with_part
 from qkd_deploy.graph.trace.batch_sizes import agree
 from qkd_deploy.graph.trace.calls import Call, at
 from qkd_deploy.graph.trace.derived_modules import LAYERS, layer_of_call
@@ -58,6 +60,9 @@ class ConcreteTracer(fx.Tracer):
     Attributes:
         network: the network; a forward may change it, so that callers pass a copy.
         output: the network's result, nested as it was, with a ``Ref`` for every tensor.
+        answer: the same with the values for the examples.
+        assumes_another_shape: it compares the shape of a batch with one that it keeps, which is taken for another: most
+            batches are of another size, and only what caches in this way is left to be the same for both.
         expanded: paths of the layers and batch norms of derived classes that become several steps.
     """
 
@@ -72,6 +77,8 @@ class ConcreteTracer(fx.Tracer):
         self._runner = StepRunner(network, inputs, self.expanded)
         self.proxy_buffer_attributes = True
         self.output: Any = None
+        self.answer: Any = None
+        self.assumes_another_shape = False
 
     def again(self, inputs: Mapping[str, Tensor]) -> ConcreteTracer:
         """Make a tracer of the same network that has seen nothing yet."""
@@ -93,6 +100,11 @@ class ConcreteTracer(fx.Tracer):
                 value = operator.attrgetter(str(node.target))(self.network)
                 node.meta["facts"] = facts_of(value, value)
         return graph
+
+    @property
+    def assigned_part(self) -> fx.Node | None:
+        """The first assignment to a part of a tensor."""
+        return next((node for node in self.graph.nodes if node.target is with_part), None)
 
     @property
     def path(self) -> str:
@@ -117,7 +129,9 @@ class ConcreteTracer(fx.Tracer):
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._inputs]
 
         def run(*inputs: Any) -> Any:
-            self.output, nodes = output_structure(self.network.forward(*inputs), self.create_arg)
+            answer = self.network.forward(*inputs)
+            self.output, nodes = output_structure(answer, self.create_arg)
+            self.answer = tree_map_only(Concrete, lambda proxy: proxy.seen[0], answer)
             return tuple(nodes)
 
         return run, proxies
@@ -185,6 +199,9 @@ class ConcreteTracer(fx.Tracer):
         seen, unchanged = self._runner.run(call)
         if call.is_open and not has_tensor(seen[0]) and agree(seen):
             return seen[0]
+        if _compares_shapes(call):
+            self.assumes_another_shape = True
+            return call.target is operator.ne
         name = name if call.kind == kind else None  # the name was made for the function that has become a layer
         made: Any = super().create_proxy(
             call.kind, call.target, call.args, call.kwargs, name, type_expr, lambda node: Concrete(node, self, seen)
@@ -229,3 +246,11 @@ class ConcreteTracer(fx.Tracer):
 
     def _part(self, whole: Concrete, key: Any) -> Any:
         return self.create_proxy("call_function", operator.getitem, (whole, key), {})
+
+
+def _compares_shapes(call: Call) -> bool:
+    """Tell whether a call compares the whole shape of a batch with a shape that is there already."""
+    if call.kind != "call_function" or call.target not in (operator.eq, operator.ne):
+        return False
+    compared = [argument.seen[0] if isinstance(argument, Concrete) else argument for argument in call.args]
+    return all(isinstance(value, torch.Size) for value in compared) and len(compared[0]) > 1

@@ -46,6 +46,7 @@ hard_sigmoid     QLinearAdd               WIDE       own 256 -        -       ta
 batch_norm       BatchNormalization       FLOATS     -   -   -        -       -      absorbs_clip internal
 softmax          QLinearSoftmax           WIDE       own 256 -        -       tail   -
 exponential      -                        WIDE       own 128 portable -       -      internal
+expectation      -                        FLOATS     -   -   -        -       tail   float_constants internal
 layer_norm       -                        WIDE       own -   -        -       -      float_constants
 reshape          Reshape                  CODES      -   -   -        -       -      moves_with_clip
 transpose        Transpose                CODES      -   -   -        -       -      moves_with_clip
@@ -148,6 +149,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {
     "expand": ((REF,), {"sizes": (-1, -1, -1, -1)}, None),
     "float_op": ((REF,), {}, torch.abs),
     "part": ((REF, 1), {}, None),
+    "expectation": ((REF, Ref("y")), {}, None),
 }
 
 
@@ -228,6 +230,7 @@ EXPECTED: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
     "index": lambda x, y, z: x[:, [3, 0, 0]],
     "float_op": lambda x, y, z: x.abs(),
     "part": lambda x, y, z: x[1],
+    "expectation": lambda x, y, z: (x * y).sum(1, keepdim=True),
 }
 
 
@@ -304,7 +307,9 @@ SIGNS = {
 RULES = {
     **dict.fromkeys(("sigmoid", "hard_sigmoid", "softmax", "float_op"), "never negative"),
     **dict.fromkeys(("add", "matmul"), "sums"),
-    **dict.fromkeys(("conv", "linear", "batch_norm", "layer_norm", "tanh", "input", "border", "part"), "unknown"),
+    **dict.fromkeys(
+        ("conv", "linear", "batch_norm", "layer_norm", "tanh", "input", "border", "part", "expectation"), "unknown"
+    ),
     "lookup": "mostly",
     "leaky_relu": "rectifiers",
 }
@@ -361,7 +366,7 @@ def test_functions_of_single_elements_have_the_signs_that_they_claim(lookup: Loo
 NO_SLICES = {
     *("input", "conv", "requantize", "max_pool", "avg_pool", "uneven_avg_pool", "global_avg_pool", "amax", "amin"),
     *("batch_norm", "exponential", "pad", "border", "resize", "roll", "slice", "index", "expand", "float_op"),
-    "part",
+    *("part", "expectation"),
 }
 SLICED = {"linear": [1, 2], "softmax": [1, 2], "layer_norm": [1, 2], "concat": [2, 3], "reshape": [1]}
 """Dimensions (the batch aside) along which parts of the result come from parts of operands; all of others."""
@@ -426,7 +431,7 @@ class Frozen:
         raise LookupError(node.name)
 
 
-OTHER_CODES = {"conv", "linear", "batch_norm", "float_op", "part", "tanh", "hard_sigmoid"}
+OTHER_CODES = {"conv", "linear", "batch_norm", "float_op", "part", "expectation", "tanh", "hard_sigmoid"}
 """Kinds that stay in float, read constants of a layer, or are read off other codes."""
 
 

@@ -71,8 +71,9 @@ def integer_batch(n: Any, x: Any) -> Any:
 
 
 def assign(n: Any, x: Any) -> Any:
+    first = x[:, :2]
     x[:, 0] = 0
-    return x
+    return x + first.mean()
 
 
 def count(n: Any, x: Any) -> Any:
@@ -130,7 +131,7 @@ CODE: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
     ),
     "a loop over the batch": (each, "for row in x.*batch size", "write it for any batch"),
     "the batch size as a number": (integer_batch, r"int\(x\.shape\[0\].*batch size", "-1 in view"),
-    "an assignment to a part": (assign, r"x\[:, 0\] = 0.*assigns to a part", "torch.cat"),
+    "an assignment to a part": (assign, "assigns to a part of a tensor that is read under another name", "torch.cat"),
     "a buffer that counts": (count, r"changes its buffer inner\.count", "make forward free of memory"),
     "a buffer that is replaced": (replace_buffer, r"changes its buffer inner\.count", "make forward free of memory"),
     "a tensor kept for the next call": (remember, "keeps memory", "make forward free of memory"),

@@ -40,7 +40,7 @@ def test_the_module_and_the_line_that_differ() -> None:
     network = Small(lambda n, x: n.inner(x), inner=nn.Sequential(nn.ReLU(), Doubled()))
     found = differences(traced(network, training=True), traced(network, training=False))
     assert list(found) == ["inner.1"]
-    assert found["inner.1"].startswith(f"{__file__}:")
+    assert found["inner.1"].line.startswith(f"{__file__}:") and not found["inner.1"].more
 
 
 def test_dropout_differs_and_may() -> None:

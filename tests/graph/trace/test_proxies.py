@@ -43,7 +43,6 @@ REFUSED: dict[str, tuple[Any, Callable[[Any], Any], str]] = {
     "the batch, where it is even": (proxy(3, 3, Unknown()), int, "turns the batch size"),
     "two numbers": (proxy(1, 1.5), float, "turns the batch size"),
     "a length": (proxy((1,), (1, 2)), len, "turns the batch size"),
-    "an assignment": (proxy(IMAGES, IMAGES), lambda x: x.__setitem__(0, 1), "assigns to a part of a tensor"),
 }
 
 
