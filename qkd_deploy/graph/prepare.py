@@ -27,6 +27,9 @@ from qkd_deploy.graph.trace.trace import Traced, trace
 from qkd_deploy.graph.translation.check import require_translations
 from qkd_deploy.pixels.normalization import SCALE, ZERO_POINT, Normalization
 
+_IMAGES = 4
+"""Dimensions of a batch of images."""
+
 
 def prepare(
     model: nn.Module,
@@ -108,6 +111,8 @@ def prepare_as(
 ) -> PreparedModel:
     """Do what ``prepare`` does, with its settings as one value."""
     network = own_copy(model)
+    if settings.normalization is not None and len(inputs) == 1 and _are_images(inputs[0]):
+        settings.normalization.for_channels(inputs[0].shape[1])
     training = network.training
     with evaluating(network):
         as_given = _sharing_parameters(network)
@@ -123,6 +128,10 @@ def prepare_as(
         again = _Preparation(as_given, settings, leaf_modules, traced.mode_leaves, smallest)
         prepared.by_size = SizedGraphs(placed, again)
         return prepared.train(training)
+
+
+def _are_images(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == _IMAGES
 
 
 def _placed(network: nn.Module, traced: Traced, settings: QuantizationSettings) -> Placed:

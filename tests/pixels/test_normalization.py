@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from qkd_deploy import UserError
+from qkd_deploy import UserError, prepare
 from qkd_deploy.data import normalize
 from qkd_deploy.pixels.arrays import normalized, pixels_of
 from qkd_deploy.pixels.normalization import CENTERED, PRESETS, Normalization
@@ -119,3 +119,10 @@ def test_what_is_not_understood_says_nothing(said: object) -> None:
     network.pretrained_cfg = said
     assert expected_by(network) == Preprocessing()
     assert expected_by(nn.Identity()) == Preprocessing()
+
+
+def test_prepare_refuses_colours_for_grey_images() -> None:
+    network, images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval(), torch.randn(2, 1, 8, 8)
+    with pytest.raises(UserError, match="for 3 channels, but the images have 1; give one mean and one deviation"):
+        prepare(network, "w8a8", (images,), normalization="imagenet")
+    assert prepare(network, "w8a8", (images,), normalization="0.5/0.5").settings.normalization is not None

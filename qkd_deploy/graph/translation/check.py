@@ -120,7 +120,7 @@ def _require_translation(network: nn.Module, graph: Graph, node: Node, operands:
     try:
         model = ir.to_proto(translate(network, graph, node).model)
         require_operators(model)
-        expected = [leaf.cpu().numpy() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        expected = [_array(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
         for problem in _differences(expected, _run(model, operands)):
             raise _Wrong(problem)
     except (Untranslatable, NotAsExportedError, _Wrong) as error:
@@ -140,9 +140,18 @@ def _refusal(node: Node, problem: str) -> UserError:
     )
 
 
+def _array(tensor: Tensor) -> np.ndarray:
+    """A tensor in NumPy, which does not have all of PyTorch's types."""
+    try:
+        return tensor.cpu().numpy()
+    except TypeError as error:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise _Wrong(f"no runtime here takes or gives {kind}") from error
+
+
 def _run(model: onnx.ModelProto, operands: list[Tensor]) -> list[np.ndarray]:
     """Run a translation alone, as it is written."""
-    feeds = {v.name: x.cpu().numpy() for v, x in zip(model.graph.input, operands, strict=True)}
+    feeds = {v.name: _array(x) for v, x in zip(model.graph.input, operands, strict=True)}
     try:
         return [*_RUNTIME.session(model, optimized=False).run(feeds).values()]
     except RuntimeFault as error:

@@ -117,6 +117,19 @@ def test_a_module_that_looks_at_the_number_of_images_is_right_or_refused() -> No
     np.testing.assert_allclose(got, frozen(many).numpy(), atol=1e-3)
 
 
+def test_a_type_that_no_runtime_takes_is_refused() -> None:
+    class Eighths(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).to(torch.float8_e4m3fn).float()
+
+    with pytest.raises(UserError, match="no runtime here takes or gives float8_e4m3fn; replace the operation"):
+        prepare(Eighths().eval(), "w8a8", (torch.randn(2, 3, 8, 8),))
+
+
 def test_what_is_no_tensor_is_not_returned() -> None:
     class Sized(Small):
         def forward(self, x: Tensor) -> Any:
