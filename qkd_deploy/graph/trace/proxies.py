@@ -16,6 +16,7 @@ from types import FunctionType
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from qkd_deploy.graph.trace.assigned_parts import with_part
 from qkd_deploy.graph.trace.batch_sizes import Unknown, agree
@@ -123,6 +124,31 @@ def tensors_by_isinstance(root: nn.Module) -> Iterator[None]:
     finally:
         for place in open_places:
             del place["isinstance"]
+
+
+_SIZED = ("broadcast_to", "expand", "repeat", "reshape", "tile", "view")
+"""Methods of tensors that take sizes one by one, where PyTorch does not ask proxies."""
+
+
+@contextmanager
+def constants_of_the_batch(tracer: fx.Tracer) -> Iterator[None]:
+    """Let a tensor that no input has a part in take the batch as a size, as ``mask.expand(batch, -1)`` does."""
+    for name in _SIZED:
+        setattr(Tensor, name, _sized(tracer, name, getattr(Tensor, name)))
+    try:
+        yield
+    finally:
+        for name in _SIZED:
+            delattr(Tensor, name)  # which uncovers the method of PyTorch's own base class
+
+
+def _sized(tracer: fx.Tracer, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(leaf, Concrete) for leaf in tree_leaves((args, kwargs))):
+            return tracer.create_proxy("call_method", name, (self, *args), kwargs)
+        return method(self, *args, **kwargs)
+
+    return call
 
 
 def _globals_of_forwards(root: nn.Module) -> list[dict[str, Any]]:

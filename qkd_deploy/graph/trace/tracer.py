@@ -19,7 +19,7 @@ from qkd_deploy.graph.trace.calls import Call, at
 from qkd_deploy.graph.trace.derived_modules import LAYERS, layer_of_call
 from qkd_deploy.graph.trace.errors import STATELESS, Untraceable, user_line
 from qkd_deploy.graph.trace.expansions import steps_of
-from qkd_deploy.graph.trace.proxies import Concrete, tensors_by_isinstance
+from qkd_deploy.graph.trace.proxies import Concrete, constants_of_the_batch, tensors_by_isinstance
 from qkd_deploy.graph.trace.raw_graph import output_structure
 from qkd_deploy.graph.trace.shapes import facts_of, has_tensor
 from qkd_deploy.graph.trace.steps import StepRunner
@@ -93,7 +93,12 @@ class ConcreteTracer(fx.Tracer):
         Raises:
             Exception: the user's code may raise anything; ``path`` then says in which module.
         """
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), tensors_by_isinstance(self.network):
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+            tensors_by_isinstance(self.network),
+            constants_of_the_batch(self),
+        ):
             graph = self.trace(self.network)
         for node in graph.nodes:
             if node.op == "get_attr" and "facts" not in node.meta:  # made by fx where a tensor was an argument
