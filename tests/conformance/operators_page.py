@@ -19,7 +19,8 @@ _HOW_COMPARED = """\
 frozen model, ONNX Runtime with one and two threads, and the NumPy reference. Each network was trained for a few steps
 on inputs with structure, so that batch norms have real statistics and codes depend on the input. Codes that an
 operation in float had a part in are counted on their own: a rounding there may flip a code. Networks are small or
-narrow, and images have 16 to 96 pixels, so that the speeds, of one thread and batch 1, say little about large ones.
+narrow, and images have 16 to 96 pixels, so that the speeds, of one thread and batch 1, say little about large ones
+(some are those of earlier commits, which the JSON file names).
 """.splitlines()
 
 _SYMBOLS = {

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from architectures.parts import Classifier, conv_bn
+from run_conformance import with_speed
 from speed import speed_over_fp32
 from structured_data import samples
 from torch import Tensor, nn
@@ -76,3 +77,11 @@ def test_samples_of_a_class_resemble_each_other() -> None:
 
 def test_speed_is_a_ratio_of_two_sessions(plain: Trial) -> None:
     assert speed_over_fp32(plain.float_model, plain.model, SHAPE, rounds=2) > 0
+
+
+def test_speeds_of_an_earlier_run_are_kept_with_their_commit() -> None:
+    row, before = {"commit": "new", "speed_over_fp32": None}, {"commit": "old", "speed_over_fp32": 2.0}
+    assert with_speed(row, before) == {"commit": "new", "speed_over_fp32": 2.0, "speed_commit": "old"}
+    assert with_speed(row, with_speed(row, before))["speed_commit"] == "old"
+    assert with_speed(row | {"speed_over_fp32": 1.0}, before)["speed_over_fp32"] == 1.0
+    assert with_speed(row, {}) == row
