@@ -1,7 +1,7 @@
 # make demo    train on the embedded digits, export W4A4, verify: runs/demo/model.pt and runs/demo/model.onnx
 # make test    all tests
 # make lint    style;  make types    static types
-# make conformance    many architectures at three widths, those of timm, torchvision and transformers too:
+# make conformance    many architectures at three widths, those of timm, torchvision, transformers and ultralytics too:
 #                     docs/operators.md, docs/results/conformance.json
 # make fuzz    damaged ONNX files, checkpoints, data and configurations, FUZZ=5000 of every kind: hours
 #
@@ -54,6 +54,8 @@ conformance: .venv/.installed-dev .conformance/.installed
 .conformance/.installed: constraints.txt | .venv/.installed-dev
 	$(BIN)/python -m pip install --no-deps --target .conformance -c constraints.txt timm torchvision
 	$(BIN)/python -m pip install --target .conformance -c constraints.txt transformers
+	$(BIN)/python -m pip install --no-deps --target .conformance -c constraints.txt ultralytics ultralytics-thop \
+		opencv-python-headless py-cpuinfo psutil polars polars-runtime-32 requests urllib3 scipy
 	touch $@
 
 # pip is the last thing that venv writes, so an interrupted set-up is completed by the next run.

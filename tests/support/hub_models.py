@@ -1,13 +1,15 @@
-"""Small networks of torchvision and of Hugging Face's transformers, for the full conformance suite.
+"""Small networks of torchvision, of Hugging Face's transformers and of ultralytics, for the full conformance suite.
 
-Neither is a dependency; ``make conformance`` installs both beside timm (see ``timm_models``, which says how torchvision
+None is a dependency; ``make conformance`` installs them beside timm (see ``timm_models``, which says how torchvision
 comes to be imported). Weights are random, so that nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm_models
@@ -78,6 +80,19 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
 }
 """Classes of transformers', with the fields of their configurations; ``shape`` is that of an input."""
 
+ULTRALYTICS: dict[str, str] = {
+    "yolov5n": "DetectionModel",
+    "yolov8n": "DetectionModel",
+    "yolov10n": "DetectionModel",
+    "yolo11n": "DetectionModel",
+    "yolo12n": "DetectionModel",
+    "yolo26n": "DetectionModel",
+    "yolov8n-seg": "SegmentationModel",
+    "yolo11n-pose": "PoseModel",
+    "yolo11n-cls": "ClassificationModel",
+}
+"""Configurations of ultralytics', with the class that builds each."""
+
 Case = tuple[str, Callable[[], nn.Module], tuple[int, ...]]
 
 
@@ -95,7 +110,18 @@ def cases() -> list[Case]:
         for name, options in TRANSFORMERS.items():
             shape = options.get("shape") or _image(256 if options.get("image_size") == 256 else _PIXELS)
             found.append((f"transformers: {name}", _transformers(transformers, name), shape))
+        found += [(f"ultralytics: {name}", build, _image(_PIXELS)) for name, build in _ultralytics().items()]
     return found
+
+
+def _ultralytics() -> dict[str, Callable[[], nn.Module]]:
+    """Factories by name; none where the library does not import."""
+    os.environ.update(YOLO_OFFLINE="True", YOLO_VERBOSE="False")
+    try:
+        tasks = importlib.import_module("ultralytics.nn.tasks")
+    except ImportError:
+        return {}
+    return {name: partial(getattr(tasks, kind), f"{name}.yaml", verbose=False) for name, kind in ULTRALYTICS.items()}
 
 
 def _image(pixels: int) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ _FLOAT32_ERROR = 2.0**-22
 
 def sigmoid(x: Doubles) -> Doubles:
     """``1 / (1 + exp(-x))``, element by element."""
-    result: Doubles = 1 / (1 + np.exp(-x))
+    with np.errstate(over="ignore"):  # of which 0 comes, as it should
+        result: Doubles = 1 / (1 + np.exp(-x))
     return result
 
 
