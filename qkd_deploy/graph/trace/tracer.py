@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from qkd_deploy.graph.computed_tensors import HookedTensor, computes_its_tensors, own_class
 from qkd_deploy.graph.trace.assigned_parts import with_part
@@ -26,6 +26,8 @@ from qkd_deploy.graph.trace.steps import StepRunner
 
 _FACTORIES = (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
 """Functions that take sizes one by one, and then PyTorch does not ask proxies."""
+_NEW = ("new_full", "new_ones", "new_tensor", "new_zeros")
+"""Methods that make a tensor of sizes and numbers."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,9 @@ class ConcreteTracer(fx.Tracer):
     ) -> Any:
         """Run one call; return a plain value where it gives one, else make a node of the graph."""
         call = self._canonical(Call(kind, target, args, kwargs))
+        constant = self._constant_of_a_kind(call)
+        if constant is not None:
+            return constant
         seen, unchanged = self._runner.run(call)
         if call.is_open and not has_tensor(seen[0]) and agree(seen):
             return seen[0]
@@ -228,6 +233,23 @@ class ConcreteTracer(fx.Tracer):
             return call
         self.expanded.add(path)
         return Call("call_module", path, (x,))
+
+    def _constant_of_a_kind(self, call: Call) -> Tensor | None:
+        """Compute a tensor that owes no more to another one than type and device; None for every other call."""
+        if call.kind != "call_method":
+            return None
+        first, *others = call.args
+        if call.target == "type_as" and isinstance(first, Tensor):
+            made_of, arguments = first, tuple(at(0, other) for other in others)
+        elif call.target in _NEW and isinstance(first, Concrete) and first.reads_tensors:
+            made_of, arguments = first.seen[0], tuple(others)
+            if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((arguments, call.kwargs))):
+                return None
+        else:
+            return None
+        with self._runner.running():
+            made: Tensor = getattr(made_of, call.target)(*arguments, **call.kwargs)
+        return made
 
     def _parts(self, whole: Concrete) -> Any:
         """Take tuples, lists and dictionaries of tensors apart, with a node for every part."""

@@ -65,6 +65,22 @@ def test_other_forms_are_refused_with_a_way_out(way: str) -> None:
     assert qkd.prepare(Net(lambda y: MASK).eval(), "w8a8", (IMAGES,)).layers()
 
 
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "type_as": lambda y: torch.arange(6).type_as(y),
+    "new_full": lambda y: y.new_full((6,), 0.5),
+    "new_ones and new_zeros": lambda y: y.new_ones(6) + y.new_zeros(6),
+    "new_tensor": lambda y: y.new_tensor([1.0, 0, 0, 0, 0, 2.0]),
+    "anchors": lambda y: torch.meshgrid(torch.arange(6).type_as(y), torch.arange(6).type_as(y), indexing="ij")[0] + 0.5,
+}
+
+
+@pytest.mark.parametrize("way", KINDS)
+def test_what_owes_only_its_type_to_a_tensor_is_a_constant(way: str) -> None:
+    model = qkd.prepare(Net(KINDS[way]).eval(), "w8a8", (IMAGES,))
+    assert model.account.floats == ()
+    assert [node.kind for node in model.graph.nodes].count("constant") == 1
+
+
 def test_tensors_have_their_own_methods_again() -> None:
     before = {name: getattr(Tensor, name) for name in ("expand", "view")}
     qkd.prepare(Net(WAYS["expand"]).eval(), "w8a8", (IMAGES,))
