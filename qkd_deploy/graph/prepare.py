@@ -23,7 +23,7 @@ from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.replacements import parse_replacements
 from qkd_deploy.graph.sized_graphs import SizedGraphs
 from qkd_deploy.graph.trace.checks import own_copy
-from qkd_deploy.graph.trace.trace import Traced, trace
+from qkd_deploy.graph.trace.trace import Traced, sharing_parameters, trace
 from qkd_deploy.graph.translation.check import require_translations
 from qkd_deploy.pixels.normalization import SCALE, ZERO_POINT, Normalization
 
@@ -115,7 +115,7 @@ def prepare_as(
         settings.normalization.for_channels(inputs[0].shape[1])
     training = network.training
     with evaluating(network):
-        as_given = _sharing_parameters(network)
+        as_given = sharing_parameters(network)
         kept = float_modules(network, settings.overrides)
         traced = trace(network, inputs, leaf_modules, kept=kept)
         places = {ref.name: place for place, ref in enumerate(references(traced.graph.output))}
@@ -173,16 +173,10 @@ class _Preparation:
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, set[str], Placed]:
         """Do what ``PlaceAgain`` asks for, on a copy of the network on the CPU."""
         elsewhere = any(not parameter.is_cpu for parameter in self.network.parameters())
-        network = (copy.deepcopy(self.network).cpu() if elsewhere else _sharing_parameters(self.network)).eval()
+        network = (copy.deepcopy(self.network).cpu() if elsewhere else sharing_parameters(self.network)).eval()
         users = {path for path, _ in (*network.named_parameters(), *network.named_buffers())}
         kept = float_modules(network, self.settings.overrides)
         traced = trace(network, inputs, self.leaf_modules, self.mode_leaves, kept)
         for name, value in zip(traced.graph.inputs, self.smallest, strict=True):
             traced.graph.node(name).smallest = value
         return network, users, _placed(network, traced, self.settings)
-
-
-def _sharing_parameters(network: nn.Module) -> nn.Module:
-    """Copy the modules of a network around the same parameters."""
-    shared: dict[int, Any] = {id(parameter): parameter for parameter in network.parameters()}
-    return copy.deepcopy(network, shared)

@@ -67,6 +67,7 @@ class ModelUnderTest:
         """Codes by tensor name instead of by ONNX value name."""
         return {self.tensor_names[value]: array for value, array in codes.items() if value in self.tensor_names}
 
-    def code_images(self, sample_shape: tuple[int, ...]) -> int:
-        """On how many samples all codes are compared: fewer for large ones, at least two."""
-        return max(2, _CODE_PIXELS // max(math.prod(sample_shape), 1))
+
+def code_images(sample_shape: tuple[int, ...]) -> int:
+    """On how many samples codes are looked at: fewer for large ones, at least two."""
+    return max(2, _CODE_PIXELS // max(math.prod(sample_shape), 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from qkd_deploy.verification.findings import Level
-from qkd_deploy.verification.model_under_test import ModelUnderTest
+from qkd_deploy.verification.model_under_test import ModelUnderTest, code_images
 from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.source import Source
 
@@ -36,7 +36,7 @@ class Task:
     @property
     def code_images(self) -> int:
         """On how many of the images all codes are compared."""
-        return min(self.source.images, self.subject.code_images(self.source.sample_shape))
+        return min(self.source.images, code_images(self.source.sample_shape))
 
 
 Check = Callable[[Task], Level]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,14 +28,14 @@ from qkd_deploy.mixed_precision.search import Choice
 from qkd_deploy.training.networks import NetworkSource
 from qkd_deploy.training.records import network_checkpoint
 from qkd_deploy.training.run_data import RunData
+from qkd_deploy.verification.checks.information import IMAGES
+from qkd_deploy.verification.model_under_test import code_images
 from qkd_deploy.workflows.export import output_beside
 from qkd_deploy.workflows.full_precision import images_of, prepared_for, settings_for, start_for
 from qkd_deploy.workflows.settings import PostTraining
 
 METHOD, RECONSTRUCTED = "ptq", "ptq-reconstruct"
 """What checkpoints say about how their steps, and their weights, came about."""
-_JUDGED, _JUDGED_PIXELS = 32, 128 * 3 * 32 * 32
-"""Images, and their values in all, on which the codes of the written file are judged."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,8 @@ def export_calibrated(
     )
     with _all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
-        samples = next(input_batches(made.prepared, data.test, _judged_on(data.dataset)))
+        judged_on = min(IMAGES, code_images(data.test.image_shape))
+        samples = next(input_batches(made.prepared, data.test, judged_on))
         known = origin(checkpoint, _sha256(beside))
         report = export_onnx(made.prepared, target, **form, metadata=known, samples=samples)
     measure = data.measure if data.measurable else "agreement with full precision"
@@ -223,11 +223,6 @@ def _choose(
         measure=measure,
         progress=progress,
     )
-
-
-def _judged_on(dataset: ImageDataset) -> int:
-    """On how many images codes are judged: fewer where they are large, at least two."""
-    return min(_JUDGED, max(2, _JUDGED_PIXELS // math.prod(dataset.train.image_shape)))
 
 
 def _sha256(path: Path) -> str:

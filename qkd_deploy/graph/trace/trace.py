@@ -97,7 +97,7 @@ def trace(
 
 def _trace_copy(network: nn.Module, training: bool, named: Mapping[str, Tensor], leaves: Leaves) -> ConcreteTracer:
     """Trace a copy that shares the parameters, because a forward may change its module."""
-    model = _own(network).train(training)
+    model = sharing_parameters(network).train(training)
     tracer = ConcreteTracer(model, {name: value.clone() for name, value in named.items()}, leaves)
     try:
         tracer.record()
@@ -111,7 +111,7 @@ def _trace_copy(network: nn.Module, training: bool, named: Mapping[str, Tensor],
 @torch.no_grad()
 def _require_own_answer(network: nn.Module, tracer: ConcreteTracer, named: Mapping[str, Tensor]) -> None:
     """Refuse a network whose traced steps do not compute what it does: what tracing supposed of it is not so."""
-    own = tree_leaves(_own(network)(*(value.clone() for value in named.values())))
+    own = tree_leaves(sharing_parameters(network)(*(value.clone() for value in named.values())))
     traced, part = tree_leaves(tracer.answer), tracer.assigned_part
     if len(own) == len(traced) and all(map(_is_equal, traced, own)):
         return
@@ -130,8 +130,8 @@ def _returned_in_both(trained: ConcreteTracer, evaluated: ConcreteTracer) -> Any
     return substitute(trained.output, lambda ref: names[own[ref.name]])
 
 
-def _own(network: nn.Module) -> nn.Module:
-    """Copy a network around the same parameters."""
+def sharing_parameters(network: nn.Module) -> nn.Module:
+    """Copy the modules of a network around the same parameters."""
     shared: dict[int, Any] = {id(parameter): parameter for parameter in network.parameters()}
     return copy.deepcopy(network, shared)
 

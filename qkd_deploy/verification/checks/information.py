@@ -9,12 +9,13 @@ from qkd_deploy.export.information.wasted_codes import SHARE, find_wasted_codes
 from qkd_deploy.verification.findings import Level
 from qkd_deploy.verification.task import Task
 
-_IMAGES = 32
+IMAGES = 32
+"""On which codes are judged, at most."""
 
 
 def check_information(task: Task) -> Level:
     """Look at the codes of the first images; what is wasted fails only where that was asked for."""
-    subject, size = task.subject, min(_IMAGES, task.batch_size, task.code_images)
+    subject, size = task.subject, min(IMAGES, task.batch_size, task.code_images)
     batch = next(task.source.batches(size, size))
     found = find_wasted_codes(subject.model, subject.metadata, batch.feeds, subject.runtime)
     task.report.wasted_codes = list(found)
