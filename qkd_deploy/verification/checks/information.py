@@ -24,4 +24,5 @@ def check_information(task: Task) -> Level:
         return Level("information", "passed", (f"{what} ({size} inputs)",))
     if task.strict_codes:
         return Level("information", "failed", tuple(map(str, found)))
-    return Level("information", "passed", (f"parts of {found[0].tensor} and {len(found) - 1} more tensors are lost",))
+    named = ", ".join(wasted.tensor for wasted in found)
+    return Level("information", "passed", (f"parts of {named} are lost",))
