@@ -60,6 +60,7 @@ LAYERS = (
     "quantizers",
     "distill",
     "data",
+    "tasks",
     "models",
     "pixels",
     "settings",

@@ -13,7 +13,7 @@ from qkd_deploy.data.augment.crop_and_flip import CropAndFlip
 from qkd_deploy.data.augment.geometry import ResizedCrop
 from qkd_deploy.data.augment.mixing import Mixing
 from qkd_deploy.data.augment.rand_augment import RandAugment
-from qkd_deploy.data.augment.transform import Chain, Transform
+from qkd_deploy.data.augment.transform import Chain, JointTransform, Transform
 from qkd_deploy.data.dataset import AnySplit, ImageDataset
 from qkd_deploy.data.images.stream import StreamedSplit
 from qkd_deploy.data.loader import batches
@@ -32,6 +32,7 @@ __all__ = [
     "ColourJitter",
     "CropAndFlip",
     "ImageDataset",
+    "JointTransform",
     "Metric",
     "Mixing",
     "RandAugment",

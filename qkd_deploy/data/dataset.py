@@ -11,13 +11,15 @@ import torch
 
 from qkd_deploy.data.augment.crop_and_flip import UNCHANGED
 from qkd_deploy.data.augment.presets import preset
-from qkd_deploy.data.augment.transform import Transform
+from qkd_deploy.data.augment.transform import JointTransform, Transform
 from qkd_deploy.data.fingerprint import fingerprint_of, known_name
 from qkd_deploy.data.images.stream import StreamedSplit
-from qkd_deploy.data.metric import Metric
+from qkd_deploy.data.metric import Metric, OwnMetric
 from qkd_deploy.data.split import Split
 from qkd_deploy.errors import UserError
 from qkd_deploy.pixels.normalization import Normalization
+from qkd_deploy.tasks.classification import CLASSIFICATION
+from qkd_deploy.tasks.task import Score, Task
 
 AnySplit = Split | StreamedSplit
 
@@ -30,8 +32,10 @@ class ImageDataset:
         name: the name the user asks for, such as "cifar10".
         train, test: the two splits; images of both have the same [C, H, W].
         classes: class names; label ``i`` means ``classes[i]``.
-        augmentation: random changes in training that keep the images' meaning; none by default.
+        augmentation: random changes in training that keep the images' meaning; none by default. Those of a task
+            whose targets have places change images and targets together.
         mirrored: a mirrored image means the same (not for digits and letters).
+        task: the kind of problem, which says what labels are.
         metric: scores networks that are no classifiers; None counts right classes. Its mean over all samples takes the
             place of accuracy, in percent.
         metric_name: the name of that mean.
@@ -47,13 +51,14 @@ class ImageDataset:
     train: AnySplit
     test: AnySplit
     classes: tuple[str, ...]
-    augmentation: Transform = UNCHANGED
+    augmentation: Transform | JointTransform = UNCHANGED
     mirrored: bool = True
     metric: Metric | None = None
     metric_name: str = "accuracy"
     remarks: tuple[str, ...] = ()
     original: str = ""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    task: Task = CLASSIFICATION
 
     def __post_init__(self) -> None:
         shapes = [split.image_shape for split in (self.train, self.test)]
@@ -61,15 +66,16 @@ class ImageDataset:
             raise UserError(f"data set {self.name}: train images are {shapes[0]}, test images {shapes[1]}; resize one")
         for split in (self.train, self.test):
             if self.metric is None and split.labelled:
-                self._check_labels(split.labels)
+                self.task.check_targets(split.labels, self.classes, self.name)
 
-    def _check_labels(self, labels: torch.Tensor) -> None:
-        if labels.dim() != 1:
-            raise UserError(f"data set {self.name} has labels {list(labels.shape)}; give a metric, or one class each")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(self.classes):
-            known = f"but its {len(self.classes)} classes are numbered from 0"
-            raise UserError(f"data set {self.name} has labels {low}..{high}, {known}; correct one of them")
+    def score(self) -> Score:
+        """Begin a measurement: by the data set's own metric where it has one, else as its task measures."""
+        return self.task.score() if self.metric is None else OwnMetric(self.metric, self.metric_name)
+
+    @property
+    def measure(self) -> str:
+        """The name of the figure that stands in the place of accuracy."""
+        return self.task.measure if self.metric is None else self.metric_name
 
     @property
     def normalization(self) -> Normalization:
@@ -110,12 +116,20 @@ class ImageDataset:
         """The name to write in results: it tells a copy from the original by its fingerprint."""
         return self.name if self.fingerprint == self.original else known_name(self.name, self.fingerprint)
 
-    def augmentation_named(self, name: str) -> Transform:
+    def augmentation_named(self, name: str) -> Transform | JointTransform:
         """Look up the augmentation "auto" (the data set's own), "none", "crop", "imagenet" or "randaugment".
 
         Raises:
-            UserError: an unknown name.
+            UserError: an unknown name, or one that changes images without their targets.
         """
+        if isinstance(self.augmentation, JointTransform):
+            if name == "auto":
+                return self.augmentation
+            if name != "none":
+                raise UserError(
+                    f"--augmentation {name} would move what the targets of {self.name} point at; use auto or none"
+                )
+            return UNCHANGED
         return preset(name, self.augmentation, self.train.image_shape[1], mirrored=self.mirrored)
 
     def to(self, device: torch.device | str) -> ImageDataset:

@@ -9,7 +9,7 @@ import torch
 
 from qkd_deploy.data.augment.mixing import Mixing
 from qkd_deploy.data.augment.presets import divide_at_decoding
-from qkd_deploy.data.augment.transform import Drawn, Transform
+from qkd_deploy.data.augment.transform import Drawn, JointTransform, Transform
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.data.images.stream import StreamedSplit
 from qkd_deploy.data.normalize import normalize
@@ -24,7 +24,7 @@ def batches(
     split: AnySplit,
     batch_size: int,
     generator: torch.Generator | None = None,
-    augmentation: Transform | None = None,
+    augmentation: Transform | JointTransform | None = None,
     shard: tuple[int, int] = (0, 1),
     mixing: Mixing | None = None,
     classes: int = 0,
@@ -36,7 +36,7 @@ def batches(
         batch_size: images in a whole batch, at least 1.
         generator: shuffles, and drives augmentation and mixing: its state alone decides what comes. Without it the
             order is that of the split.
-        augmentation: applied to the uint8 images of each batch; needs a generator.
+        augmentation: applied to the uint8 images of each batch, or to images and targets; needs a generator.
         shard: ``(r, w)`` yields the r-th of w contiguous parts of every batch. The images are those that a single
             process would have seen there; parts of a small last batch may be empty, so that all processes see the
             same number of batches.
@@ -87,7 +87,7 @@ def _shuffled(
     split: AnySplit,
     batch_size: int,
     generator: torch.Generator,
-    augmentation: Transform | None,
+    augmentation: Transform | JointTransform | None,
     shard: tuple[int, int],
     mixing: Mixing | None,
     classes: int,
@@ -100,10 +100,12 @@ def _shuffled(
         yield from _several_at_once(split, wholes, places, at_once, generator, augmentation)
         return
     pieces = [whole[place] for whole, place in zip(wholes, places, strict=True)]
-    read, augmentation = _reader(split, pieces, places, batch_size, generator, augmentation)
+    read, rest = _reader(split, pieces, places, batch_size, generator, augmentation)
     for whole, place, (images, labels) in zip(wholes, places, read, strict=True):
-        if augmentation is not None:
-            images = augmentation(images, generator, len(whole), place)
+        if isinstance(rest, JointTransform):
+            images, labels = rest(images, labels, generator, len(whole), place)
+        elif rest is not None:
+            images = rest(images, generator, len(whole), place)
         if mixing:
             images, probabilities = mixing(images, labels.clamp(min=0), classes, generator)
             labels = probabilities if split.labelled else labels
@@ -150,9 +152,11 @@ def _reader(
     places: list[slice],
     batch_size: int,
     generator: torch.Generator,
-    augmentation: Transform | None,
-) -> tuple[Iterator[Pair], Transform | None]:
+    augmentation: Transform | JointTransform | None,
+) -> tuple[Iterator[Pair], Transform | JointTransform | None]:
     """Read the images of all pieces; returns the part of the augmentation that is not done yet, too."""
+    if isinstance(augmentation, JointTransform):
+        return split.read(pieces), augmentation
     crop, rest = divide_at_decoding(augmentation)
     if not isinstance(split, StreamedSplit) or crop is None:
         return split.read(pieces), augmentation

@@ -8,9 +8,27 @@ from typing import Any
 import torch
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.tasks.classification import MeanScore
 
 Metric = Callable[[Any, torch.Tensor], torch.Tensor]
 """From a network's output (a tensor, or a tuple of several) and labels to a score in 0..1 of each sample [N]."""
+
+
+class OwnMetric(MeanScore):
+    """The mean of a data set's own metric.
+
+    Args:
+        metric: of the data set.
+        name: of the mean.
+    """
+
+    def __init__(self, metric: Metric, name: str) -> None:
+        super().__init__(name)
+        self._metric = metric
+
+    def scores(self, answers: Any, targets: torch.Tensor) -> torch.Tensor:
+        """Score each image in 0..1, float32 [N]."""
+        return scores_of(self._metric, answers, targets)
 
 
 def scores_of(metric: Metric | None, outputs: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from qkd_deploy.distill.losses import cross_entropy, distillation_kl
 from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Phase, SharedOptions
 from qkd_deploy.settings import OneOf
 
@@ -41,10 +40,12 @@ def hardening(temperature: float, start: float, decay: str, smoothing: float = 0
 
     def loss(outputs: Outputs) -> LossTerms:
         coefficient = start * share(outputs.progress)
-        logits = outputs.logits["student"]
+        own, task = outputs.logits["student"], outputs.task
+        hard = task.hard_loss(own, outputs.labels, smoothing)
+        soft = task.soft_loss(own, outputs.logits["teacher"], temperature)
         return {
-            "ce": (1 - coefficient) * cross_entropy(logits, outputs.labels, smoothing),
-            "kl": coefficient * distillation_kl(logits, outputs.logits["teacher"], temperature),
+            **{name: (1 - coefficient) * value for name, value in hard.items()},
+            **{name: coefficient * value for name, value in soft.items()},
         }
 
     return loss

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat
 
 from qkd_deploy.settings import Settings
+from qkd_deploy.tasks.classification import CLASSIFICATION
+from qkd_deploy.tasks.task import Task, Terms
 
 if TYPE_CHECKING:  # the command line reads the methods' names and options without torch
     from torch import Tensor
 
 Role = Literal["student", "teacher"]
-LossTerms = dict[str, "Tensor"]
+LossTerms = Terms
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,18 @@ class Outputs:
     """The outputs of a phase's networks on one batch.
 
     Attributes:
-        labels: int64 [N] class numbers, or float32 [N, classes] probabilities of mixed images.
-        logits: float32 [N, classes] of every network of the phase.
+        labels: the task's targets: int64 [N] class numbers, or float32 [N, classes] probabilities of mixed images.
+        logits: what every network of the phase returns, in float32: [N, classes] of classifiers.
         features: float32 [N, C], the input of the last layer; only in phases that ask for it.
         progress: share of the phase that is over, in [0, 1).
+        task: compares them.
     """
 
     labels: Tensor
-    logits: Mapping[Role, Tensor]
+    logits: Mapping[Role, Any]
     features: Mapping[Role, Tensor] = field(default_factory=dict)
     progress: float = 0.0
+    task: Task = CLASSIFICATION
 
 
 Loss = Callable[[Outputs], LossTerms]

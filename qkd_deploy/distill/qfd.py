@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from qkd_deploy.distill.losses import cross_entropy, labels_only
+from qkd_deploy.distill.losses import labels_only
 from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Phase, SharedOptions
 
 
@@ -41,8 +41,8 @@ def feature_imitation(weight: float, smoothing: float = 0.0) -> Loss:
         from torch.nn import functional
 
         distance = functional.mse_loss(outputs.features["student"], outputs.features["teacher"].detach())
-        ce = cross_entropy(outputs.logits["student"], outputs.labels, smoothing)
-        return {"ce": ce, "feature": weight * distance}
+        hard = outputs.task.hard_loss(outputs.logits["student"], outputs.labels, smoothing)
+        return {**hard, "feature": weight * distance}
 
     return loss
 

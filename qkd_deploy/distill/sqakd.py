@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qkd_deploy.distill.losses import distillation_kl
 from qkd_deploy.distill.phases import Loss, LossTerms, Outputs, Phase, SharedOptions
 
 
@@ -17,7 +16,8 @@ def teacher_only(temperature: float, alpha: float) -> Loss:
     """Make the loss ``alpha * T^2 KL(p_teacher || p_student)``."""
 
     def loss(outputs: Outputs) -> LossTerms:
-        return {"kl": alpha * distillation_kl(outputs.logits["student"], outputs.logits["teacher"], temperature)}
+        soft = outputs.task.soft_loss(outputs.logits["student"], outputs.logits["teacher"], temperature)
+        return {name: alpha * value for name, value in soft.items()}
 
     return loss
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 from qkd_deploy.data import ImageDataset, load_dataset, normalize
 from qkd_deploy.data.augment.mixing import Mixing
-from qkd_deploy.data.augment.transform import Transform
+from qkd_deploy.data.augment.transform import JointTransform, Transform
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
@@ -43,7 +43,7 @@ class RunData:
     """
 
     dataset: ImageDataset
-    augmentation: Transform | None
+    augmentation: Transform | JointTransform | None
     mixing: Mixing | None
     expected: Expectations
 

@@ -39,6 +39,24 @@ class Transform(ABC):
         """
 
 
+class JointTransform(ABC):
+    """Change uint8 images [N, C, H, W] together with their targets, such as boxes and masks, a whole batch at once.
+
+    Randomness is as that of a `Transform`.
+    """
+
+    @abstractmethod
+    def __call__(
+        self,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        generator: torch.Generator,
+        count: int | None = None,
+        place: slice = EVERYTHING,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change images and targets [N, ...], both left as they are; the other arguments are those of a `Transform`."""
+
+
 class Drawn(Transform):
     """Draw the parameters of every image first, then apply them."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qkd_deploy.data import batches
 from qkd_deploy.data.augment.mixing import Mixing
-from qkd_deploy.data.augment.transform import Transform
+from qkd_deploy.data.augment.transform import JointTransform, Transform
 from qkd_deploy.data.dataset import AnySplit
 from qkd_deploy.errors import UserError
 
@@ -38,7 +38,7 @@ class BatchStream:
         self,
         split: AnySplit,
         batch_size: int,
-        augmentation: Transform | None,
+        augmentation: Transform | JointTransform | None,
         seed: int,
         *,
         shard: tuple[int, int] = (0, 1),
