@@ -38,6 +38,7 @@ _SENSITIVITY = "with --sensitivity"
     only=(
         "images",
         "dataset",
+        "task",
         "data_dir",
         "dataset_args",
         "image_size",

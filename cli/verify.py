@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _TOLERANCE, _REQUIRE_INTEGER, _STRICT_CODES = declarations(VerifyOptions)
 _DATA = (
     "dataset",
+    "task",
     "data_dir",
     "dataset_args",
     "image_size",
@@ -96,7 +97,7 @@ def command(
     given = named(options)
     if "dataset" not in given:
         if split is not None or given.keys() - {"workers"}:
-            listed = "--split, --data-dir, --dataset-arg, --image-size, --interpolation, --crop-pct and --strict"
+            listed = "--split, --task, --data-dir, --dataset-arg, --image-size, --interpolation, --crop-pct, --strict"
             raise click.UsageError(f"{listed} belong to a data set; give --dataset too")
         if inputs is None and limit is not None:
             raise click.UsageError("--limit counts images; give --dataset or --inputs too")

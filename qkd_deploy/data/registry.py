@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import NoneType
@@ -19,6 +20,7 @@ from qkd_deploy.data.sets.image_folder import image_folder
 from qkd_deploy.data.sets.tiny_imagenet import tiny_imagenet
 from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.factory import Factory, build
+from qkd_deploy.tasks.named import AUTO, task_named
 
 DATASETS: dict[str, Factory] = {
     "digits": digits,
@@ -46,6 +48,7 @@ def load_dataset(
     interpolation: str = "bilinear",
     crop_pct: float = 0.0,
     input_range: int = 0,
+    task: str = AUTO,
     args: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
     """Open a data set: small ones in memory (CPU, uint8), big ones as streams.
@@ -65,6 +68,8 @@ def load_dataset(
             leaves, as timm says it; 0 takes the largest box of the wanted proportions.
         input_range: the value of 16-bit greys that becomes 255, such as 4095 for a sensor of 12 bits; 0 is 65535, and
             images that look as if it were less are refused.
+        task: "classification", "segmentation", "detection" or ``package.module:Class``, where it is another one than
+            that of the data set ("auto"); the targets must be the task's.
         args: keyword arguments of the user's factory, or ``image``, ``label`` and ``config`` of Hugging Face data.
 
     Raises:
@@ -76,7 +81,8 @@ def load_dataset(
     data_dir = None if data_dir is None else Path(data_dir)
     options = Options(image_size, workers, strict, classes, interpolation, crop_pct, input_range)
     dataset = _opened(name, data_dir, options, dict(args or {}))
-    return resized(dataset, image_size) if image_size else dataset
+    dataset = resized(dataset, image_size) if image_size else dataset
+    return dataset if task == AUTO else replace(dataset, task=task_named(task))
 
 
 def _opened(name: str, data_dir: Path | None, options: Options, args: dict[str, Any]) -> ImageDataset:

@@ -27,6 +27,11 @@ def resized(dataset: ImageDataset, size: int) -> ImageDataset:
             f"{dataset.name} reads its images from files, so it decides their size; "
             "leave out --image-size (image_size in Python)"
         )
+    if dataset.train.labels.dim() > 1 and dataset.metric is None:
+        raise UserError(
+            f"the targets of {dataset.name} have places in its images, which its own factory has to resize; "
+            "leave out --image-size (image_size in Python)"
+        )
     train, test = (replace(split, images=_square(split.images, size)) for split in (dataset.train, dataset.test))
     return replace(dataset, name=f"{dataset.known_as} at {size}x{size}", train=train, test=test)
 

@@ -248,7 +248,7 @@ class PreparedModel(nn.Module):
             observe(node, value)
             return value if node.quantizer is None else model.activation(node.quantizer)(value)
 
-        return run(model.graph, inputs, run_node)
+        return run(model.graph, inputs, run_node, self.trained_output if self.training else None)
 
     def evaluate(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One node: its operation, its clip, its quantizer."""

@@ -52,9 +52,14 @@ class MeanScore(Score):
 
     def add(self, answers: Any, targets: Tensor) -> None:
         """Judge one batch; see ``Score``."""
+        self.judge(answers, targets)
+
+    def judge(self, answers: Any, targets: Tensor) -> Tensor:
+        """Judge one batch, and return the score of each image."""
         scores = self.scores(answers, targets)
         self._sum += float(scores.double().sum())
         self._count += len(scores)
+        return scores
 
     def scores(self, answers: Any, targets: Tensor) -> Tensor:
         """Score each image in 0..1, float32 [N]; here 1 where the largest logit is the label's."""

@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,14 @@ class Processes:
     def sum(self, values: Tensor) -> Tensor:
         """Add up over the processes."""
         return values if self._fabric is None else self._fabric.all_reduce(values, reduce_op="sum")  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        """Give every process the values of all, in order; plain data, pickled."""
+        if self._fabric is None:
+            return [value]
+        gathered: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
 
     def agree(self, value: T) -> T:
         """Give every process the first one's value: plain data or tensors."""

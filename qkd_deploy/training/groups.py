@@ -36,6 +36,11 @@ class DataSource(Settings):
         "`digits` (embedded), `cifar10`, `cifar100`, `tiny-imagenet`, `imagefolder:PATH`, `FILE.npz`, `hf:NAME` or "
         "`package.module:factory`.",
     ] = "digits"
+    task: Annotated[
+        str,
+        "What the network does: `classification`, `segmentation`, `detection` or your own `package.module:Class`; "
+        "`auto` is what the data set is for.",
+    ] = "auto"
     data_dir: Annotated[str | None, "Folder that holds the data set; by default downloads go to a cache folder."] = None
     dataset_args: Annotated[Arguments, "Keyword argument of your data set factory; may be repeated."] = field(
         default_factory=dict

@@ -20,6 +20,7 @@ from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.models import create_model
 from qkd_deploy.pixels.normalization import Normalization
+from qkd_deploy.tasks.task import plain_answers
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.sync_batch_norm import synchronise
@@ -114,7 +115,7 @@ def _quantized_teacher(
     network = create_model(source.name, len(dataset.classes), dataset.in_channels, source.args)
     record = replace(known.model, name=source.name, image_shape=list(dataset.train.image_shape))
     teacher = rebuild(replace(known, model=record), network).to(dataset.train.device)
-    _require_logits(teacher, source.name, dataset, classifier=True)
+    _require_answers(teacher, source.name, dataset)
     report(f"{source.name}: quantized at {known.quantization.bits}, as {source.weights} is")
     return teacher
 
@@ -127,7 +128,7 @@ def start_network(
     args: Mapping[str, Any] | None = None,
     skip: Sequence[str] | None = None,
     report: Callable[[str], None] | None = None,
-    classifier: bool = True,
+    trains: bool = True,
 ) -> nn.Module:
     """Build a full-precision network for ``dataset``, on its device, in the mode in which its factory makes it.
 
@@ -138,22 +139,23 @@ def start_network(
         args: keyword arguments of the factory, as for ``create_model``.
         skip: entries or modules that stay at random, as for ``load_into``.
         report: receives a line about the weights that were loaded.
-        classifier: whether it has to return logits, as for training; data sets with a metric take any outputs.
+        trains: whether it has to return what the task trains on; a data set with a metric of its own takes any outputs.
 
     Raises:
-        UserError: the network cannot be built, does not fit the weights, or does not map images to logits.
+        UserError: the network cannot be built, does not fit the weights, or returns something else than the task
+            needs.
     """
     network = create_model(name, len(dataset.classes), dataset.in_channels, args)
     if weights is not None:
         if weights_file(weights).suffix == ".onnx":
-            _require_logits(network, name, dataset, classifier)
+            _require_answers(network, name, dataset, trains=trains)
             account = load_onnx_into(network, weights, name, _images(dataset), skip=skip)
         else:
             account = load_into(network, read_weights(weights), name, weights, skip=skip) + _rounded_to(weights)
         if report is not None:
             report(f"{name}: {account}")
     network.to(dataset.train.device)
-    _require_logits(network, name, dataset, classifier)
+    _require_answers(network, name, dataset, trains=trains)
     return network
 
 
@@ -170,18 +172,16 @@ def _images(dataset: ImageDataset) -> Tensor:
 
 
 @torch.no_grad()
-def _require_logits(network: nn.Module, name: str, dataset: ImageDataset, classifier: bool) -> None:
+def _require_answers(network: nn.Module, name: str, dataset: ImageDataset, *, trains: bool = True) -> None:
     first = torch.arange(min(2, len(dataset.train)))
     images = normalize(dataset.train.images_at(first), dataset.normalization)
     try:
         with evaluating(network):
-            logits = network(images)
+            answers = network(images)
     except UserError:
         raise
     except Exception as error:  # code of the user's raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot process images of shape {list(images.shape[1:])}: {reason}") from error
-    expected = [len(images), len(dataset.classes)]
-    if classifier and (not isinstance(logits, Tensor) or list(logits.shape) != expected):
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"{name} returns {got} for {len(images)} images; training needs logits of shape {expected}")
+    if trains:
+        dataset.task.check_answers(plain_answers(answers), len(images), len(dataset.classes), name)

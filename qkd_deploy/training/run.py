@@ -142,7 +142,9 @@ class _Run:
         prepared = self._prepare()
         self._account, self._differences = prepared.account, prepared.differences()
         self._images = self._data.some_images(_INITIALIZATION_IMAGES, seed_for(config, "student", "method"))
-        method_networks(config, prepared, copy.deepcopy(self._networks.get("teacher")), self._images, processes)
+        method_networks(
+            config, prepared, copy.deepcopy(self._networks.get("teacher")), self._images, dataset.task, processes
+        )
         self._budget = BitsUnderBudget(self._data.dataset, self._images, config) if config.auto_bits else None
         if self._budget is not None:
             self._budget.require_possible(self._networks["student"])
@@ -159,7 +161,7 @@ class _Run:
             if self._budget is not None:
                 self._choose_bits(self._budget, stages)
             student, teacher = self._initialized(), self._networks.get("teacher")
-            networks = method_networks(config, student, teacher, self._images, processes)
+            networks = method_networks(config, student, teacher, self._images, data.dataset.task, processes)
             stage, seed = method_stage(networks, data, config, processes), seed_for(config, "student", "method")
             stages.train(stage, seed, networks.student)
             return self._finish(networks.student)
@@ -192,7 +194,8 @@ class _Run:
 
     def _pretrain(self, role: Role, stages: StageRunner) -> None:
         """Complete a network whose weights are not all given: from an earlier process, the teacher, or by training."""
-        config, network, source = self._config, self._networks[role], source_of(self._config, role)
+        config, data = self._config, self._data
+        network, source = self._networks[role], source_of(self._config, role)
         if not source.incomplete:
             return
         if role == "student" and config.how.teacher_is_student and source.weights is None:
@@ -205,11 +208,13 @@ class _Run:
             return
 
         def score(_: Role, limit: int = config.evaluate_limit) -> float | None:
-            return self._data.score(network, limit, self._processes) if self._data.measurable else None
+            return data.score(network, limit, self._processes) if data.measurable else None
 
-        stages.train(pretrain_stage(role, network, config, score), seed_for(config, role, "pretrain"))
+        stages.train(
+            pretrain_stage(role, network, config, data.dataset.task, score), seed_for(config, role, "pretrain")
+        )
         accuracy, epochs = score(role, 0) or 0.0, pretrain_epochs(role, config)
-        self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(self._data.test)))
+        self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(data.test)))
         stages.finish(path)
 
     def _choose_bits(self, budget: BitsUnderBudget, stages: StageRunner) -> None:

@@ -72,7 +72,7 @@ class RunData:
         """The name of the measure that ``score`` gives."""
         if not self.measurable:
             return "agreement with the teacher"
-        return "accuracy" if self.dataset.metric is None else self.dataset.metric_name
+        return self.dataset.measure
 
     def some_images(self, count: int, seed: int) -> Tensor:
         """Read normalised training images [count, C, H, W] that ``seed`` chooses, the same ones in every process."""
@@ -89,6 +89,7 @@ class RunData:
             shard=shard,
             mixing=self.mixing,
             classes=len(self.dataset.classes),
+            collate=self.dataset.task.collate,
         )
 
     def score(
@@ -104,7 +105,8 @@ class RunData:
         """
         judge = None if self.measurable else teacher
         options: dict[str, Any] = {
-            "metric": self.dataset.metric,
+            "task": self.dataset.task,
+            "score": self.dataset.score(),
             "judge": judge,
             "limit": limit or None,
             "processes": processes,
@@ -176,6 +178,7 @@ def dataset_of(source: DataSource, classes: int = 0, expected: Preprocessing | N
         interpolation=wanted.interpolation or "bilinear",
         crop_pct=wanted.crop_pct or 0.0,
         input_range=source.input_range,
+        task=source.task,
         args=source.dataset_args,
     )
 

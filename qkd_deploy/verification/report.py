@@ -29,8 +29,9 @@ class VerificationReport:
 
     ``checkpoint`` is what a fresh export was made from, which the whole file was compared with; None without one.
     ``given_model``: the frozen model was at hand, so that codes were compared with it.
-    ``accuracy`` is in percent (of right classes, or of the score that ``metric`` names where the data set has its own),
-    by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured.
+    ``accuracy`` is in percent (of right classes, or of what ``metric`` names where the task or the data set measures
+    something else), by "preview" (float fake-quantized), "frozen" and "runtime"; None where not measured. ``figures``
+    are all that the task measures, by side and name.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
     ``tail`` are the operators in float behind the last integer kernels, which ``kernels`` does not hold.
     ``wasted_codes`` are parts of tensors whose codes lose what their values tell, on the first inputs.
@@ -44,6 +45,7 @@ class VerificationReport:
     given_model: bool = False
     levels: list[Level] = field(default_factory=list)
     accuracy: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(("preview", "frozen", "runtime")))
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
     metric: str = "accuracy"
     dataset: dict[str, str | int] | None = None
     images: int = 0

@@ -18,7 +18,6 @@ from qkd_deploy.verification.samples import ArraySamples, Samples, SplitSamples
 
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import AnySplit, ImageDataset
-    from qkd_deploy.data.metric import Metric
 
 
 _EACH = "give one array for each, by its name: inputs={name: array}, or --inputs x.npz on the command line"
@@ -53,8 +52,7 @@ class Source:
         model: what the samples are for.
         metadata: says how images are normalised.
         samples: the samples, for all inputs of the graph in order.
-        metric: what judges outputs by labels; None is for classifiers.
-        metric_name: what its mean is called.
+        data: what the samples are of, which says how outputs are judged by labels; None for arrays.
 
     Raises:
         UserError: number, types or shapes of the samples do not fit the model's inputs.
@@ -65,14 +63,13 @@ class Source:
         model: onnx.ModelProto,
         metadata: Metadata,
         samples: Samples,
-        metric: Metric | None = None,
-        metric_name: str = "accuracy",
+        data: ImageDataset | None = None,
     ) -> None:
         self._inputs = list(model.graph.input)
         self._own_types = [_own_type(value, metadata) for value in self._inputs]
         self._normalization = metadata.pixels
         self._samples = samples
-        self.metric, self.metric_name = metric, metric_name
+        self.data = data
         self._check()
 
     @property
@@ -175,7 +172,7 @@ def from_dataset(
     part = _part_of(data, split, limit)
     if data.metric is None and part.labelled:
         _require_classes(_classes_of(model, metadata), data)
-    return Source(model, metadata, SplitSamples(part), data.metric, data.metric_name)
+    return Source(model, metadata, SplitSamples(part), data)
 
 
 def _part_of(data: ImageDataset, split: str, limit: int | None) -> AnySplit:

@@ -102,7 +102,7 @@ def verify_onnx(
     require_runnable(file)
     source = _source(model, subject.metadata, data, inputs, split, limit)
     report = _empty_report(file, subject.runtime)
-    report.metric = source.metric_name
+    report.metric = "accuracy" if data is None else data.measure
     report.checkpoint, report.given_model = None if expected is None else checkpoint, frozen is not None
     if data is not None:
         about = {"name": data.known_as, "fingerprint": data.fingerprint}

@@ -74,8 +74,8 @@ def start_for(path: Path | str, dataset: ImageDataset, student: Student, progres
     Raises:
         UserError: it cannot be built, does not fit the weights, or does not take the images.
     """
-    classifier, args = dataset.metric is None, student.model_args
-    return start_network(student.model, path, dataset, args=args, report=progress, classifier=classifier).eval()
+    trains, args = dataset.metric is None, student.model_args
+    return start_network(student.model, path, dataset, args=args, report=progress, trains=trains).eval()
 
 
 def prepared_for(network: nn.Module, dataset: ImageDataset, bits: NetworkBits) -> PreparedModel:

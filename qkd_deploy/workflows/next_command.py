@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_VALUES = ("dataset", "data_dir", "image_size", "workers")
+_VALUES = ("dataset", "task", "data_dir", "image_size", "workers")
 
 
 def data_options(settings: Mapping[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ def test_the_teacher_computes_with_its_quantized_feature(name: str, bits: int) -
     network = NETWORKS[name]().eval()
     plain = input_of_last_layer(network)
     teacher = QuantizedFeatureTeacher(network, "", bits, IMAGES).eval()
-    assert teacher.length == plain.shape[1]
+    assert teacher.shape == plain.shape[1:]
     with torch.no_grad():
         logits, feature = teacher(IMAGES)
     assert teacher.quantizer is not None
@@ -77,7 +77,7 @@ def test_the_feature_of_the_student_is_found_before_its_quantizer(name: str) -> 
     network(IMAGES)  # batch norms have statistics
     prepared = prepared_of(network.eval())
     expected = input_of_last_layer(network)
-    student = FeatureStudent(prepared, "", expected.shape[1], IMAGES).eval()
+    student = FeatureStudent(prepared, "", expected.shape[1:], IMAGES).eval()
     with torch.no_grad():
         logits, feature = student(IMAGES)
         assert torch.equal(logits, prepared(IMAGES))
@@ -88,7 +88,7 @@ def test_the_feature_of_the_student_is_found_before_its_quantizer(name: str) -> 
 
 def test_features_of_different_lengths_are_projected_by_a_trained_layer() -> None:
     prepared = prepared_of(residual())
-    student = FeatureStudent(prepared, "", 7, IMAGES)
+    student = FeatureStudent(prepared, "", torch.Size([7]), IMAGES)
     _, feature = student(IMAGES)
     assert feature.shape == (8, 7)
     feature.sum().backward()
@@ -100,8 +100,8 @@ def test_features_of_different_lengths_are_projected_by_a_trained_layer() -> Non
 def test_a_named_module_is_pooled() -> None:
     network = residual()
     teacher = QuantizedFeatureTeacher(copy.deepcopy(network), "layer2", 4, IMAGES)
-    assert teacher.length == 32
-    student = FeatureStudent(prepared_of(network), "layer2", 32, IMAGES)
+    assert teacher.shape == (32,)
+    student = FeatureStudent(prepared_of(network), "layer2", torch.Size([32]), IMAGES)
     _, feature = student(IMAGES)
     assert feature.shape == (8, 32) and isinstance(student.projection, nn.Identity)
 
@@ -109,7 +109,7 @@ def test_a_named_module_is_pooled() -> None:
 def test_steps_are_learned_apart() -> None:
     teacher = QuantizedFeatureTeacher(residual(), "", 4, IMAGES)
     prepared = prepared_of(residual())
-    student = FeatureStudent(prepared, "", 64, IMAGES)
+    student = FeatureStudent(prepared, "", torch.Size([64]), IMAGES)
     assert isinstance(teacher, HasSteps) and isinstance(student, HasSteps)
     assert len(teacher.activation_steps()) == 1 and not teacher.weight_steps()
     assert len(student.weight_steps()) == len(prepared.weight_steps())
@@ -124,4 +124,4 @@ def test_unknown_points_are_named(point: str) -> None:
     with pytest.raises(UserError, match=f"teacher has no module '{point}'"):
         QuantizedFeatureTeacher(residual(), point, 4, IMAGES)
     with pytest.raises(UserError, match=f"no tensor in a module '{point}'"):
-        FeatureStudent(prepared_of(residual()), point, 64, IMAGES)
+        FeatureStudent(prepared_of(residual()), point, torch.Size([64]), IMAGES)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qkd_deploy.distill.phases import LossTerms, Phase, Role
 from qkd_deploy.training.distribution import Processes
-from qkd_deploy.training.loop.answers import Answer, outputs_of, total
+from qkd_deploy.training.loop.answers import outputs_of, total
 from qkd_deploy.training.loop.compiled import compile_network
 from qkd_deploy.training.loop.optimizers import NetworkOptimizer
 from qkd_deploy.training.loop.stage import LoopOptions, Stage
@@ -52,7 +53,7 @@ class BatchStep:
         Args:
             phase: says who learns by which loss.
             inputs: float32 images [N, C, H, W].
-            labels: int64 [N], or float32 [N, classes] of mixed images.
+            labels: the task's targets: int64 [N], or float32 [N, classes] of mixed images.
             progress: share of the phase that is over.
 
         Returns:
@@ -89,16 +90,15 @@ class BatchStep:
         if self._options.channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         answers = {role: self._answer(role, phase, inputs) for role in phase.networks}
-        outputs = outputs_of(labels, answers, progress)
+        outputs = outputs_of(labels, answers, progress, self._stage.task)
         losses = {role: loss(outputs) for role, loss in phase.losses.items()}
         # The losses detach what they imitate, so one backward pass serves both networks without mixing them.
         (total(*losses.values()) * share).backward()  # type: ignore[no-untyped-call]
         return {role: {name: value.detach() for name, value in terms.items()} for role, terms in losses.items()}
 
-    def _answer(self, role: Role, phase: Phase, inputs: Tensor) -> Answer:
+    def _answer(self, role: Role, phase: Phase, inputs: Tensor) -> Any:
         learns = role in phase.losses
         # A frozen network on a GPU always runs in bfloat16: its softmax is only imitated.
         low_precision = self._options.bf16 or (not learns and inputs.is_cuda)
         with torch.set_grad_enabled(learns), torch.autocast(inputs.device.type, torch.bfloat16, low_precision):
-            answer: Answer = self._forward[role](inputs)
-        return answer
+            return self._forward[role](inputs)

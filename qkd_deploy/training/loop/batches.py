@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
@@ -29,6 +29,7 @@ class BatchStream:
         shard: (rank, world): this process gets its slice of every batch.
         mixing: mixes pairs of images of each batch, which then has probabilities [N, classes] as labels.
         classes: number of classes, for ``mixing``.
+        collate: prepares the targets of a batch; by default they are left as they are.
 
     Raises:
         UserError: the batches cannot be divided between the processes.
@@ -44,6 +45,7 @@ class BatchStream:
         shard: tuple[int, int] = (0, 1),
         mixing: Mixing | None = None,
         classes: int = 0,
+        collate: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._split = split
         self._batch_size = min(batch_size, len(split))
@@ -51,6 +53,7 @@ class BatchStream:
         self._shard = shard
         self._mixing = mixing
         self._classes = classes
+        self._collate = collate
         self.generator = torch.Generator()
         self.generator.manual_seed(seed)
         if self._batch_size % shard[1]:
@@ -69,9 +72,9 @@ class BatchStream:
         return len(self) * self._batch_size
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (float32 images [N, C, H, W], labels) once through the set in a new order.
+        """Yield (float32 images [N, C, H, W], targets) once through the set in a new order.
 
-        Labels are int64 [N], or float32 [N, classes] of mixed images.
+        Targets of classifiers are int64 [N], or float32 [N, classes] of mixed images.
         """
         stream = batches(
             self._split,
@@ -82,4 +85,8 @@ class BatchStream:
             self._mixing,
             self._classes,
         )
-        return islice(stream, len(self))
+        whole = islice(stream, len(self))
+        if self._collate is None:
+            return whole
+        collate = self._collate
+        return ((images, collate(targets)) for images, targets in whole)

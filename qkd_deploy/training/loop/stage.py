@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from qkd_deploy.distill.phases import Phase, Role
+from qkd_deploy.tasks.classification import CLASSIFICATION
+from qkd_deploy.tasks.task import Task
 from qkd_deploy.training.loop.optimizers import OptimizerSettings
 from qkd_deploy.training.loop.schedule import Schedule
 
@@ -19,13 +21,14 @@ class Stage:
 
     Attributes:
         name: shown to the user and written to the metrics.
-        networks: by role, on the device; they return logits, or (logits, feature).
+        networks: by role, on the device; they return what the task asks for, or that in a ``WithFeature``.
         phases: run one after the other under one schedule, but for those that start it anew.
         optimizers: settings for every network that learns in some phase.
-        evaluate: accuracy in percent of the network that a phase is about; None where nothing tells.
+        evaluate: the task's measure in percent of the network that a phase is about; None where nothing tells.
         schedule: of the learning rate.
         evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
         averaged: a moving average of the student, which follows its weights.
+        task: what targets and answers are, and how they are compared.
         before_epoch: called with the phase and the number of the epoch within it, from 0.
     """
 
@@ -38,6 +41,7 @@ class Stage:
     evaluate_every: int = 1
     averaged: AveragedModel | None = None
     before_epoch: Callable[[Phase, int], None] | None = None
+    task: Task = CLASSIFICATION
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from qkd_deploy.distill.phases import Phase, Role
 from qkd_deploy.quantizers.ewgs_refresh import BATCHES, refresh_deltas
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.loop.answers import Answer, outputs_of, total
+from qkd_deploy.training.loop.answers import outputs_of, total
 from qkd_deploy.training.run_data import RunData
 from qkd_deploy.training.seeds import seed_for
 
@@ -40,7 +41,7 @@ class DeltaRefresh:
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             answers = {role: self._answer(role, images) for role in phase.networks}
-            return total(student_loss(outputs_of(labels, answers, epoch / phase.epochs)))
+            return total(student_loss(outputs_of(labels, answers, epoch / phase.epochs, self._data.dataset.task)))
 
         with torch.random.fork_rng(devices=[]):
             seed = seed_for(self._config, "student", "method") + epoch
@@ -48,7 +49,6 @@ class DeltaRefresh:
         batches = list(islice(stream.epoch(), BATCHES))
         refresh_deltas(self._networks["student"], batches, loss, torch.Generator().manual_seed(seed))
 
-    def _answer(self, role: Role, images: Tensor) -> Answer:
+    def _answer(self, role: Role, images: Tensor) -> Any:
         with torch.set_grad_enabled(role == "student"):
-            answer: Answer = self._networks[role](images)
-        return answer
+            return self._networks[role](images)

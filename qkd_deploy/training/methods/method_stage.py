@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.tasks.task import Task
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.loop.optimizers import OptimizerSettings
@@ -39,7 +40,12 @@ class MethodNetworks:
 
 
 def method_networks(
-    config: TrainConfig, prepared: PreparedModel, teacher: nn.Module | None, images: Tensor, processes: Processes
+    config: TrainConfig,
+    prepared: PreparedModel,
+    teacher: nn.Module | None,
+    images: Tensor,
+    task: Task,
+    processes: Processes,
 ) -> MethodNetworks:
     """Dress the networks as the method needs them.
 
@@ -48,6 +54,7 @@ def method_networks(
         prepared: the initialised student, on its device.
         teacher: the teacher, or None.
         images: a normalised batch on the device.
+        task: says where a feature is, and how it is compared.
         processes: that train together.
 
     Raises:
@@ -65,9 +72,11 @@ def method_networks(
                 f"{config.method} quantizes a feature of a teacher in full precision, and {config.teacher_checkpoint} "
                 "is quantized already; give the teacher's full-precision weights, or use --method kd"
             )
-        teacher_point = config.teacher_feature_point or config.feature_point
-        quantized = QuantizedFeatureTeacher(teacher, teacher_point, config.teacher_feature_bits, images[:64])
-        student = FeatureStudent(prepared, config.feature_point, quantized.length, images[:64])
+        point, pools = config.feature_point or task.feature_point, task.pools_features
+        teacher_point = config.teacher_feature_point or point
+        seen = images[:64]
+        quantized = QuantizedFeatureTeacher(teacher, teacher_point, config.teacher_feature_bits, seen, pools=pools)
+        student = FeatureStudent(prepared, point, quantized.shape, seen, pools=pools)
         taught_by = quantized
     averaged = None
     if config.ema:
@@ -99,6 +108,7 @@ def method_stage(networks: MethodNetworks, data: RunData, config: TrainConfig, p
         schedule=Schedule(config.schedule, config.warmup_epochs / sum(config.epochs)),
         evaluate_every=config.evaluate_every,
         averaged=networks.averaged,
+        task=data.dataset.task,
         before_epoch=DeltaRefresh(networks.stage, data, config) if estimates_delta else None,
     )
 

@@ -27,13 +27,14 @@ def check_accuracy(task: Task) -> Level:
     if not source.labelled and subject.frozen is None:
         return Level("accuracy", "skipped", ("there are no labels and no checkpoint to compare with",))
     runtime = RuntimeModel(subject.model, max(task.threads), runtime=subject.runtime)
-    tally = Tally(_outputs_comparison(task), source.metric, source.metric_name)
+    tally = Tally(_outputs_comparison(task), source.data)
     for batch in source.batches(task.batch_size):
         tally.add(_sides(task, runtime, batch), batch.samples, batch.labels)
     report.images = tally.images
     if not source.labelled:
         return tally.outputs_result()
     report.accuracy.update(tally.percent)
+    report.figures = tally.figures
     return _with_recorded(task, tally, tally.accuracy_result(task.tolerance))
 
 

@@ -1,16 +1,20 @@
-"""Counts right predictions of all sides, batch by batch."""
+"""Scores the outputs of all sides, batch by batch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from qkd_deploy.data.metric import Metric, scores_of
+from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.errors import UserError
+from qkd_deploy.tasks.classification import Classification, MeanScore
+from qkd_deploy.tasks.task import Score
 from qkd_deploy.verification.checks.outputs import OutputsComparison
 from qkd_deploy.verification.findings import Level
 
@@ -24,16 +28,19 @@ _SIDES = ("preview", "frozen", "runtime")
 
 
 class Tally:
-    """Counts of right predictions by side, and of disagreements between the frozen model and the runtime.
+    """Scores of all sides, and disagreements between the frozen model and the runtime.
 
-    A ``metric`` gives each sample a score in 0..1 instead of right or wrong.
+    Args:
+        outputs: compares those of the frozen model and the runtime.
+        data: says how outputs are judged by labels; None where there are none.
     """
 
-    def __init__(self, outputs: OutputsComparison, metric: Metric | None, metric_name: str) -> None:
-        self._outputs, self._metric, self._metric_name = outputs, metric, metric_name
+    def __init__(self, outputs: OutputsComparison, data: ImageDataset | None) -> None:
+        self._outputs, self._data = outputs, data
+        self._classifies = data is not None and data.metric is None and isinstance(data.task, Classification)
         self.images = 0
-        self.correct: dict[str, float] = {}
-        self.disagreements = 0
+        self._scores: dict[str, Score] = {}
+        self._disagreements = 0
 
     def add(self, sides: Mapping[str, Outputs], samples: int, labels: np.ndarray | None) -> None:
         """Count one batch of so many samples.
@@ -46,37 +53,46 @@ class Tally:
         if "frozen" in sides:
             self._outputs.add(sides["frozen"], sides["runtime"], samples)
         if labels is not None:
-            self._count(sides, labels)
+            self._judge({side: self._answers(outputs) for side, outputs in sides.items()}, torch.from_numpy(labels))
 
-    def _count(self, sides: Mapping[str, Outputs], labels: np.ndarray) -> None:
-        predictions = {side: self._predictions(outputs, labels) for side, outputs in sides.items()}
-        for side, predicted in predictions.items():
-            scores = predicted == labels if self._metric is None else predicted
-            self.correct[side] = self.correct.get(side, 0) + float(scores.sum(dtype=np.float64))
-        if "frozen" in predictions:
-            self.disagreements += int((predictions["frozen"] != predictions["runtime"]).sum())
+    def _judge(self, answers: Mapping[str, Any], targets: Tensor) -> None:
+        """Judge all sides; of classes and scores of single images it is known on how many two sides disagree."""
+        assert self._data is not None
+        single: dict[str, Tensor] = {}
+        for side, given in answers.items():
+            score = self._scores.setdefault(side, self._data.score())
+            if isinstance(score, MeanScore):
+                single[side] = score.judge(given, targets)
+            else:
+                score.add(given, targets)
+        if self._classifies:  # two wrong classes are a disagreement, too
+            single = {side: self._data.task.decisions(given) for side, given in answers.items()}
+        if "frozen" in single:
+            self._disagreements += int((single["frozen"] != single["runtime"]).sum())
 
-    def _predictions(self, outputs: Outputs, labels: np.ndarray) -> np.ndarray:
-        """Classes, or what the metric of a data set says of each sample."""
-        return _classes(outputs[0]) if self._metric is None else self._scores(outputs, labels)
-
-    def _scores(self, outputs: Outputs, labels: np.ndarray) -> np.ndarray:
-        """Score outputs by the metric of a data set: a tensor, a tuple, or, by name, what was a dict."""
+    def _answers(self, outputs: Outputs) -> Any:
+        """Outputs as ``plain_answers`` has them: a tensor, a tuple, or, by name, what was a dict."""
+        if self._classifies:
+            return torch.from_numpy(_logits(outputs[0]))
         tensors = dict(zip(self._outputs.exact, map(torch.from_numpy, outputs), strict=True))
-        given: Any = tensors
-        if not all(map(_IS_KEY.fullmatch, tensors)):
-            given = tuple(tensors.values()) if len(tensors) > 1 else next(iter(tensors.values()))
-        return np.asarray(scores_of(self._metric, given, torch.from_numpy(labels)).numpy())
+        if all(map(_IS_KEY.fullmatch, tensors)):
+            return tensors
+        return tuple(tensors.values()) if len(tensors) > 1 else next(iter(tensors.values()))
 
     @property
     def is_exact(self) -> bool:
         """Whether nothing in float has a part in any output."""
         return all(self._outputs.exact.values())
 
+    @cached_property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """By side, what its score says of all images, in percent; not before the last batch."""
+        return {side: score.figures() for side, score in self._scores.items()}
+
     @property
     def percent(self) -> dict[str, float]:
-        """By side, how much of all samples is right."""
-        return {side: 100.0 * count / self.images for side, count in self.correct.items()}
+        """By side, the figure that stands for the rest."""
+        return {side: next(iter(figures.values())) for side, figures in self.figures.items()}
 
     def outputs_result(self) -> Level:
         """Without labels: the outputs of the frozen model and the runtime, within the tolerance of float operators."""
@@ -89,25 +105,29 @@ class Tally:
         return Level("accuracy", "failed" if problems else "passed", (*problems, self._summary()))
 
     def _problems(self, tolerance: float | None) -> Iterator[str]:
-        if self.disagreements:
-            counted = f"{self.disagreements} of {self.images} images"
+        if self._disagreements:
+            counted = f"{self._disagreements} of {self.images} images"
             yield f"the frozen model and ONNX Runtime predict differently on {counted}"
+        elif self.is_exact and "frozen" in self.figures and self.figures["frozen"] != self.figures["runtime"]:
+            yield "the frozen model and ONNX Runtime reach other figures"
         yield from self._outputs.problems(exact_only=True)
         if tolerance is not None and self._is_preview_far(tolerance):
             yield f"the float preview is more than {tolerance:g} points away from the integer model"
 
     def _is_preview_far(self, tolerance: float) -> bool:
-        if "preview" not in self.correct or "frozen" not in self.correct:
+        percent = self.percent
+        if "preview" not in percent or "frozen" not in percent:
             return False
         # a small set cannot express a tenth of a point: round up to whole images
-        allowed = int(np.ceil(tolerance * self.images / 100 - 1e-9))
-        return abs(self.correct["preview"] - self.correct["frozen"]) > allowed
+        allowed = 100.0 * np.ceil(tolerance * self.images / 100 - 1e-9) / self.images
+        return bool(abs(percent["preview"] - percent["frozen"]) > allowed + 1e-9)
 
     def _summary(self) -> str:
-        percent = self.percent
-        shown = ", ".join(f"{side} {percent[side]:.2f} %" for side in _SIDES if side in percent)
-        name = "" if self._metric is None else f"{self._metric_name}: "
-        return f"{name}{shown} on {self.images} images"
+        shown = []
+        for name in self.figures["runtime"]:
+            sides = [f"{side} {self.figures[side][name]:.2f} %" for side in _SIDES if side in self.figures]
+            shown.append(f"{'' if self._classifies else f'{name}: '}{', '.join(sides)}")
+        return f"{'; '.join(shown)} on {self.images} images"
 
 
 def _require_equal_shapes(sides: Mapping[str, Outputs], labels: int | None) -> None:
@@ -127,10 +147,10 @@ def _require_equal_shapes(sides: Mapping[str, Outputs], labels: int | None) -> N
         )
 
 
-def _classes(outputs: np.ndarray) -> np.ndarray:
+def _logits(outputs: np.ndarray) -> np.ndarray:
     if outputs.ndim != 2:
         raise UserError(
             f"the model's first output is not [N, classes], so it is no classifier; {_BY_OUTPUTS}, or with a data set "
             "that has a metric"
         )
-    return np.asarray(outputs.argmax(axis=1))
+    return outputs

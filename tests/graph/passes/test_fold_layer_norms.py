@@ -152,8 +152,8 @@ def test_features_behind_such_a_norm_are_refused() -> None:
     prepared = prepare(Net(MOVED["one layer"][0]), "w4a4", TOKENS)
     initialize(prepared, TOKENS)
     with pytest.raises(UserError, match=r"gain and offset of 'norm' have moved"):
-        FeatureStudent(prepared, "norm", 12, TOKENS)
-    FeatureStudent(prepared, "first", 12, TOKENS)
+        FeatureStudent(prepared, "norm", torch.Size([12]), TOKENS)
+    FeatureStudent(prepared, "first", torch.Size([12]), TOKENS)
 
 
 def test_features_of_which_only_a_part_is_computed_are_refused() -> None:
@@ -163,10 +163,10 @@ def test_features_of_which_only_a_part_is_computed_are_refused() -> None:
     initialize(prepared, images)
     for point in ("blocks.1", "blocks.1.mlp.fc2", "norm"):
         with pytest.raises(UserError, match="only the positions that are read"):
-            FeatureStudent(prepared, point, 17, images)
-    student = FeatureStudent(prepared, "blocks.0", 17, images)
+            FeatureStudent(prepared, point, torch.Size([17]), images)
+    student = FeatureStudent(prepared, "blocks.0", torch.Size([17]), images)
     assert prepared.graph.node(student._node).name == "blocks.0.add_2"
-    FeatureStudent(prepared, "", 24, images)
+    FeatureStudent(prepared, "", torch.Size([24]), images)
 
 
 LAYERS = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Linear(4, 4)})

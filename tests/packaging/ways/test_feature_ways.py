@@ -12,6 +12,7 @@ from ways import Way, follow
 
 import qkd_deploy as qkd
 from qkd_deploy.graph.prepared import PreparedModel
+from qkd_deploy.tasks.classification import CLASSIFICATION
 from qkd_deploy.training.config import make_config
 from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.methods.features import FeatureStudent, QuantizedFeatureTeacher
@@ -40,11 +41,11 @@ def prepared() -> PreparedModel:
 
 def networks(teacher: nn.Module, **settings: Any) -> None:
     config = make_config({"teacher_checkpoint": "t.pt", **settings})
-    method_networks(config, prepared(), teacher, ROWS, Processes(torch.device("cpu")))
+    method_networks(config, prepared(), teacher, ROWS, CLASSIFICATION, Processes(torch.device("cpu")))
 
 
 def student(point: str) -> None:
-    FeatureStudent(prepared(), point, 8, ROWS)
+    FeatureStudent(prepared(), point, torch.Size([8]), ROWS)
 
 
 def teacher(point: str) -> None:
