@@ -19,7 +19,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
 from qkd_deploy.graph.integer.model import FrozenModel
-from qkd_deploy.models.registry import MODELS
+from qkd_deploy.models.classifiers import CLASSIFIERS
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import quantized_values
 
@@ -58,7 +58,7 @@ class File:
 
 def network_names() -> list[str]:
     """All networks of the table."""
-    return [*MODELS, exactness_gallery.NAME]
+    return [*CLASSIFIERS, exactness_gallery.NAME]
 
 
 def build_files(name: str, variants: list[tuple[str, str]], images: int, folder: Path) -> Iterator[File]:
@@ -94,7 +94,7 @@ def _network(name: str) -> tuple[nn.Module, int]:
     if name == exactness_gallery.NAME:
         network: nn.Module = exactness_gallery.Gallery(_CLASSES, size)
     else:
-        sized = "image_size" in inspect.signature(MODELS[name]).parameters
+        sized = "image_size" in inspect.signature(CLASSIFIERS[name]).parameters
         network = create_model(name, _CLASSES, args={"image_size": size} if sized else None)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

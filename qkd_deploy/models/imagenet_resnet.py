@@ -18,23 +18,31 @@ class ImageNetResNet(nn.Module):
     Args:
         block: BasicBlock or Bottleneck.
         counts: blocks in each of the four stages.
+        num_classes: length of the logits.
+        in_channels: channels of the images.
+        width: channels of the stem and the first stage; each later stage has twice as many as the one before.
     """
 
     def __init__(
-        self, block: Block, counts: tuple[int, int, int, int], num_classes: int = 1000, in_channels: int = 3
+        self,
+        block: Block,
+        counts: tuple[int, int, int, int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width: int = 64,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        expansion = block.expansion
-        self.layer1 = stage(block, 64, 64, counts[0], stride=1)
-        self.layer2 = stage(block, 64 * expansion, 128, counts[1], stride=2)
-        self.layer3 = stage(block, 128 * expansion, 256, counts[2], stride=2)
-        self.layer4 = stage(block, 256 * expansion, 512, counts[3], stride=2)
+        wide = width * block.expansion
+        self.layer1 = stage(block, width, width, counts[0], stride=1)
+        self.layer2 = stage(block, wide, 2 * width, counts[1], stride=2)
+        self.layer3 = stage(block, 2 * wide, 4 * width, counts[2], stride=2)
+        self.layer4 = stage(block, 4 * wide, 8 * width, counts[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512 * expansion, num_classes)
+        self.fc = nn.Linear(8 * wide, num_classes)
         kaiming_normal(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,38 +1,18 @@
-"""Build networks by name: a new family is a file beside this one and rows here."""
+"""Build networks by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.factory import Alias, Factory, build
-from qkd_deploy.models.blocks import BasicBlock, Bottleneck
-from qkd_deploy.models.cifar_resnet import CifarResNet
-from qkd_deploy.models.efficientnet import EfficientNet
-from qkd_deploy.models.imagenet_resnet import ImageNetResNet
-from qkd_deploy.models.mobilenetv2 import MobileNetV2
-from qkd_deploy.models.plaincnn import PlainCnn
-from qkd_deploy.models.vision_transformer import VisionTransformer
+from qkd_deploy.models.classifiers import CLASSIFIERS
+from qkd_deploy.models.detector import Detector
 
-MODELS: dict[str, Factory] = {
-    "plaincnn": PlainCnn,
-    "resnet8": partial(CifarResNet, 1),
-    "resnet20": partial(CifarResNet, 3),
-    "resnet32": partial(CifarResNet, 5),
-    "resnet56": partial(CifarResNet, 9),
-    "resnet18": partial(ImageNetResNet, BasicBlock, (2, 2, 2, 2)),
-    "resnet34": partial(ImageNetResNet, BasicBlock, (3, 4, 6, 3)),
-    "resnet50": partial(ImageNetResNet, Bottleneck, (3, 4, 6, 3)),
-    "mobilenetv2": MobileNetV2,
-    "efficientnet_b0": partial(EfficientNet, False),
-    "efficientnet_lite0": partial(EfficientNet, True),
-    "vit_tiny": VisionTransformer,
-    "deit_tiny": VisionTransformer,
-}
+MODELS: dict[str, Factory] = {**CLASSIFIERS, "detector": Detector}
 
 _USUAL_CHANNELS = 3
 """The number of channels that every factory builds for unless told otherwise; torchvision's cannot be told."""
@@ -51,7 +31,7 @@ def create_model(name: str, num_classes: int, in_channels: int = 3, args: Mappin
             ``num_classes`` and ``in_channels`` (or ``in_chans``) that its signature accepts, and must return an
             ``nn.Module``. One that takes them only through ``**kwargs`` receives ``num_classes``, and ``in_chans``
             where the images have other than three channels, as timm's and torchvision's factories expect.
-        num_classes: length of the logits.
+        num_classes: length of the logits, or of the scores of a place.
         in_channels: channels of the images.
         args: further keyword arguments, which the factory must accept.
 
