@@ -12,7 +12,18 @@ import qkd_deploy
 from qkd_deploy.cli.main import COMMANDS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "numpy", "rich", "matplotlib", "tensorboard"}
+HEAVY = {
+    "torch",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "numpy",
+    "rich",
+    "matplotlib",
+    "tensorboard",
+    "pycocotools",
+}
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
