@@ -1,12 +1,12 @@
-"""A task of one's own: which of the seven segments of a display show a digit, instead of which digit it is.
+r"""A task of one's own: which of the seven segments of a display show a digit, instead of which digit it is.
 
 A task says what targets are, how answers are compared with them and with another network's, and what is measured. From
 the folder of the examples:
 
-    qkd-deploy train --dataset seven_segments:written_digits --task seven_segments:Segments --model resnet8 \\
+    qkd-deploy train --dataset seven_segments:written_digits --task seven_segments:Segments --model resnet8 \
         --teacher resnet20 --method kd --epochs 10 --out runs/segments
     qkd-deploy export runs/segments/model.pt
-    qkd-deploy verify runs/segments/model.onnx --checkpoint runs/segments/model.pt \\
+    qkd-deploy verify runs/segments/model.onnx --checkpoint runs/segments/model.pt \
         --dataset seven_segments:written_digits --task seven_segments:Segments
 """
 
