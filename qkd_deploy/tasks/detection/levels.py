@@ -47,12 +47,12 @@ def places_of(answers: Sequence[Tensor]) -> Places:
     centres = [_centres(level, stride) for level, stride in zip(scores, strides, strict=True)]
     flat_scores = torch.cat([level.flatten(2).transpose(1, 2) for level in scores], dim=1)
     flat_boxes = torch.cat([level.flatten(2).transpose(1, 2) for level in boxes], dim=1)
-    sizes = [torch.full((len(part),), float(stride)) for part, stride in zip(centres, strides, strict=True)]
+    sizes = [torch.full_like(part[:, 0], stride) for part, stride in zip(centres, strides, strict=True)]
     return Places(
         flat_scores,
         flat_boxes.reshape(*flat_boxes.shape[:2], SIDES, -1),
         torch.cat(centres),
-        torch.cat(sizes).to(flat_scores.device),
+        torch.cat(sizes),
     )
 
 
