@@ -17,6 +17,7 @@ from qkd_deploy.data.sets.cifar import cifar10, cifar100
 from qkd_deploy.data.sets.digits import digits
 from qkd_deploy.data.sets.hugging_face import hugging_face
 from qkd_deploy.data.sets.image_folder import image_folder
+from qkd_deploy.data.sets.masks import masks_folder
 from qkd_deploy.data.sets.tiny_imagenet import tiny_imagenet
 from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.factory import Factory, build
@@ -29,7 +30,7 @@ DATASETS: dict[str, Factory] = {
     "tiny-imagenet": tiny_imagenet,
 }
 """Data sets with a name; further ones are named by a path (``_opened``)."""
-_FOLDER, _HUGGING_FACE, _ARRAYS = "imagefolder:", "hf:", ".npz"
+_FOLDER, _MASKS, _HUGGING_FACE, _ARRAYS = "imagefolder:", "masks:", "hf:", ".npz"
 
 
 def dataset_names() -> list[str]:
@@ -54,7 +55,7 @@ def load_dataset(
     """Open a data set: small ones in memory (CPU, uint8), big ones as streams.
 
     Args:
-        name: one of `dataset_names`, ``imagefolder:PATH``, ``FILE.npz``, ``hf:NAME_OR_PATH``, or
+        name: one of `dataset_names`, ``imagefolder:PATH``, ``masks:PATH``, ``FILE.npz``, ``hf:NAME_OR_PATH``, or
             ``package.module:factory``; the user's factory receives ``data_dir`` if its signature accepts it, and must
             return an `ImageDataset`.
         data_dir: where the files lie; relative paths in ``name`` start there. Not needed by "digits", which is
@@ -70,7 +71,8 @@ def load_dataset(
             images that look as if it were less are refused.
         task: "classification", "segmentation", "detection" or ``package.module:Class``, where it is another one than
             that of the data set ("auto"); the targets must be the task's.
-        args: keyword arguments of the user's factory, or ``image``, ``label`` and ``config`` of Hugging Face data.
+        args: keyword arguments of the user's factory; or ``image``, ``label`` and ``config`` of Hugging Face data; or
+            ``ignore``, ``scale``, ``size``, ``names`` and ``held_out`` of masks.
 
     Raises:
         UserError: an unknown name, missing, damaged or dangerous files, or a factory that cannot be imported,
@@ -89,6 +91,8 @@ def _opened(name: str, data_dir: Path | None, options: Options, args: dict[str, 
     folder = data_dir if data_dir is not None else Path()
     if name.startswith(_HUGGING_FACE):
         return hugging_face(name.removeprefix(_HUGGING_FACE), folder, options, args)
+    if name.startswith(_MASKS):
+        return masks_folder(folder / name.removeprefix(_MASKS), options, args)
     if name.startswith(_FOLDER):
         return _of_path(image_folder, name, folder / name.removeprefix(_FOLDER), options, args)
     if name.endswith(_ARRAYS):

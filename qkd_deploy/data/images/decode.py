@@ -39,6 +39,8 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""Values of that EXIF tag with which width and height change places."""
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -60,6 +62,16 @@ def open_image(file: Path | IO[bytes] | bytes) -> Image.Image:
     except _DAMAGE as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise Unreadable("no JPEG, PNG or WebP image" if "cannot identify" in reason else reason) from error
+
+
+def upright_size(file: Path) -> tuple[int, int] | None:
+    """Read width and height of an image, turned as its camera says, without its pixels; None where it is damaged."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            return (image.height, image.width) if turned else image.size
+    except _DAMAGE:
+        return None
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -129,9 +141,12 @@ class View:
         width, height = image.size
         size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
         if image.size != size:
-            image = image.resize(size, _RESAMPLING[self.interpolation])
+            image = self._resample(image, size)
         left, top = (round((own - wanted) / 2) for own, wanted in zip(size, (self.width, self.height), strict=True))
         return image.crop((left, top, left + self.width, top + self.height))
+
+    def _resample(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return image.resize(size, _RESAMPLING[self.interpolation])
 
     def _middle(self, width: int, height: int) -> Box:
         """Find the largest box of the view's proportions in the middle of an image."""

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from qkd_deploy.data.augment.presets import usual
+from qkd_deploy.data.augment.transform import JointTransform
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.images.decode import SIXTEEN_BITS, Unreadable, View, brightest, is_grey
 from qkd_deploy.data.images.reader import Reader, Source
@@ -17,6 +18,8 @@ from qkd_deploy.data.images.stream import StreamedSplit, problem_note
 from qkd_deploy.data.sets.held_out import divided
 from qkd_deploy.data.split import UNLABELLED
 from qkd_deploy.errors import UserError
+from qkd_deploy.tasks.classification import CLASSIFICATION
+from qkd_deploy.tasks.task import Task
 
 MEMORY_BYTES = 3 * 2**29
 """Data sets up to 1.5 GiB of pixels are decoded once and stay in memory."""
@@ -59,7 +62,16 @@ class Parts:
 
 
 def assemble(
-    name: str, source: Source, parts: Parts, options: Options, remarks: Iterable[str] = (), *, mirrored: bool = True
+    name: str,
+    source: Source,
+    parts: Parts,
+    options: Options,
+    remarks: Iterable[str] = (),
+    *,
+    mirrored: bool = True,
+    view: View | None = None,
+    augmentation: JointTransform | None = None,
+    task: Task = CLASSIFICATION,
 ) -> ImageDataset:
     """Assemble a data set of images from ``source``, in memory if it is small enough.
 
@@ -70,11 +82,15 @@ def assemble(
         options: the user's.
         remarks: sentences about the files, for the user.
         mirrored: a mirrored image means the same.
+        view: the form that images are brought to; by default as `view_of` finds it.
+        augmentation: of images with their targets, where classes are not all that there is.
+        task: the kind of problem.
 
     Raises:
         UserError: the size of the images is not clear, or images cannot be read (all, or any with ``strict``).
     """
-    view = _view(name, source, torch.cat([parts.train, parts.test]), options)
+    if view is None:
+        view = view_of(name, source, torch.cat([parts.train, parts.test]), options)
     reader = Reader(source, view, options.workers, options.strict)
     train, test = (StreamedSplit(reader, part, parts.labels[part]) for part in (parts.train, parts.test))
     small = (len(train) + len(test)) * view.channels * view.height * view.width <= MEMORY_BYTES
@@ -88,10 +104,11 @@ def assemble(
         train=splits[0],
         test=splits[1],
         classes=parts.classes,
-        augmentation=usual(view.height, mirrored=mirrored),
+        augmentation=usual(view.height, mirrored=mirrored) if augmentation is None else augmentation,
         mirrored=mirrored,
         remarks=known,
         evaluation=view.named(),
+        task=task,
     )
 
 
@@ -122,8 +139,21 @@ def unlabelled(count: int) -> torch.Tensor:
     return torch.full((count,), UNLABELLED, dtype=torch.int64)
 
 
-def _view(name: str, source: Source, used: torch.Tensor, options: Options) -> View:
-    """Decide on the wanted size, or that of the images themselves where a sample agrees; grey if all of those are."""
+def view_of(
+    name: str, source: Source, used: torch.Tensor, options: Options, wanted: tuple[int, int] | None = None
+) -> View:
+    """Decide on the wanted size, or that of the images themselves where a sample agrees; grey if all of those are.
+
+    Args:
+        name: of the data set.
+        source: the images, encoded.
+        used: int64, numbers of those that are used.
+        options: the user's.
+        wanted: height and width; by default the options' size for both, or the images' own.
+
+    Raises:
+        UserError: sizes differ and none is wanted, no image can be read, or 16-bit greys are of an unknown range.
+    """
     looked_at = used[torch.linspace(0, len(used) - 1, min(len(used), _LOOKED_AT)).long()].tolist()
     sizes: set[tuple[int, int]] = set()
     grey, largest = True, 0
@@ -132,7 +162,8 @@ def _view(name: str, source: Source, used: torch.Tensor, options: Options) -> Vi
         grey, largest = grey and is_grey(image), max(largest, brightest(image))
     _require_input_range(name, largest, options.input_range)
     size = options.image_size
-    width, height = (size, size) if size else _only_size(name, sizes, len(looked_at))
+    wanted = (size, size) if size and wanted is None else wanted
+    width, height = wanted[::-1] if wanted else _only_size(name, sizes, len(looked_at))
     levels = options.input_range or SIXTEEN_BITS
     return View(1 if grey else 3, height, width, options.interpolation, options.crop_pct, levels)
 
