@@ -11,8 +11,9 @@ from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.factory import Alias, Factory, build
 from qkd_deploy.models.classifiers import CLASSIFIERS
 from qkd_deploy.models.detector import Detector
+from qkd_deploy.models.segmenter import Segmenter
 
-MODELS: dict[str, Factory] = {**CLASSIFIERS, "detector": Detector}
+MODELS: dict[str, Factory] = {**CLASSIFIERS, "detector": Detector, "segmenter": Segmenter}
 
 _USUAL_CHANNELS = 3
 """The number of channels that every factory builds for unless told otherwise; torchvision's cannot be told."""

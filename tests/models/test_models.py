@@ -10,7 +10,7 @@ from qkd_deploy.models import create_model, model_names
 # Published parameter counts; the small ones have 1x1 convolutions as shortcuts, 2,752 more than in the paper.
 IMAGENET_PARAMETERS = {"resnet10": 5_418_792, "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}
 CIFAR_PARAMETERS = {"resnet8": 75_290 + 2752, "resnet20": 269_722 + 2752, "resnet32": 464_154 + 2752}
-OTHERS = ["mobilenetv2", "efficientnet_b0", "efficientnet_lite0", "vit_tiny", "deit_tiny", "detector"]
+OTHERS = ["mobilenetv2", "efficientnet_b0", "efficientnet_lite0", "vit_tiny", "deit_tiny", "detector", "segmenter"]
 SMALL = ["plaincnn", "resnet8", "resnet20", "resnet32", "resnet56"]
 
 
