@@ -12,7 +12,6 @@ from ways import Way, follow, require_all
 
 import qkd_deploy as qkd
 from qkd_deploy.data import ImageDataset, JointTransform, Split
-from qkd_deploy.data.resize import resized
 from qkd_deploy.tasks.detection.task import DETECTION
 from qkd_deploy.tasks.named import task_named
 from qkd_deploy.training.methods.features import FeatureStudent, QuantizedFeatureTeacher
@@ -39,11 +38,6 @@ def boxes() -> ImageDataset:
     targets = torch.tensor([[[0, 1, 1, 9, 9, 0.0]]] * 4)
     split = Split(torch.zeros(4, 3, 64, 64, dtype=torch.uint8), targets)
     return ImageDataset("boxes", split, split, ("one",), task=DETECTION, augmentation=Flip())
-
-
-def square(size: int) -> None:
-    made = boxes()
-    assert (resized(made, size) if size else made).train.image_shape == (3, size or 64, size or 64)
 
 
 class Halves(nn.Module):
@@ -73,9 +67,6 @@ WAYS = {
         lambda folder: boxes().augmentation_named("crop"),
         "would move what the targets of",
         lambda folder: [boxes().augmentation_named(name) for name in ("auto", "none")],
-    ),
-    "images that are resized without their targets": Way(
-        lambda folder: square(32), "which its own factory has to resize", lambda folder: square(0)
     ),
     "a task that is none": Way(
         lambda folder: task_named("collections:OrderedDict"),

@@ -45,10 +45,10 @@ class MaskedCrop(JointTransform):
         factors = [factor[place] for factor in jitter.draw(whole, generator)]
         if not len(images):
             return images, targets
-        boxes = self.boxes(numbers, *images.shape[2:])
         mirrored = (numbers[:, 3] < 0.5) & self.flip
-        images = jitter.apply(_images(images, boxes, mirrored), *factors)
-        return images, _masks(targets, boxes, mirrored)
+        changed = _images(images, self.boxes(numbers, *images.shape[2:]), mirrored)
+        # masks may be of another size than their images
+        return jitter.apply(changed, *factors), _masks(targets, self.boxes(numbers, *targets.shape[1:]), mirrored)
 
     def boxes(self, numbers: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Compute what is seen of images of that size, from numbers float64 [N, 4] in 0..1.
@@ -57,10 +57,10 @@ class MaskedCrop(JointTransform):
             float64 [N, 4] (left, top, width, height) in pixels; boxes are larger than the image at scales below 1,
             which then lies at a random place inside of them.
         """
-        low, high = (log(factor) for factor in self.scale)
-        share = torch.exp(-(low + (high - low) * numbers[:, 0]))
-        wide, high_ = share * width, share * height
-        return torch.stack([(width - wide) * numbers[:, 1], (height - high_) * numbers[:, 2], wide, high_], dim=1)
+        least, largest = (log(factor) for factor in self.scale)
+        share = torch.exp(-(least + (largest - least) * numbers[:, 0]))
+        wide, high = share * width, share * height
+        return torch.stack([(width - wide) * numbers[:, 1], (height - high) * numbers[:, 2], wide, high], dim=1)
 
 
 def _images(images: torch.Tensor, boxes: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,14 @@ def test_masks_stay_on_their_images() -> None:
     assert not torch.equal(found, masks)
 
 
+def test_masks_at_a_fraction_of_the_size_change_alike() -> None:
+    images, masks = random_pair(3)
+    whole = masks.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    change = MaskedCrop(scale=(1.0, 1.0), colour=0.0)
+    assert torch.equal(change(images, masks, generator())[1], change(images, whole, generator())[1][:, ::2, ::2])
+    assert change(images, masks[:, ::2], generator())[1].shape == (3, 6, 16)
+
+
 def test_without_any_change_pairs_stay_as_they_are() -> None:
     images, masks = random_pair(4)
     same = MaskedCrop(scale=(1.0, 1.0), flip=False, colour=0.0)(images, masks, generator())

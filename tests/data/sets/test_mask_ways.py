@@ -14,6 +14,7 @@ from PIL import Image
 from ways import Way, follow, require_all
 
 from qkd_deploy.data import ImageDataset, Split, load_dataset
+from qkd_deploy.data.resize import resized
 from qkd_deploy.data.sets import masks
 from qkd_deploy.tasks.segmentation import SEGMENTATION
 
@@ -99,6 +100,12 @@ def in_memory(labels: torch.Tensor, classes: int = 3) -> None:
     images = torch.zeros(len(labels), 3, 12, 16, dtype=torch.uint8)
     names = tuple(map(str, range(classes)))
     assert len(ImageDataset("own", Split(images, labels), Split(images, labels), names, task=SEGMENTATION).train)
+
+
+def small_masks(factor: int = 2) -> ImageDataset:
+    """Images in memory with masks at a fraction of their size."""
+    part = Split(torch.zeros(2, 3, 12, 16, dtype=torch.uint8), MASKS[:, ::factor, ::factor])
+    return ImageDataset("own", part, part, ("a", "b", "c"), task=SEGMENTATION)
 
 
 def small_memory(root: Path, **args: Any) -> None:
@@ -260,6 +267,11 @@ WAYS: dict[str, Way] = {
         "classes are numbered from 0; write",
         lambda p: [in_memory(MASKS, 3), in_memory(torch.where(MASKS == 2, 255, MASKS).byte(), 2)],
         advice="; write 255 where nothing counts, or name more classes",
+    ),
+    "masks of another size in memory": Way(
+        lambda p: resized(small_masks(), 8),
+        "have places in its images",
+        lambda p: [small_masks(), resized(small_masks(1), 8)],
     ),
     "a network that classifies images": Way(
         lambda p: judged((2, 3)),

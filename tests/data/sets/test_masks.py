@@ -12,10 +12,11 @@ from image_files import picture, write
 from mask_files import numbers, pixels, write_camvid, write_mask, write_pairs
 from PIL import Image
 
-from qkd_deploy.data import ImageDataset, StreamedSplit, batches, load_dataset
+from qkd_deploy.data import ImageDataset, Split, StreamedSplit, batches, load_dataset
 from qkd_deploy.data.augment.with_masks import MaskedCrop
 from qkd_deploy.data.images.decode import View
 from qkd_deploy.data.images.masks import mask_view
+from qkd_deploy.data.resize import resized
 from qkd_deploy.data.sets import assemble, masks
 from qkd_deploy.errors import UserError
 from qkd_deploy.tasks.segmentation import IGNORED, SEGMENTATION
@@ -173,6 +174,19 @@ def test_the_view_of_a_mask_lies_over_that_of_its_image(view: View) -> None:
     image = Image.fromarray(np.repeat(mask[:, :, None], 3, 2))
     apart = np.abs(view.of(image)[0].astype(int) - mask_view(view).of_mask(mask))
     assert apart.max() <= 150 and (apart == 0).mean() > 0.5
+
+
+@pytest.mark.parametrize("size", [12, 6, 9, 30])
+def test_masks_in_memory_are_resized_with_their_images(size: int) -> None:
+    mask = numbers(0)
+    split = Split(torch.from_numpy(pixels(0).copy())[None], torch.from_numpy(mask)[None])
+    data = resized(ImageDataset("own", split, split, ("a", "b", "c"), task=SEGMENTATION), size)
+    square = mask[:, 2:14]
+    for row in range(size):
+        for column in range(size):
+            at = [int((place + 0.5) * 12 / size) for place in (row, column)]
+            assert data.train.labels[0, row, column] == square[at[0], at[1]]
+    assert data.train.image_shape == (3, size, size)
 
 
 def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
