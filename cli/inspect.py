@@ -45,6 +45,7 @@ _SENSITIVITY = "with --sensitivity"
         "normalization",
         "interpolation",
         "crop_pct",
+        "fit",
         "input_range",
         "model_args",
     ),

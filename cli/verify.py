@@ -27,6 +27,7 @@ _DATA = (
     "image_size",
     "interpolation",
     "crop_pct",
+    "fit",
     "input_range",
     "workers",
     "strict",
@@ -97,7 +98,9 @@ def command(
     given = named(options)
     if "dataset" not in given:
         if split is not None or given.keys() - {"workers"}:
-            listed = "--split, --task, --data-dir, --dataset-arg, --image-size, --interpolation, --crop-pct, --strict"
+            listed = (
+                "--split, --task, --data-dir, --dataset-arg, --image-size, --interpolation, --crop-pct, --fit, --strict"
+            )
             raise click.UsageError(f"{listed} belong to a data set; give --dataset too")
         if inputs is None and limit is not None:
             raise click.UsageError("--limit counts images; give --dataset or --inputs too")
@@ -114,7 +117,8 @@ def command(
         recorded = metadata.preprocessing or {}
         own = {"classes": len(metadata.classes or ()), "input_range": recorded.get("input_range", 0)}
         source = DataSource(**{**own, **given})
-        expected = Preprocessing(interpolation=recorded.get("interpolation"), crop_pct=recorded.get("crop_pct"))
+        known = {key: recorded.get(key) for key in ("interpolation", "crop_pct", "fit")}
+        expected = Preprocessing(**known)
         data = dataset_of(source, expected=expected)
     report = verify_deployed(
         exported,

@@ -58,11 +58,12 @@ class NormalizationEntry(TypedDict):
 
 @with_config(EXACT)
 class PreprocessingEntry(TypedDict):
-    """How evaluation resizes and crops image files, and which value of 16-bit greys becomes 255, where it does."""
+    """How evaluation resizes, crops or letterboxes image files, and which value of 16-bit greys becomes 255."""
 
     interpolation: NotRequired[Literal["bilinear", "bicubic"]]
     crop_pct: NotRequired[Annotated[float, Field(ge=0, le=1)] | None]
     input_range: NotRequired[Annotated[int, Field(ge=1, le=65535)]]
+    fit: NotRequired[Literal["letterbox", "stretch"]]
 
 
 @with_config(EXACT)

@@ -14,6 +14,9 @@ from qkd_deploy.data.resize import resized
 from qkd_deploy.data.sets.arrays import array_dataset
 from qkd_deploy.data.sets.assemble import Options
 from qkd_deploy.data.sets.cifar import cifar10, cifar100
+from qkd_deploy.data.sets.detection.coco import coco
+from qkd_deploy.data.sets.detection.voc import voc
+from qkd_deploy.data.sets.detection.yolo import yolo
 from qkd_deploy.data.sets.digits import digits
 from qkd_deploy.data.sets.hugging_face import hugging_face
 from qkd_deploy.data.sets.image_folder import image_folder
@@ -31,6 +34,13 @@ DATASETS: dict[str, Factory] = {
 }
 """Data sets with a name; further ones are named by a path (``_opened``)."""
 _FOLDER, _MASKS, _HUGGING_FACE, _ARRAYS = "imagefolder:", "masks:", "hf:", ".npz"
+_OF_PATHS: Mapping[str, Callable[[Path, Options], ImageDataset]] = {
+    _FOLDER: image_folder,
+    "coco:": coco,
+    "yolo:": yolo,
+    "voc:": voc,
+}
+"""Readers of files, by what stands in front of their path."""
 
 
 def dataset_names() -> list[str]:
@@ -49,15 +59,16 @@ def load_dataset(
     interpolation: str = "bilinear",
     crop_pct: float = 0.0,
     input_range: int = 0,
+    fit: str = "",
     task: str = AUTO,
     args: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
     """Open a data set: small ones in memory (CPU, uint8), big ones as streams.
 
     Args:
-        name: one of `dataset_names`, ``imagefolder:PATH``, ``masks:PATH``, ``FILE.npz``, ``hf:NAME_OR_PATH``, or
-            ``package.module:factory``; the user's factory receives ``data_dir`` if its signature accepts it, and must
-            return an `ImageDataset`.
+        name: one of `dataset_names`, ``imagefolder:PATH``, ``masks:PATH``, ``coco:PATH``, ``yolo:PATH``,
+            ``voc:PATH``, ``FILE.npz``, ``hf:NAME_OR_PATH``, or ``package.module:factory``; the user's factory receives
+            ``data_dir`` if its signature accepts it, and must return an `ImageDataset`.
         data_dir: where the files lie; relative paths in ``name`` start there. Not needed by "digits", which is
             embedded, nor by "cifar10" and "cifar100", which are downloaded where they are missing.
         image_size: height and width that images are brought to; 0 keeps the data's own.
@@ -69,6 +80,8 @@ def load_dataset(
             leaves, as timm says it; 0 takes the largest box of the wanted proportions.
         input_range: the value of 16-bit greys that becomes 255, such as 4095 for a sensor of 12 bits; 0 is 65535, and
             images that look as if it were less are refused.
+        fit: how image files of other proportions come to ``image_size``: "crop", "letterbox" or "stretch"; "" is what
+            suits the data set.
         task: "classification", "segmentation", "detection" or ``package.module:Class``, where it is another one than
             that of the data set ("auto"); the targets must be the task's.
         args: keyword arguments of the user's factory; or ``image``, ``label`` and ``config`` of Hugging Face data; or
@@ -81,7 +94,7 @@ def load_dataset(
     require_kind(name, str, "the data set", f"give a name such as 'digits', or {_FOLDER}PATH")
     require_kind(data_dir, (str, PathLike, NoneType), "data_dir", "give the path of a folder")
     data_dir = None if data_dir is None else Path(data_dir)
-    options = Options(image_size, workers, strict, classes, interpolation, crop_pct, input_range)
+    options = Options(image_size, workers, strict, classes, interpolation, crop_pct, input_range, fit)
     dataset = _opened(name, data_dir, options, dict(args or {}))
     dataset = resized(dataset, image_size) if image_size else dataset
     return dataset if task == AUTO else replace(dataset, task=task_named(task))
@@ -93,8 +106,9 @@ def _opened(name: str, data_dir: Path | None, options: Options, args: dict[str, 
         return hugging_face(name.removeprefix(_HUGGING_FACE), folder, options, args)
     if name.startswith(_MASKS):
         return masks_folder(folder / name.removeprefix(_MASKS), options, args)
-    if name.startswith(_FOLDER):
-        return _of_path(image_folder, name, folder / name.removeprefix(_FOLDER), options, args)
+    for prefix, reader in _OF_PATHS.items():
+        if name.startswith(prefix):
+            return _of_path(reader, name, folder / name.removeprefix(prefix), options, args)
     if name.endswith(_ARRAYS):
         return _of_path(array_dataset, name, folder / name, options, args)
     return _built(name, data_dir, options, args)

@@ -11,6 +11,8 @@ from qkd_deploy.pixels.normalization import Normalization
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 """How images of other sizes are resized, with Pillow's antialiasing."""
+FITS = ("crop", "letterbox", "stretch")
+"""How images of other proportions come to the network's: their middle, whole with a grey border, or distorted."""
 _CONFIGURATIONS = ("pretrained_cfg", "default_cfg")
 
 
@@ -22,11 +24,13 @@ class Preprocessing:
         normalization: of the pixels.
         interpolation: one of ``INTERPOLATIONS``.
         crop_pct: the share of the resized short side that the crop in the middle leaves.
+        fit: one of ``FITS``.
     """
 
     normalization: Normalization | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    fit: str | None = None
 
     def otherwise(self, other: Preprocessing) -> Preprocessing:
         """Fill in what is not said here with what is said there."""
@@ -34,6 +38,7 @@ class Preprocessing:
             self.normalization or other.normalization,
             self.interpolation or other.interpolation,
             other.crop_pct if self.crop_pct is None else self.crop_pct,
+            self.fit or other.fit,
         )
 
 

@@ -76,6 +76,7 @@ def named_in(source: DataSource) -> Preprocessing:
         None if source.normalization == "auto" else Normalization.parse(source.normalization),
         None if source.interpolation == "auto" else source.interpolation,
         source.crop_pct,
+        None if source.fit == "auto" else source.fit,
     )
 
 

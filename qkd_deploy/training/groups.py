@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt
 
 from qkd_deploy.distill.methods import METHODS, Method, method_named
 from qkd_deploy.pixels.normalization import Normalization
-from qkd_deploy.pixels.preprocessing import INTERPOLATIONS
+from qkd_deploy.pixels.preprocessing import FITS, INTERPOLATIONS
 from qkd_deploy.settings import MOST_EPOCHS, MOST_THREADS, Arguments, Epochs, Names, OneOf, Settings
 
 _LARGEST_RATE = 1_000.0
@@ -33,8 +33,8 @@ class DataSource(Settings):
 
     dataset: Annotated[
         str,
-        "`digits` (embedded), `cifar10`, `cifar100`, `tiny-imagenet`, `imagefolder:PATH`, `FILE.npz`, `hf:NAME` or "
-        "`package.module:factory`.",
+        "`digits` (embedded), `cifar10`, `cifar100`, `tiny-imagenet`, `imagefolder:PATH`, `coco:PATH`, `yolo:PATH`, "
+        "`voc:PATH`, `FILE.npz`, `hf:NAME` or `package.module:factory`.",
     ] = "digits"
     task: Annotated[
         str,
@@ -66,6 +66,12 @@ class DataSource(Settings):
         "Share of the short side that the crop in the middle of image files leaves, as in timm: they are resized to "
         "`--image-size` over it first; 0 takes the largest box. Without it, what timm's `pretrained_cfg` says, or 0.",
     ] = None
+    fit: Annotated[
+        str,
+        OneOf("auto", *FITS),
+        "How image files of other proportions come to `--image-size`: their middle (`crop`), whole with a grey border "
+        "(`letterbox`), or whole and distorted (`stretch`); `auto` is `letterbox` where labels are boxes, else `crop`.",
+    ] = "auto"
     input_range: Annotated[
         int,
         Field(ge=0, le=65535),

@@ -177,6 +177,7 @@ def dataset_of(source: DataSource, classes: int = 0, expected: Preprocessing | N
         classes=source.classes or classes,
         interpolation=wanted.interpolation or "bilinear",
         crop_pct=wanted.crop_pct or 0.0,
+        fit=wanted.fit or "",
         input_range=source.input_range,
         task=source.task,
         args=source.dataset_args,

@@ -13,9 +13,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from qkd_deploy.data.augment.geometry import ResizedCrop
+from qkd_deploy.data.images.placement import framed
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SIXTEEN_BITS = 65535
@@ -39,8 +40,8 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
-"""Values of that EXIF tag with which width and height change places."""
+_LYING = (5, 6, 7, 8)
+"""Values of a camera's orientation that turn an image by a quarter."""
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -60,18 +61,29 @@ def open_image(file: Path | IO[bytes] | bytes) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except _DAMAGE as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        raise Unreadable("no JPEG, PNG or WebP image" if "cannot identify" in reason else reason) from error
+        raise _unreadable(error) from error
 
 
-def upright_size(file: Path) -> tuple[int, int] | None:
-    """Read width and height of an image, turned as its camera says, without its pixels; None where it is damaged."""
+def upright_size(file: Path) -> tuple[int, int]:
+    """Read width and height of the image that ``open_image`` would give, without decoding it.
+
+    Raises:
+        Unreadable: the file cannot be read, or is no such image.
+    """
     try:
         with Image.open(file, formats=FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-            return (image.height, image.width) if turned else image.size
-    except _DAMAGE:
-        return None
+            width, height = image.size
+            # of a PNG file that says nothing in its beginning, Pillow would decode the whole image to look behind it
+            told = image.format != "PNG" or "exif" in image.info
+            turned = told and image.getexif().get(ExifTags.Base.Orientation) in _LYING
+    except _DAMAGE as error:
+        raise _unreadable(error) from error
+    return (height, width) if turned else (width, height)
+
+
+def _unreadable(error: BaseException) -> Unreadable:
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+    return Unreadable("no JPEG, PNG or WebP image" if "cannot identify" in reason else reason)
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -90,6 +102,7 @@ class View:
         crop_pct: for evaluation, the share of the resized image's short side that the crop in the middle leaves; 0
             takes the largest box of the wanted proportions instead.
         input_range: the value of 16-bit greys that becomes 255.
+        fit: for evaluation, one of ``FITS``; ``crop_pct`` belongs to "crop" alone.
     """
 
     channels: int
@@ -98,6 +111,7 @@ class View:
     interpolation: str = "bilinear"
     crop_pct: float = 0.0
     input_range: int = SIXTEEN_BITS
+    fit: str = "crop"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,8 +123,8 @@ class View:
 
         Without a crop this is the view for evaluation: the largest box of the wanted proportions in the middle, brought
         to the wanted size, where an image of that size stays as it is; or, with ``crop_pct``, what torchvision and timm
-        do: the short side is resized to the wanted one over ``crop_pct``, and the middle cut out. Transparent images
-        lie on white, and ``input_range`` of 16-bit greys becomes 255.
+        do: the short side is resized to the wanted one over ``crop_pct``, and the middle cut out; or the whole image,
+        letterboxed or stretched. Transparent images lie on white, and ``input_range`` of 16-bit greys becomes 255.
 
         Args:
             image: of any size and mode.
@@ -121,7 +135,9 @@ class View:
             Unreadable: the image has a mode that is not known here.
         """
         flat = _flat(image, "RGB" if self.channels == 3 else "L", self.input_range)
-        if crop is None and self.crop_pct:
+        if crop is None and self.fit != "crop":
+            flat = framed(flat, (self.width, self.height), self.fit, _RESAMPLING[self.interpolation])
+        elif crop is None and self.crop_pct:
             flat = self._cut(flat)
         elif crop is not None or flat.size != (self.width, self.height):
             box = self._middle(*flat.size) if crop is None else _box(crop, numbers, *flat.size)
@@ -133,6 +149,8 @@ class View:
         """What evaluation does to images, where that is not the usual, for files."""
         resized = (self.interpolation, self.crop_pct) != (View.interpolation, View.crop_pct)
         named: dict[str, Any] = {"interpolation": self.interpolation, "crop_pct": self.crop_pct} if resized else {}
+        if self.fit != View.fit:
+            named["fit"] = self.fit
         return named if self.input_range == SIXTEEN_BITS else {**named, "input_range": self.input_range}
 
     def _cut(self, image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from qkd_deploy.data.images.decode import Unreadable, View
+from qkd_deploy.data.images.placement import framed
 from qkd_deploy.errors import UserError
 
 Numbers = npt.NDArray[np.uint8]
@@ -24,9 +25,11 @@ class MaskView(View):
     """The view of an image, for its mask: the same box, each pixel the nearest one of the file."""
 
     def of_mask(self, numbers: Numbers) -> Numbers:
-        """Bring a mask [H, W] of any size to the view's height and width."""
+        """Bring a mask [H, W] of any size to the view's height and width; borders are ignored."""
         image = Image.fromarray(numbers)
-        if self.crop_pct:
+        if self.fit != View.fit:
+            image = framed(image, (self.width, self.height), self.fit, Image.Resampling.NEAREST, border=LARGEST)
+        elif self.crop_pct:
             image = self._cut(image)
         elif image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), Image.Resampling.NEAREST, box=self._middle(*image.size))
@@ -38,7 +41,7 @@ class MaskView(View):
 
 def mask_view(view: View) -> MaskView:
     """Make the view of masks that lies over ``view`` of their images."""
-    return MaskView(1, view.height, view.width, view.interpolation, view.crop_pct)
+    return MaskView(1, view.height, view.width, view.interpolation, view.crop_pct, fit=view.fit)
 
 
 def numbers_in(image: Image.Image, name: str, colours: Sequence[Colour]) -> Numbers:

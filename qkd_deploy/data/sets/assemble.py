@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 
 from qkd_deploy.data.augment.presets import usual
-from qkd_deploy.data.augment.transform import JointTransform
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.images.decode import SIXTEEN_BITS, Unreadable, View, brightest, is_grey
 from qkd_deploy.data.images.reader import Reader, Source
@@ -43,6 +42,7 @@ class Options:
     interpolation: str = "bilinear"
     crop_pct: float = 0.0
     input_range: int = 0
+    fit: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Parts:
     """The division of a source's images into training and held-out ones, with their labels.
 
     Attributes:
-        labels: int64 [N], of all images of the source; -1 where no class is known.
+        labels: int64 [N], of all images of the source, -1 where no class is known; or targets [N, ...] of a task.
         train, test: numbers of the images of each split, int64.
         classes: class names.
     """
@@ -69,11 +69,8 @@ def assemble(
     remarks: Iterable[str] = (),
     *,
     mirrored: bool = True,
-    view: View | None = None,
-    augmentation: JointTransform | None = None,
-    task: Task = CLASSIFICATION,
 ) -> ImageDataset:
-    """Assemble a data set of images from ``source``, in memory if it is small enough.
+    """Assemble a data set of images from ``source``, each with one class, in memory if it is small enough.
 
     Args:
         name: of the data set.
@@ -82,15 +79,29 @@ def assemble(
         options: the user's.
         remarks: sentences about the files, for the user.
         mirrored: a mirrored image means the same.
-        view: the form that images are brought to; by default as `view_of` finds it.
-        augmentation: of images with their targets, where classes are not all that there is.
-        task: the kind of problem.
 
     Raises:
         UserError: the size of the images is not clear, or images cannot be read (all, or any with ``strict``).
     """
-    if view is None:
-        view = view_of(name, source, torch.cat([parts.train, parts.test]), options)
+    view = view_of(name, source, torch.cat([parts.train, parts.test]), options)
+    dataset = in_view(name, source, parts, view, options, remarks)
+    return replace(dataset, augmentation=usual(view.height, mirrored=mirrored), mirrored=mirrored)
+
+
+def in_view(
+    name: str,
+    source: Source,
+    parts: Parts,
+    view: View,
+    options: Options,
+    remarks: Iterable[str] = (),
+    task: Task = CLASSIFICATION,
+) -> ImageDataset:
+    """Assemble a data set of images that are brought to a view; it has no augmentation yet.
+
+    Raises:
+        UserError: images cannot be read (all, or any with ``strict``), or the labels are none of the task.
+    """
     reader = Reader(source, view, options.workers, options.strict)
     train, test = (StreamedSplit(reader, part, parts.labels[part]) for part in (parts.train, parts.test))
     small = (len(train) + len(test)) * view.channels * view.height * view.width <= MEMORY_BYTES
@@ -104,8 +115,6 @@ def assemble(
         train=splits[0],
         test=splits[1],
         classes=parts.classes,
-        augmentation=usual(view.height, mirrored=mirrored) if augmentation is None else augmentation,
-        mirrored=mirrored,
         remarks=known,
         evaluation=view.named(),
         task=task,
@@ -140,19 +149,26 @@ def unlabelled(count: int) -> torch.Tensor:
 
 
 def view_of(
-    name: str, source: Source, used: torch.Tensor, options: Options, wanted: tuple[int, int] | None = None
+    name: str,
+    source: Source,
+    used: torch.Tensor,
+    options: Options,
+    *,
+    fit: str = View.fit,
+    wanted: tuple[int, int] | None = None,
 ) -> View:
     """Decide on the wanted size, or that of the images themselves where a sample agrees; grey if all of those are.
 
     Args:
         name: of the data set.
         source: the images, encoded.
-        used: int64, numbers of those that are used.
+        used: numbers of those that the data set has, int64.
         options: the user's.
+        fit: how images of other proportions come to that size where the user does not say.
         wanted: height and width; by default the options' size for both, or the images' own.
 
     Raises:
-        UserError: sizes differ and none is wanted, no image can be read, or 16-bit greys are of an unknown range.
+        UserError: the size of the images is not clear, or the range of their greys is not.
     """
     looked_at = used[torch.linspace(0, len(used) - 1, min(len(used), _LOOKED_AT)).long()].tolist()
     sizes: set[tuple[int, int]] = set()
@@ -165,7 +181,9 @@ def view_of(
     wanted = (size, size) if size and wanted is None else wanted
     width, height = wanted[::-1] if wanted else _only_size(name, sizes, len(looked_at))
     levels = options.input_range or SIXTEEN_BITS
-    return View(1 if grey else 3, height, width, options.interpolation, options.crop_pct, levels)
+    fit = options.fit or fit
+    crop_pct = options.crop_pct if fit == View.fit else 0.0
+    return View(1 if grey else 3, height, width, options.interpolation, crop_pct, levels, fit)
 
 
 def _require_input_range(name: str, largest: int, given: int) -> None:

@@ -6,11 +6,11 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from qkd_deploy.data.images.decode import SUFFIXES, Unreadable, open_image
+from qkd_deploy.data.images.decode import SUFFIXES, Unreadable, open_image, upright_size
 from qkd_deploy.errors import UserError, unreadable
 
 
@@ -31,10 +31,17 @@ class Files:
 
     def open(self, index: int) -> Image.Image:
         """Decode an image, or raise `Unreadable`."""
+        return open_image(self._file(index))
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Read width and height of an image, upright, or raise `Unreadable`."""
+        return upright_size(self._file(index))
+
+    def _file(self, index: int) -> Path:
         file = self.root / self.names[index]
         if file.exists() and not file.is_file():  # a named pipe would be waited for
             raise Unreadable("no regular file")
-        return open_image(file)
+        return file
 
     def name_of(self, index: int) -> str:
         """Name a file by its path from the folder."""
@@ -76,6 +83,12 @@ def is_image(name: str) -> bool:
 def is_visible(name: str) -> bool:
     """Tell files and folders that are looked at by their name: not hidden, and none of macOS's archive leftovers."""
     return not name.startswith(".") and name != "__MACOSX"
+
+
+def leads_out(name: str) -> bool:
+    """Tell names of files that do not lie below the folder that they are said to be in."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\0" in name
 
 
 def read_lines(path: Path) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import torch
 
 from qkd_deploy.data.augment.with_masks import MaskedCrop
 from qkd_deploy.data.dataset import ImageDataset
-from qkd_deploy.data.images.decode import Unreadable, View, upright_size
+from qkd_deploy.data.images.decode import Unreadable, View
 from qkd_deploy.data.images.masks import MaskView, Numbers, mask_view, numbers_in, values_of
-from qkd_deploy.data.sets.assemble import Options, Parts, assemble, view_of
+from qkd_deploy.data.sets.assemble import Options, Parts, in_view, view_of
 from qkd_deploy.data.sets.files import Files
 from qkd_deploy.data.sets.held_out import divided
 from qkd_deploy.data.sets.mask_arguments import mask_arguments
@@ -54,14 +55,15 @@ def masks_folder(path: Path, options: Options, args: Mapping[str, Any]) -> Image
     )
     if not len(images) or (layout.test is not None and not layout.test.images):
         raise UserError(f"{path} has no image with a mask of the same name (a PNG file) in every part; rename them")
-    view = arguments.applied(view_of(name, images, torch.arange(len(images)), options, arguments.size))
+    view = arguments.applied(view_of(name, images, torch.arange(len(images)), options, wanted=arguments.size))
     found = _decoded(name, images, masks, view, table, options)
     remarks += _problems(masks, found.problems, strict=options.strict)
     numbers = numbering(name, found.values, table, options.classes, ignored)
     found.masks[:] = numbers.table()[found.masks]
     parts = _parts(name, torch.from_numpy(found.masks), sorted(found.problems), pairs, numbers.classes)
     remarks += numbers.remarks
-    return assemble(name, images, parts, options, remarks, view=view, augmentation=MaskedCrop(), task=SEGMENTATION)
+    dataset = in_view(name, images, parts, view, options, remarks, SEGMENTATION)
+    return replace(dataset, augmentation=MaskedCrop())
 
 
 def _files(root: Path, paths: Iterable[Path]) -> Files:
@@ -124,8 +126,10 @@ def _decoded(name: str, images: Files, masks: Files, view: View, table: ClassTab
 
 def _one_mask(images: Files, masks: Files, index: int, view: MaskView, table: ClassTable) -> tuple[Numbers, list[int]]:
     mask = masks.open(index)
-    expected = upright_size(images.root / images.name_of(index))
-    if expected is not None and mask.size != expected:
+    expected = mask.size
+    with suppress(Unreadable):  # of the image, which is said when it is read
+        expected = images.size_of(index)
+    if mask.size != expected:
         raise Unreadable("{}x{} for an image of {}x{}".format(*mask.size, *expected))
     numbers = numbers_in(mask, masks.name_of(index), table.colours)
     return view.of_mask(numbers), values_of(numbers)
