@@ -98,9 +98,8 @@ def command(
     given = named(options)
     if "dataset" not in given:
         if split is not None or given.keys() - {"workers"}:
-            listed = (
-                "--split, --task, --data-dir, --dataset-arg, --image-size, --interpolation, --crop-pct, --fit, --strict"
-            )
+            pictures = "--image-size, --interpolation, --crop-pct, --fit"
+            listed = f"--split, --task, --data-dir, --dataset-arg, {pictures} and --strict"
             raise click.UsageError(f"{listed} belong to a data set; give --dataset too")
         if inputs is None and limit is not None:
             raise click.UsageError("--limit counts images; give --dataset or --inputs too")
