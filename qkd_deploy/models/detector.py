@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +21,8 @@ _COARSEST = 5
 """The last level has a stride of 2^5 = 32 pixels."""
 _PRIOR = 0.01
 """Scores with which an untrained network begins: most places show nothing."""
+_DECAY = 0.5
+"""An untrained network prefers short distances: each bin's logit is so much below that of the one before it."""
 
 
 class Detector(nn.Module):
@@ -83,7 +86,7 @@ class Detector(nn.Module):
             for head, outputs in (("scores", num_classes), ("boxes", 4 * bins)):
                 layers = [spatial(neck_channels, depthwise) for _ in range(head_layers)]
                 self.add_module(f"{head}{level}", nn.Sequential(*layers, nn.Conv2d(neck_channels, outputs, 1)))
-        self._initialize()
+        self._initialize(bins)
 
     @staticmethod
     def _extra_levels(maps: dict[int, tuple[int, int]], width: int) -> list[nn.Module]:
@@ -95,16 +98,19 @@ class Detector(nn.Module):
             maps[2 * stride] = (place + 1, width)
         return extra
 
-    def _initialize(self) -> None:
-        """Draw the weights of all but the backbone; scores begin near nothing, boxes with all distances alike."""
+    def _initialize(self, bins: int) -> None:
+        """Draw the weights of all but the backbone; scores begin near nothing, boxes about three strides wide."""
         for name, module in self.named_children():
             if name != "backbone":
                 kaiming_normal(module)
         for level in self._levels:
-            for head, start in (("scores", math.log(_PRIOR / (1 - _PRIOR))), ("boxes", 0.0)):
+            for head in ("scores", "boxes"):
                 last = self.get_submodule(f"{head}{level}")[-1]  # type: ignore[index]
                 nn.init.normal_(last.weight, std=0.01)
-                nn.init.constant_(last.bias, start)
+                if head == "scores":
+                    nn.init.constant_(last.bias, math.log(_PRIOR / (1 - _PRIOR)))
+                else:
+                    last.bias.data = -_DECAY * torch.arange(bins).repeat(4)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the raw maps of float images [N, in_channels, H, W]."""

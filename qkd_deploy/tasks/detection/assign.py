@@ -15,7 +15,8 @@ PLACES_OF_A_BOX = 10
 """At most so many places learn one box."""
 SCORE_POWER, OVERLAP_POWER = 0.5, 6.0
 """How a place's score and its box's overlap count towards its alignment with an object."""
-_EPSILON = 1e-9
+_EPSILON = 1e-20
+"""Far below the alignment of an untrained network, which is overlap to the sixth power."""
 _IN_A_CROWD = 0.5
 """Share of a place's box that lies in a crowd, from which on its score is not judged."""
 
@@ -26,12 +27,14 @@ class Assignment:
 
     Attributes:
         quality: in 0..1, wanted scores [N, P, classes]: of the one class of a place that learns a box, else 0.
+        share: in 0..1, the weight of the place's box among those that learn it [N, P]; 1 for the best, 0 without a box.
         boxes: wanted corners [N, P, 4], of places that learn one.
         learns: places that learn a box, bool [N, P].
         judged: places whose scores count, bool [N, P]; others see a crowd.
     """
 
     quality: Tensor
+    share: Tensor
     boxes: Tensor
     learns: Tensor
     judged: Tensor
@@ -43,7 +46,10 @@ def assign(places: Places, targets: Tensor) -> Assignment:
 
     A place's alignment with a box is ``score^0.5 * iou^6``; the best ten places of a box learn it, a place that is
     among the best of several boxes learns the one that it overlaps most. The wanted score of the best aligned place is
-    the overlap of the best box, and that of the others is smaller in proportion.
+    the mean of 1 and the best overlap, and that of the others is smaller in proportion. It is at least a half, and how
+    much a place learns of its box does not depend on the overlap so far, so that small objects, which an untrained
+    network hardly overlaps, are learned from the start: with the overlap alone, as in the paper, they are left to the
+    end.
 
     Args:
         places: of a batch.
@@ -60,11 +66,11 @@ def assign(places: Places, targets: Tensor) -> Assignment:
     alignment = _alignment(scores, classes, overlaps)
     allowed = _inside(boxes, places) & objects[..., None]
     owner, learns = _owners(alignment, overlaps, allowed)
-    quality = _quality(alignment, overlaps, owner, learns)
+    share, best = _shares(alignment, overlaps, owner, learns)
     wanted = torch.zeros_like(scores)
-    wanted.scatter_(2, classes.gather(1, owner)[..., None], quality[..., None])
+    wanted.scatter_(2, classes.gather(1, owner)[..., None], (share * (1 + best) / 2)[..., None])
     chosen = boxes.gather(1, owner[..., None].expand(-1, -1, 4))
-    return Assignment(wanted, chosen, learns, learns | ~_in_crowds(predicted, boxes, crowd))
+    return Assignment(wanted, share, chosen, learns, learns | ~_in_crowds(predicted, boxes, crowd))
 
 
 def _alignment(scores: Tensor, classes: Tensor, overlaps: Tensor) -> Tensor:
@@ -95,12 +101,17 @@ def _owners(alignment: Tensor, overlaps: Tensor, allowed: Tensor) -> tuple[Tenso
     return owner, best.any(dim=1)
 
 
-def _quality(alignment: Tensor, overlaps: Tensor, owner: Tensor, learns: Tensor) -> Tensor:
-    """Compute the wanted score [N, P] of the places that learn, else 0."""
+def _shares(alignment: Tensor, overlaps: Tensor, owner: Tensor, learns: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare the places that learn the same box.
+
+    Returns:
+        alignments [N, P] over the best one, and the best overlap [N, P]; both 0 where a place learns no box.
+    """
     mine = torch.zeros_like(alignment, dtype=torch.bool).scatter_(1, owner[:, None], learns[:, None])
     aligned, overlapped = torch.where(mine, alignment, 0.0), torch.where(mine, overlaps, 0.0)
-    share = aligned / aligned.amax(dim=2, keepdim=True).clamp(min=_EPSILON)
-    return (share * overlapped.amax(dim=2, keepdim=True)).amax(dim=1)
+    share = (aligned + _EPSILON) / (aligned.amax(dim=2, keepdim=True) + _EPSILON)
+    best = overlapped.amax(dim=2, keepdim=True).expand_as(mine)
+    return torch.where(mine, share, 0.0).amax(dim=1), torch.where(mine, best, 0.0).amax(dim=1)
 
 
 def _in_crowds(predicted: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:

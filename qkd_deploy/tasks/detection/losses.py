@@ -17,7 +17,7 @@ OVERLAP_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.25
 
 
 def detection_loss(answers: Sequence[Tensor], targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-    """Compare raw maps with boxes; each term is a mean over the places that learn a box, by wanted score.
+    """Compare raw maps with boxes; terms are sums over the wanted scores' sum, and means by the shares of boxes.
 
     Args:
         answers: ``(scores, boxes, ...)``, see `places_of`.
@@ -35,11 +35,12 @@ def detection_loss(answers: Sequence[Tensor], targets: Tensor, smoothing: float 
     if smoothing:
         quality = quality * (1 - smoothing) + weights[..., None] * (smoothing / quality.shape[2])
     focal = quality_focal(places.scores, quality) * assignment.judged[..., None]
-    overlap, distribution = _box_losses(places, assignment, weights)
+    overlap, distribution = _box_losses(places, assignment)
+    boxes = assignment.share.sum().clamp(min=1.0)
     return {
         "quality": focal.sum() / total,
-        "overlap": OVERLAP_WEIGHT * overlap / total,
-        "distribution": DISTRIBUTION_WEIGHT * distribution / total,
+        "overlap": OVERLAP_WEIGHT * overlap / boxes,
+        "distribution": DISTRIBUTION_WEIGHT * distribution / boxes,
     }
 
 
@@ -64,10 +65,10 @@ def distribution_focal(logits: Tensor, wanted: Tensor) -> Tensor:
     return (torch.xlogy(shares, shares) - shares * pair).sum(dim=-1)
 
 
-def _box_losses(places: Places, assignment: Assignment, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum both losses of boxes over the places that learn one, weighted by their wanted score."""
+def _box_losses(places: Places, assignment: Assignment) -> tuple[Tensor, Tensor]:
+    """Sum both losses of boxes over the places that learn one, weighted by their shares of it."""
     learns = assignment.learns
-    logits, wanted, weight = places.distances[learns], assignment.boxes[learns], weights[learns]
+    logits, wanted, weight = places.distances[learns], assignment.boxes[learns], assignment.share[learns]
     centres = places.centres.expand(*learns.shape, 2)[learns]
     strides = places.strides.expand(learns.shape)[learns]
     boxes = boxes_around(centres, strides, expected_distances(logits))

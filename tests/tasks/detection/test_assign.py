@@ -57,10 +57,11 @@ def test_assignment_equals_a_loop(seed: int, random_maps: Callable[..., Maps]) -
             highest = max(overlaps[row, place] for place in mine)
             for place in mine:
                 wanted = torch.zeros(3)
-                wanted[int(rows[row, 0])] = aligned[row, place] / max(top, 1e-9) * highest
+                wanted[int(rows[row, 0])] = aligned[row, place] / top * (1 + highest) / 2
                 torch.testing.assert_close(found.quality[image, place], wanted, atol=1e-4, rtol=1e-3)
+                assert float(found.share[image, place]) == pytest.approx(aligned[row, place] / top, rel=1e-3, abs=1e-5)
                 assert torch.equal(found.boxes[image, place], rows[row, 1:5])
-    assert not found.quality[~found.learns].any()
+    assert not found.quality[~found.learns].any() and not found.share[~found.learns].any()
     assert found.judged.all()
 
 

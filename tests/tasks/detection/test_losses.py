@@ -131,7 +131,7 @@ def test_losses_of_boxes_are_weighted_means(random_maps: Callable[..., Maps]) ->
     overlap = distribution = total = 0.0
     for image in range(2):
         for place in range(places.scores.shape[1]):
-            weight = float(found.quality[image, place].sum())
+            weight = float(found.share[image, place])
             if not found.learns[image, place]:
                 assert weight == 0
                 continue
