@@ -13,7 +13,7 @@ import click
 from qkd_deploy.cli.options import GroupedCommand, named, option, options_of, refuse_without
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points
-from qkd_deploy.export.settings import INPUTS, OPSETS, TARGETS, WEIGHTS
+from qkd_deploy.export.settings import INPUTS, OPSETS, TAILS, TARGETS, WEIGHTS
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import PostTraining
 
@@ -68,6 +68,14 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     help="Leave height and width of the images open, too, where the network computes the same at all of them.",
 )
 @option(
+    "--tail",
+    type=Choice(TAILS),
+    default="separate",
+    help="Where decoding behind the last integer kernels goes (a detector's anchors, distributions over bins, boxes): "
+    "`separate`, a float file NAME.decode.onnx that takes what NAME.onnx gives; `inside`, NAME.onnx itself; `none`, "
+    "nowhere, so that it is left to you. Networks that do not decode are written alike.",
+)
+@option(
     "--opset",
     type=click.IntRange(OPSETS[0], OPSETS[-1]),
     usual=f"{OPSETS[-1]}, or what packed weights need",
@@ -103,6 +111,7 @@ def command(
     weights: str,
     input_type: str,
     dynamic_size: bool,
+    tail: str,
     opset: int | None,
     strict_codes: bool,
     calibrate: str | None,
@@ -119,6 +128,7 @@ def command(
     """
     given = named(options)
     form: dict[str, Any] = {"weights": weights, "input": input_type, "opset": opset, "dynamic_size": dynamic_size}
+    form["tail"] = tail
     if calibrate is None:
         refuse_without("--calibrate", "--calibrate DATASET", {**given, **named({"max_drop": max_drop})})
         from qkd_deploy.workflows.export import export_checkpoint
@@ -177,6 +187,7 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
         echo(f"replaced: {replaced_in_words(written.replaced)}")
     needs = f"; needs ONNX Runtime {report.requires} or newer" if report.requires else ""
     echo(f"wrote {report.path} ({written.bits}, {report.size / 1000:,.1f} kB{needs})")
+    _print_tail(report)
     if written.open_sizes:
         echo(written.open_sizes)
     if calibrated is not None:
@@ -190,6 +201,18 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
             + ("" if first is None else f"; {first:.2f} % before --reconstruct")
             + ("" if before is None else f"; {before:.2f} % in full precision")
         )
+
+
+def _print_tail(report: ExportReport) -> None:
+    """Where the tail went, where it was cut off."""
+    if report.decode is None:
+        return
+    if report.decode_path is None:
+        echo(f"left to your application: {', '.join(report.decode.tail)}")
+    else:
+        size, count = report.decode_path.stat().st_size, len(report.decode.tail)
+        what = f"{count} operations from {report.decode.tail[0]} to {report.decode.tail[-1]}"
+        echo(f"wrote {report.decode_path} (float32, {size / 1000:,.1f} kB), which decodes what that gives: {what}")
 
 
 def _print_choice(choice: BitsChoice, base: str) -> None:

@@ -116,6 +116,20 @@ def _print_pixels(found: Inspection) -> None:
         echo_line(f"input: {form} normalised by {taken}")
 
 
+def _print_decoding(found: Inspection) -> None:
+    decode = found.decode
+    if decode is None:
+        return
+    for part in decode.parts:
+        echo_line(f"cut off: {part.module}{f' ({part.op})' if part.op else ''}: {part.reason}")
+    if not decode.file:
+        echo_line("no decode file: the tail was left to your application")
+    elif decode.bytes is None:
+        echo_line(f"decode file: {decode.file}, which does not lie beside the file")
+    else:
+        echo_line(f"decode file: {decode.file}, {decode.bytes / 1000:,.1f} kB, float32")
+
+
 def _print_rest(found: Inspection) -> None:
     _print_sums(found)
     if found.kernels is not None:
@@ -126,8 +140,9 @@ def _print_rest(found: Inspection) -> None:
         echo_line(f"in float: {part.module} ({part.op}): {part.reason}")
     for part in found.tail:
         echo_line(f"tail in float: {part.module} ({part.op}): {part.reason}")
+    _print_decoding(found)
     if not found.floats:
-        echo_line(f"everything {'in front of the tail ' if found.tail else ''}computes in integers")
+        echo_line(f"everything {'in front of the tail ' if found.tail or found.decode else ''}computes in integers")
     accuracy = found.origin.get("accuracy")
     if accuracy is not None:
         where = f"{accuracy['images']} images of {accuracy['dataset']}"

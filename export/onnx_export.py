@@ -5,33 +5,39 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
 
 import qkd_deploy
-from qkd_deploy.atomic import atomic_write
+from qkd_deploy.atomic import all_or_nothing, atomic_write
 from qkd_deploy.errors import QuantizationWarning, UserError
 from qkd_deploy.export.context import stored_range
+from qkd_deploy.export.decode import decode_path, finish_decode, parts_of, remove_former
 from qkd_deploy.export.emit import Emitted, emit
 from qkd_deploy.export.information.wasted_codes import WastedCodes, find_wasted_codes
 from qkd_deploy.export.metadata import (
+    DecodeRecord,
     Golden,
     GoldenInput,
     LayerRecord,
     Metadata,
     TensorRecord,
     array_digest,
+    read_decode_metadata,
     read_metadata,
     write_metadata,
 )
 from qkd_deploy.export.open_sizes import with_open_sizes
 from qkd_deploy.export.opset import tried_runtime, write_for
-from qkd_deploy.export.settings import INPUTS, OPSETS, WEIGHTS
+from qkd_deploy.export.raw_pixels import require_raw_pixels
+from qkd_deploy.export.settings import INPUTS, OPSETS, TAILS, WEIGHTS
 from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.export.weight_codes import weight_codes
 from qkd_deploy.gate.onnx_file import require_exported
@@ -40,9 +46,7 @@ from qkd_deploy.graph.integer.freeze import freeze
 from qkd_deploy.graph.integer.given import as_prepared, unwrapped
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.prepared import PreparedModel
-from qkd_deploy.graph.quantized import QuantParams
 from qkd_deploy.pixels.arrays import pixels_of
-from qkd_deploy.pixels.normalization import Normalization
 
 _GOLDEN_IMAGES = 2
 _LEAST_WHOLE = -(2**31)
@@ -62,6 +66,8 @@ class ExportReport:
         requires: the oldest ONNX Runtime that was tried for what it uses.
         weight_codes: the range that 8-bit weights use, and why; "" where there are none.
         wasted: tensors with parts whose codes lose what their values tell, on the samples or the golden inputs.
+        decode: what the file says of the tail that was cut off; None where it gives the network's own outputs.
+        decode_path: the file that holds that tail; None where there is none.
     """
 
     path: Path
@@ -72,6 +78,8 @@ class ExportReport:
     requires: str
     weight_codes: str
     wasted: tuple[WastedCodes, ...] = ()
+    decode: DecodeRecord | None = None
+    decode_path: Path | None = None
 
 
 def export_onnx(
@@ -83,9 +91,13 @@ def export_onnx(
     opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     dynamic_size: bool = False,
+    tail: str = "separate",
     samples: tuple[torch.Tensor, ...] = (),
 ) -> ExportReport:
     """Write a QDQ ONNX file with a dynamic batch dimension, after running it in ONNX Runtime.
+
+    A detector's float tail goes into a second file beside it, which takes what the first one gives; both are written,
+    or none. Where there is no such file, one of an earlier export of that name is removed.
 
     Warns of every tensor whose codes are wasted (see ``find_wasted_codes``).
 
@@ -97,6 +109,8 @@ def export_onnx(
         opset: ONNX's operator set, for older runtimes: 13 to 21; None is 21, or what packed weights need.
         metadata: fields of ``Metadata`` to store: normalization, classes, checkpoint_sha256, accuracy, bits, placement.
         dynamic_size: leave height and width of the images open, too.
+        tail: where a float tail that decodes (``find_cut``) goes: "separate", the file ``NAME.decode.onnx``; "inside",
+            this file; "none", nowhere, so that decoding is left to you. Without one, all three write the same.
         samples: a batch for each input, as the network takes it, which tells what codes are wasted; else noise does.
 
     Raises:
@@ -104,24 +118,36 @@ def export_onnx(
             written.
     """
     form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
-    proto, emitted = build_model(model, **form, metadata=metadata)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-    frozen = emitted.frozen
+    target, beside = Path(path), decode_path(path)
+    proto, built = build_model(model, **form, tail=tail, file=target.name, metadata=metadata)
+    _write(target, proto, beside, built.decode)
+    frozen = built.frozen
     used = {
         node.name: int(torch.unique(frozen.layer(node).codes).numel()) for node in frozen.graph.nodes if node.is_layer
     }
-    target = Path(path)
     return ExportReport(
         target,
         target.stat().st_size,
-        emitted.layers,
-        emitted.tensors,
+        built.layers,
+        built.tensors,
         used,
         tried_runtime(proto),
         weight_codes(frozen),
         _wasted(proto, samples),
+        read_metadata(proto).decode,
+        None if built.decode is None else beside,
     )
+
+
+def _write(path: Path, model: onnx.ModelProto, beside: Path, decode: onnx.ModelProto | None) -> None:
+    """Write a file and what decodes it: both or none."""
+    with all_or_nothing(beside) if decode is not None else nullcontext():
+        for file, content in ((beside, decode), (path, model)):
+            if content is not None:
+                with atomic_write(file) as temporary:
+                    temporary.write_bytes(content.SerializeToString(deterministic=True))
+    if decode is None:
+        remove_former(beside)
 
 
 def _wasted(model: onnx.ModelProto, samples: tuple[torch.Tensor, ...]) -> tuple[WastedCodes, ...]:
@@ -140,9 +166,10 @@ def _wasted(model: onnx.ModelProto, samples: tuple[torch.Tensor, ...]) -> tuple[
 
 @dataclass(frozen=True)
 class Built(Emitted):
-    """An emitted model together with the frozen one that it came from."""
+    """An emitted model together with the frozen one that it came from, and the decode file where there is one."""
 
     frozen: FrozenModel
+    decode: onnx.ModelProto | None = None
 
 
 def build_model(
@@ -153,12 +180,15 @@ def build_model(
     opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     dynamic_size: bool = False,
+    tail: str = "separate",
+    file: str = "model.onnx",
 ) -> tuple[onnx.ModelProto, Built]:
     """The complete ONNX model in memory; same arguments and errors as ``export_onnx``.
 
     The same model, arguments and metadata give the same bytes, so ``verify`` compares a file with a fresh build.
+    ``file`` is its name, which a decode file refers to, and whose decode file it refers to.
     """
-    for name, value, allowed in (("weights", weights, WEIGHTS), ("input", input, INPUTS)):
+    for name, value, allowed in (("weights", weights, WEIGHTS), ("input", input, INPUTS), ("tail", tail, TAILS)):
         if value not in allowed:
             raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
     if opset is not None and (opset not in OPSETS or weights == "packed"):
@@ -169,10 +199,17 @@ def build_model(
     given = unwrapped(model)
     if not isinstance(given, FrozenModel):
         given = as_prepared(model, "export_onnx")
-    frozen = (freeze(given) if isinstance(given, PreparedModel) else copy.deepcopy(given)).cpu()
+    whole = (freeze(given) if isinstance(given, PreparedModel) else copy.deepcopy(given)).cpu()
     described = {**_known_of(given), **(metadata or {})}
     if input == "uint8":
-        _require_raw_pixels(frozen, described.get("normalization"))
+        require_raw_pixels(whole, described.get("normalization"))
+    parts = parts_of(whole, tail, file, opset)
+    if parts.decode is not None and dynamic_size:
+        raise UserError(
+            "height and width cannot stay open in a file that decodes, as anchors belong to one size; export with "
+            "--tail none (tail='none' in Python), or without --dynamic-size (dynamic_size=False)"
+        )
+    frozen = parts.front
     emitted = emit(frozen, weights=weights, input_type=input, open_sizes=dynamic_size)
     if dynamic_size:
         written, described["size_multiple"] = with_open_sizes(
@@ -180,7 +217,7 @@ def build_model(
         )
         emitted = replace(emitted, model=written)
     write_for(emitted.model, opset or emitted.model.opset_import[0].version)
-    golden = _golden(frozen, input, described.get("normalization"))
+    golden, examples = _golden(frozen, input, described.get("normalization"))
     full = Metadata(
         version=qkd_deploy.__version__,
         weights=weights,
@@ -190,19 +227,24 @@ def build_model(
         golden=golden,
         requires_onnxruntime=tried_runtime(emitted.model),
         tail=tuple(node.name for node in frozen.graph.nodes if node.tail),
+        decode=parts.record,
         **described,
     )
     write_metadata(emitted.model, full)
     _require_readable(emitted.model)
-    trial_run(emitted.model, golden)
-    return emitted.model, Built(emitted.model, emitted.tensors, emitted.layers, frozen)
+    trial_run(emitted.model, golden.inputs, golden.outputs)
+    finish_decode(parts, emitted.model, file, golden.outputs, _arrays(whole(*examples)))
+    if parts.decode is not None:
+        _require_readable(parts.decode)
+    return emitted.model, Built(emitted.model, emitted.tensors, emitted.layers, whole, parts.decode)
 
 
 def _require_readable(model: onnx.ModelProto) -> None:
     """Refuse to write what ``verify`` would refuse to read."""
     try:
         require_exported(model, model.SerializeToString(deterministic=True))
-        read_metadata(model)
+        if read_decode_metadata(model) is None:
+            read_metadata(model)
     except NotAsExportedError as error:
         raise UserError(f"the network cannot be exported: {error.what}; compute that part otherwise") from error
 
@@ -217,39 +259,10 @@ def _known_of(model: PreparedModel | FrozenModel) -> dict[str, Any]:
     return known if normalization is None else {**known, "normalization": normalization.as_entry()}
 
 
-def _require_raw_pixels(frozen: FrozenModel, normalization: Mapping[str, Any] | None) -> None:
-    """Refuse uint8 inputs unless a pixel is its own code."""
-    node = frozen.graph.node(frozen.graph.inputs[0])
-    grid = frozen.grid(node.quantizer) if node.quantizer is not None else None
-    if node.span is not None:
-        kind = str(node.dtype).removeprefix("torch.")
-        raise UserError(
-            f"the network takes {kind} itself, and so does its file; export without --input uint8 (input in Python)"
-        )
-    if grid is None:
-        raise UserError(
-            "--input uint8 needs a quantized input, but this model reads floats; "
-            "export with --input float32 (input='float32' in Python)"
-        )
-    known = normalization is not None and (bool(node.kwargs) or _is_grid(grid, Normalization.of_entry(normalization)))
-    if not known or len(frozen.graph.inputs) != 1:
-        because = f" ({node.reason})" if node.reason else ""
-        raise UserError(
-            f"--input uint8 needs a model whose 8-bit input codes are the raw pixels{because}: prepare it with the "
-            "normalization of its pixels, such as imagenet; or export with --input float32 (input='float32' in Python)"
-        )
-
-
-def _is_grid(grid: QuantParams, normalization: Normalization) -> bool:
-    """True where the codes of pixels that are normalised so are the pixels."""
-    means, scales = (
-        {value * normalization.divisor for value in values} for values in (normalization.mean, normalization.std)
-    )
-    return means == {grid.zero_point} and scales == {1 / float(grid.scale)}
-
-
-def _golden(frozen: FrozenModel, input_type: str, normalization: Mapping[str, Any] | None) -> Golden:
-    """Codes and outputs of two images of noise."""
+def _golden(
+    frozen: FrozenModel, input_type: str, normalization: Mapping[str, Any] | None
+) -> tuple[Golden, list[torch.Tensor]]:
+    """Codes and outputs of two images of noise, and these images as the network takes them."""
     recipes: list[GoldenInput] = []
     tensors: list[torch.Tensor] = []
     for name in frozen.graph.inputs:
@@ -268,8 +281,11 @@ def _golden(frozen: FrozenModel, input_type: str, normalization: Mapping[str, An
         raw = input_type == "uint8" and node.quantizer is not None
         recipes.append(replace(recipe, scale=None) if raw else recipe)
     codes_of = {name: array_digest(array) for name, array in frozen.codes(*tensors).items()}
-    outputs = tuple(array.cpu().numpy() for array in flat_tensors(frozen(*tensors)))
-    return Golden(tuple(recipes), codes_of, outputs)
+    return Golden(tuple(recipes), codes_of, _arrays(frozen(*tensors))), tensors
+
+
+def _arrays(output: Any) -> tuple[np.ndarray, ...]:
+    return tuple(tensor.cpu().numpy() for tensor in flat_tensors(output))
 
 
 def flat_tensors(output: Any) -> list[torch.Tensor]:

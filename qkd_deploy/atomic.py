@@ -52,3 +52,23 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()
+
+
+@contextmanager
+def all_or_nothing(path: Path) -> Iterator[None]:
+    """Where the block fails after writing ``path``, give the file its old content back, or remove it again."""
+    existed = path.exists()
+    before = path.read_bytes() if path.is_file() else None
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not existed:
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+            elif before is not None and path.read_bytes() != before:
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(before)
+        raise

@@ -90,5 +90,13 @@ def graph_digest(model: onnx.ModelProto) -> str:
     return _sha("\n".join(parts).encode())
 
 
+def content_digest(model: onnx.ModelProto) -> str:
+    """SHA-256 of everything in a model but its metadata, in hexadecimal digits."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
 def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]

@@ -11,10 +11,12 @@ import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata.digests import graph_digests
-from qkd_deploy.export.metadata.golden import encode_golden
-from qkd_deploy.export.metadata.records import Metadata
+from qkd_deploy.export.metadata.golden import encode_array, encode_golden
+from qkd_deploy.export.metadata.records import DecodeMetadata, Metadata
 from qkd_deploy.export.metadata.schema import (
     ACCURACY,
+    DECODE,
+    DECODES,
     DIGESTS,
     LAYERS,
     NAMES,
@@ -25,6 +27,7 @@ from qkd_deploy.export.metadata.schema import (
     parsed,
     parsed_golden,
     parsed_normalization,
+    parsed_samples,
 )
 from qkd_deploy.gate.names import PREFIX
 
@@ -48,6 +51,7 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
         "replaced": _dump(metadata.replaced or None),
         "preprocessing": _dump(metadata.preprocessing),
         "tail": _dump(metadata.tail or None),
+        "decode": None if metadata.decode is None else _dump(asdict(metadata.decode)),
         "size_multiple": _dump(metadata.size_multiple),
         "requires_onnxruntime": metadata.requires_onnxruntime or None,
     }
@@ -59,9 +63,16 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
     """Parse the metadata of an exported file.
 
     Raises:
-        UserError: the file was not written by ``qkd-deploy export``, or an entry cannot be read.
+        UserError: the file was not written by ``qkd-deploy export``, or is a decode file, or an entry cannot be read.
     """
-    entries = {p.key[len(PREFIX) :]: p.value for p in model.metadata_props if p.key.startswith(PREFIX)}
+    entries = _entries(model)
+    if "decodes" in entries:
+        owner = parsed(entries, "decodes", DECODES)
+        assert owner is not None
+        raise UserError(
+            f"the file is the decode file of {owner.file}, a float tail that is verified and inspected with that file; "
+            f"give {owner.file}"
+        )
     missing = {"version", "bits", "tensors", "layers"} - entries.keys()
     if missing:
         raise UserError(
@@ -86,9 +97,48 @@ def read_metadata(model: onnx.ModelProto) -> Metadata:
         preprocessing=parsed(entries, "preprocessing", PREPROCESSING),
         requires_onnxruntime=entries.get("requires_onnxruntime", ""),
         tail=parsed(entries, "tail", NAMES) or (),
+        decode=parsed(entries, "decode", DECODE),
         size_multiple=parsed(entries, "size_multiple", SIZE_MULTIPLE),
         digests=parsed(entries, "digests", DIGESTS),
     )
+
+
+def write_decode_metadata(model: onnx.ModelProto, metadata: DecodeMetadata) -> None:
+    """Store the metadata of a decode file in ``model`` (in place), then its digests. Call it last."""
+    plain: dict[str, str | None] = {
+        "version": metadata.version,
+        "decodes": _dump(asdict(metadata.decodes)),
+        "tail": _dump(metadata.tail),
+        "golden": _dump([encode_array(array) for array in metadata.golden]),
+        "requires_onnxruntime": metadata.requires_onnxruntime or None,
+    }
+    _replace(model, plain)
+    _replace(model, {"digests": json.dumps(asdict(graph_digests(model)))})
+
+
+def read_decode_metadata(model: onnx.ModelProto) -> DecodeMetadata | None:
+    """Parse the metadata of a decode file; None for a file that is none.
+
+    Raises:
+        UserError: an entry cannot be read.
+    """
+    entries = _entries(model)
+    decodes = parsed(entries, "decodes", DECODES)
+    if decodes is None:
+        return None
+    return DecodeMetadata(
+        version=entries.get("version", ""),
+        decodes=decodes,
+        tail=parsed(entries, "tail", NAMES) or (),
+        golden=parsed_samples(entries),
+        requires_onnxruntime=entries.get("requires_onnxruntime", ""),
+        digests=parsed(entries, "digests", DIGESTS),
+    )
+
+
+def _entries(model: onnx.ModelProto) -> dict[str, str]:
+    """The entries of ours, by their keys without the prefix."""
+    return {p.key[len(PREFIX) :]: p.value for p in model.metadata_props if p.key.startswith(PREFIX)}
 
 
 def _dump(value: Any) -> str | None:

@@ -18,3 +18,7 @@ Bits = Annotated[int, Field(ge=1, le=32)]
 """The width of codes; 32 for float."""
 Size = Annotated[int, Field(ge=1, lt=2**31)]
 """A dimension of an array."""
+FileName = Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00-\x1f]*$")]
+"""The name of a file in the same folder; "" for none."""
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+"""A digest in hexadecimal digits; "" for none."""

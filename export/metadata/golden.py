@@ -73,7 +73,7 @@ def encode_golden(golden: Golden) -> dict[str, Any]:
     return {
         "inputs": [_encode_recipe(recipe) for recipe in golden.recipes],
         "codes": golden.codes,
-        "outputs": [_encode_array(array) for array in golden.outputs],
+        "outputs": [encode_array(array) for array in golden.outputs],
     }
 
 
@@ -82,7 +82,7 @@ def _encode_recipe(recipe: GoldenInput) -> dict[str, Any]:
     return {key: value for key, value in asdict(recipe).items() if key not in ("normalization", "dtype") or value}
 
 
-def _encode_array(array: np.ndarray) -> str:
+def encode_array(array: np.ndarray) -> str:
     """An array as base64 text of its .npy form."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)

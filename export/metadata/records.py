@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import ConfigDict
 
 from qkd_deploy.export.metadata.digests import Digests
-from qkd_deploy.export.metadata.fields import EXACT, Bits, Byte, Positive
+from qkd_deploy.export.metadata.fields import EXACT, Bits, Byte, FileName, Positive, Sha256
 from qkd_deploy.export.metadata.golden import Golden
 from qkd_deploy.pixels.normalization import CENTERED, Normalization
 
@@ -46,10 +47,59 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class DecodeRecord:
+    """What an integer file says of the tail that was cut off behind it.
+
+    Attributes:
+        file: the name of the file that holds it, which lies beside; "" where the tail was left out.
+        sha256: of that file's content without its metadata; "" without a file.
+        tail: the tensors that it computes.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    file: FileName
+    sha256: Sha256
+    tail: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DecodesRecord:
+    """The integer file that a decode file belongs to: its name, and the digest of all its bytes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    file: FileName
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class DecodeMetadata:
+    """Everything that ``export`` writes beside the graph of a decode file.
+
+    Attributes:
+        version: what wrote it.
+        decodes: the integer file that it belongs to.
+        tail: the tensors that it computes.
+        golden: by output of the network, some of its values for the golden inputs of the integer file (``sampled``).
+        requires_onnxruntime: the oldest version that was tried for what the file uses.
+        digests: computed by ``write_decode_metadata``.
+    """
+
+    version: str
+    decodes: DecodesRecord
+    tail: tuple[str, ...]
+    golden: tuple[np.ndarray, ...]
+    requires_onnxruntime: str = ""
+    digests: Digests | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
 class Metadata:
     """Everything that ``export`` writes beside the graph. ``digests`` is computed by :func:`write_metadata`.
 
     ``tail`` names the tensors behind the last integer kernels that are computed in float.
+    ``decode`` is about the tail that was cut off; None where the file gives the network's own outputs.
     ``size_multiple`` is what heights and widths have to be multiples of in a file that leaves them open; else None.
     ``requires_onnxruntime`` is the oldest version that was tried for what the file uses.
     """
@@ -70,6 +120,7 @@ class Metadata:
     replaced: Mapping[str, int] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] | None = None
     tail: tuple[str, ...] = ()
+    decode: DecodeRecord | None = None
     size_multiple: int | None = None
     requires_onnxruntime: str = ""
     digests: Digests | None = field(default=None, compare=False)

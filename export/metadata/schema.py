@@ -20,7 +20,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata.digests import Digests
 from qkd_deploy.export.metadata.fields import EXACT, Positive
 from qkd_deploy.export.metadata.golden import Golden, GoldenInput
-from qkd_deploy.export.metadata.records import LayerRecord, TensorRecord
+from qkd_deploy.export.metadata.records import DecodeRecord, DecodesRecord, LayerRecord, TensorRecord
 from qkd_deploy.gate.names import PREFIX
 from qkd_deploy.pixels.normalization import Normalization
 from qkd_deploy.pixels.preprocessing import INTERPOLATIONS
@@ -86,6 +86,8 @@ PREPROCESSING = TypeAdapter(PreprocessingEntry)
 REPLACED: TypeAdapter[Mapping[str, int]] = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 SIZE_MULTIPLE: TypeAdapter[int] = TypeAdapter(Literal[1, 2, 4, 8, 16, 32, 64])
 """Of ``SIZE_MULTIPLES``."""
+DECODE = TypeAdapter(DecodeRecord)
+DECODES = TypeAdapter(DecodesRecord)
 DIGESTS = TypeAdapter(Digests)
 GOLDEN = TypeAdapter(GoldenEntry)
 
@@ -134,6 +136,16 @@ def parsed_golden(entries: Mapping[str, str]) -> Golden | None:
         if recipe.normalization is not None:
             _require_normalization("golden", recipe.normalization)
     return Golden(found["inputs"], found["codes"], tuple(map(_array_of, found["outputs"])))
+
+
+def parsed_samples(entries: Mapping[str, str]) -> tuple[np.ndarray, ...]:
+    """Values of outputs that a decode file has recorded.
+
+    Raises:
+        UserError: as ``parsed``, or one of them is no array.
+    """
+    found = parsed(entries, "golden", NAMES)
+    return tuple(map(_array_of, found or ()))
 
 
 def damaged(key: str, what: str) -> UserError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata import Golden
 from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.runtimes.runtime import RuntimeFault
 
@@ -15,16 +16,21 @@ _GROSS = 0.05
 """Share of the largest output by which a trial run may be off."""
 
 
-def trial_run(model: onnx.ModelProto, golden: Golden) -> None:
+def trial_run(model: onnx.ModelProto, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
     """Run a finished file on its golden inputs before anybody is told that it is done.
 
     ``verify`` proves equality. This coarse check is for operations in float that were translated to other ones, so that
     it tolerates the code that a rounding in a float operation may flip.
 
+    Args:
+        model: the file.
+        inputs: of its graph, in order.
+        outputs: what the network gives for them.
+
     Raises:
         UserError: the runtime cannot load or run the file, or computes grossly other values or NaN.
     """
-    for expected, got in zip(golden.outputs, _outputs(model, golden), strict=True):
+    for expected, got in zip(outputs, _outputs(model, inputs), strict=True):
         finite = expected[np.isfinite(expected)]
         tolerance = _GROSS * float(np.abs(finite).max(initial=0.0)) + 1e-6
         if expected.shape != np.shape(got) or not np.allclose(expected, got, rtol=0, atol=tolerance):
@@ -35,11 +41,11 @@ def trial_run(model: onnx.ModelProto, golden: Golden) -> None:
             )
 
 
-def _outputs(model: onnx.ModelProto, golden: Golden) -> list[np.ndarray]:
+def _outputs(model: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     try:
         # 8-bit weights beyond +-64 saturate on x86 CPUs without VNNI; the file may be meant for CPUs with it
         session = _RUNTIME.session(model, precise=True)
-        feeds = {value.name: array for value, array in zip(session.inputs, golden.inputs, strict=True)}
+        feeds = {value.name: array for value, array in zip(session.inputs, inputs, strict=True)}
         return [*session.run(feeds).values()]
     except RuntimeFault as error:
         runtime = f"{_RUNTIME.name} {_RUNTIME.version}"

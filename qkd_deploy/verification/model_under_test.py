@@ -14,6 +14,7 @@ import onnx
 from qkd_deploy.export.metadata import Metadata
 from qkd_deploy.runtimes.runtime import Runtime
 from qkd_deploy.verification.compare import CodesComparison
+from qkd_deploy.verification.decoding import DecodeFile
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.runtime import DEFAULT, CodesModel, quantized_values
 
@@ -28,6 +29,8 @@ _CODE_PIXELS = 128 * 3 * 32 * 32  # inputs on which all codes are compared: 128 
 class ModelUnderTest:
     """One exported file; ``frozen`` and ``prepared`` are None when no checkpoint was given.
 
+    Where the tail was cut off behind the file, ``frozen`` is the integer part of ``whole``, and ``decode`` the file
+    with the tail, where that is there; elsewhere both models are one.
     ``runtime`` runs it, without saturation whatever the CPU where it is ``precise``.
     """
 
@@ -35,6 +38,8 @@ class ModelUnderTest:
     metadata: Metadata
     frozen: FrozenModel | None = None
     prepared: PreparedModel | None = None
+    whole: FrozenModel | None = None
+    decode: DecodeFile | None = None
     precise: bool = False
     runtime: Runtime = DEFAULT
 

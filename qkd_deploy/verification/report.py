@@ -34,6 +34,8 @@ class VerificationReport:
     are all that the task measures, by side and name.
     ``compared_codes`` and ``differing_codes`` add up all comparisons of the codes level that demand equality.
     ``tail`` are the operators in float behind the last integer kernels, which ``kernels`` does not hold.
+    ``decode_difference`` is by how much of their range outputs of the file and its decode file differ from the
+    network's, at most; None where that was not compared.
     ``wasted_codes`` are parts of tensors whose codes lose what their values tell, on the first inputs.
     ``saturation`` is None until the file could be read; its ``layers`` are empty for a file that is exact on every CPU.
     ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float; whoever
@@ -58,6 +60,7 @@ class VerificationReport:
     wasted_codes: list[WastedCodes] = field(default_factory=list)
     cpu: dict[str, str | bool] = field(default_factory=dict)
     saturation: Saturation | None = None
+    decode_difference: float | None = None
     file_bytes: int = 0
     latency_seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -106,7 +109,8 @@ class VerificationReport:
         compared = f"0 of {self.compared_codes:,} codes differ" if self.compared_codes else "outputs agree"
         behind = f" but {len(self.tail)} behind the last" if self.tail else ""
         kernels = f"{floats} float operators" if floats else f"every kernel in integers{behind}"
-        return f"{self._score()}{compared}, {kernels}"
+        decoded = "" if self.decode_difference is None else f", decoded within {self.decode_difference:.2g}"
+        return f"{self._score()}{compared}, {kernels}{decoded}"
 
     def _score(self) -> str:
         """The accuracy and a comma; empty where it was not measured."""

@@ -14,8 +14,12 @@ _LIVE = 4
 """Values as large as the largest one that are held at a time, at most."""
 
 
-def require_runnable(file: OnnxFile) -> None:
+def require_runnable(file: OnnxFile, sizes: tuple[int, ...] | None = None) -> None:
     """Refuse a file that takes more time or memory than a model of two samples may.
+
+    Args:
+        file: one that the gate has let through.
+        sizes: those that it leaves open beside the batch; None asks its metadata.
 
     Raises:
         UserError: it does, or the runtime crashes.
@@ -28,7 +32,7 @@ def require_runnable(file: OnnxFile) -> None:
             f"{file.path} would take {cost.work:.0e} multiplications for two inputs; export a smaller model"
         )
     try:
-        limited_run(file.data, sizes=read_metadata(file.model).open_sizes)
+        limited_run(file.data, sizes=read_metadata(file.model).open_sizes if sizes is None else sizes)
     except RuntimeFault as error:
         raise UserError(f"{file.path} cannot be run: {error.last_line}; export a smaller model") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from qkd_deploy.gate.onnx_file import OnnxFile
 from qkd_deploy.verification.findings import Level
 from qkd_deploy.verification.model_under_test import ModelUnderTest, code_images
 from qkd_deploy.verification.report import VerificationReport
@@ -17,14 +18,18 @@ from qkd_deploy.verification.source import Source
 class Task:
     """One verification; the fields after ``report`` are arguments of ``verify_onnx``, but for the last two.
 
+    ``file`` is the one that is verified, ``subject`` what is in it.
+
     ``recorded`` is the accuracy in percent that the file claims for just these data, None where it claims none;
     ``other_sizes`` are images of more sizes, for a file that leaves them open.
     """
 
+    file: OnnxFile
     subject: ModelUnderTest
     source: Source
     report: VerificationReport
     expected: onnx.ModelProto | None = None
+    expected_decode: onnx.ModelProto | None = None
     tolerance: float | None = 0.1
     require_integer: bool = False
     strict_codes: bool = False

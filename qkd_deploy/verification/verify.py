@@ -16,16 +16,19 @@ from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.errors import UserError, require_kind
 from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
+from qkd_deploy.graph.integer.cut import front_of
 from qkd_deploy.graph.integer.given import as_frozen, as_prepared, require_deployable
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.runtimes.runtime import Runtime
 from qkd_deploy.verification.checks.accuracy import check_accuracy, recorded_for
 from qkd_deploy.verification.checks.codes import check_codes
+from qkd_deploy.verification.checks.decode import check_decode
 from qkd_deploy.verification.checks.identity import check_identity
 from qkd_deploy.verification.checks.information import check_information
 from qkd_deploy.verification.checks.kernels import check_kernels
 from qkd_deploy.verification.checks.preview import check_preview
+from qkd_deploy.verification.decoding import decode_beside
 from qkd_deploy.verification.findings import Level
 from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
@@ -37,15 +40,19 @@ from qkd_deploy.verification.task import Check, Task
 if TYPE_CHECKING:
     from torch import nn
 
+    from qkd_deploy.graph.integer.model import FrozenModel
+    from qkd_deploy.graph.prepared import PreparedModel
+
 CHECKS: dict[str, Check] = {
     "identity": check_identity,
     "codes": check_codes,
     "preview": check_preview,
+    "decode": check_decode,
     "accuracy": check_accuracy,
     "kernels": check_kernels,
     "information": check_information,
 }
-"""The levels of a verification, in order."""
+"""The levels of a verification, in order; "decode" is for files behind which a tail was cut off."""
 
 
 def verify_onnx(
@@ -56,6 +63,7 @@ def verify_onnx(
     frozen: nn.Module | None = None,
     prepared: nn.Module | None = None,
     expected: onnx.ModelProto | None = None,
+    expected_decode: onnx.ModelProto | None = None,
     checkpoint: str = "the given export",
     split: str = "test",
     limit: int | None = None,
@@ -77,6 +85,7 @@ def verify_onnx(
             wrapped: averages (EMA), models for several devices, compiled ones.
         expected: a fresh export of the checkpoint with the file's own options, which the whole file is compared with.
             Without it, a file that passes is CONSISTENT, not VERIFIED.
+        expected_decode: the decode file of that export, where there is one.
         checkpoint: what ``expected`` was made from, for the verdict.
         split: "test" or "train".
         limit: verify on the first images only.
@@ -98,7 +107,7 @@ def verify_onnx(
     if prepared is not None:
         prepared = as_prepared(prepared, "verify_onnx(prepared=...)")
         require_deployable(prepared, "verify_onnx")
-    subject = ModelUnderTest(model, read_metadata(model), frozen, prepared)
+    subject = _subject(file, frozen, prepared)
     require_runnable(file)
     source = _source(model, subject.metadata, data, inputs, split, limit)
     report = _empty_report(file, subject.runtime)
@@ -108,10 +117,12 @@ def verify_onnx(
         about = {"name": data.known_as, "fingerprint": data.fingerprint}
         report.dataset = {**about, "split": split, "images": source.images}
     task = Task(
+        file,
         subject,
         source,
         report,
         expected,
+        expected_decode,
         tolerance,
         require_integer,
         strict_codes,
@@ -123,9 +134,20 @@ def verify_onnx(
     task = replace(task, other_sizes=of_other_sizes(model, subject.metadata))
     with evaluating(prepared):
         for name, check in CHECKS.items():
+            if name == "decode" and subject.metadata.decode is None:
+                continue
             report.levels.append(_judged(name, check, task))
         report.saturation = _saturation(task)
     return report
+
+
+def _subject(file: OnnxFile, frozen: FrozenModel | None, prepared: PreparedModel | None) -> ModelUnderTest:
+    """The file with its models; where a tail was cut off behind it, it computes the integer part of the frozen one."""
+    metadata, whole = read_metadata(file.model), frozen
+    if metadata.decode is not None and frozen is not None:
+        frozen = front_of(frozen)
+        whole = None if frozen is whole else whole  # it was the integer part already
+    return ModelUnderTest(file.model, metadata, frozen, prepared, whole, decode_beside(file, metadata.decode))
 
 
 def _judged(name: str, check: Check, task: Task) -> Level:

@@ -22,9 +22,9 @@ from qkd_deploy.checkpoints.origin import origin
 from qkd_deploy.checkpoints.weights_file import split_archive
 from qkd_deploy.errors import QuantizationWarning, UserError, require_kind
 from qkd_deploy.export.float_model import build_float_model
-from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.export.onnx_export import Built, ExportReport, build_model, export_onnx
-from qkd_deploy.export.settings import INPUTS, OPSETS, WEIGHTS
+from qkd_deploy.export.settings import DECODE_SUFFIX, INPUTS, OPSETS, WEIGHTS
 from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.verification.report import VerificationReport
@@ -48,11 +48,18 @@ class Trained:
     metadata: dict[str, Any]
 
     def build(
-        self, *, weights: str = "int8", input: str = "float32", opset: int | None = None, dynamic_size: bool = False
+        self,
+        *,
+        weights: str = "int8",
+        input: str = "float32",
+        opset: int | None = None,
+        dynamic_size: bool = False,
+        tail: str = "separate",
+        file: str = "model.onnx",
     ) -> Built:
-        """Build in memory the ONNX model that ``export_checkpoint`` writes with these options."""
+        """Build in memory what ``export_checkpoint`` writes with these options into a file of that name."""
         form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
-        _, built = build_model(self.prepared, **form, metadata=self.metadata)
+        _, built = build_model(self.prepared, **form, tail=tail, file=file, metadata=self.metadata)
         return built
 
     def build_float(self) -> onnx.ModelProto:
@@ -135,6 +142,7 @@ def export_checkpoint(
     input: str = "float32",
     opset: int | None = None,
     dynamic_size: bool = False,
+    tail: str = "separate",
 ) -> ExportReport:
     """Write the integer model of a checkpoint as ONNX, with its origin, classes and accuracy in the metadata.
 
@@ -147,6 +155,7 @@ def export_checkpoint(
         input: see ``export_onnx``.
         opset: see ``export_onnx``.
         dynamic_size: see ``export_onnx``.
+        tail: see ``export_onnx``.
 
     Raises:
         UserError: as ``load_trained`` and ``export_onnx``, or if the output is the checkpoint itself.
@@ -154,7 +163,7 @@ def export_checkpoint(
     target = output_beside(path, output)
     trained = load_trained(path, model=model, bits=bits)
     form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
-    return export_onnx(trained.prepared, target, **form, metadata=trained.metadata)
+    return export_onnx(trained.prepared, target, **form, tail=tail, metadata=trained.metadata)
 
 
 def output_beside(path: Path | str, output: Path | str | None) -> Path:
@@ -199,10 +208,21 @@ def verify_deployed(
     trained = load_trained(checkpoint, model=model)
     opset = file.model.opset_import[0].version if weights == WEIGHTS[0] else None
     form: dict[str, Any] = {"weights": weights, "input": input_type, "opset": opset if opset in OPSETS else None}
-    built = trained.build(**form, dynamic_size=stored.size_multiple is not None)
+    form |= {"dynamic_size": stored.size_multiple is not None, **_tail_of(stored)}
+    built = trained.build(**form)
     sides: dict[str, Any] = {"frozen": built.frozen, "prepared": trained.prepared, "expected": built.model}
+    sides["expected_decode"] = built.decode
     report = verify_onnx(file, **sides, checkpoint=str(checkpoint), **options)
     return _timed(file, report, trained)
+
+
+def _tail_of(stored: Metadata) -> dict[str, str]:
+    """Where the tail of a file went, and what the file was called when it was written."""
+    if stored.decode is None:
+        return {"tail": "inside"}
+    if not stored.decode.file:
+        return {"tail": "none"}
+    return {"tail": "separate", "file": stored.decode.file.removesuffix(DECODE_SUFFIX) + ".onnx"}
 
 
 def _timed(file: OnnxFile, report: VerificationReport, trained: Trained | None) -> VerificationReport:

@@ -15,15 +15,17 @@ from onnx import numpy_helper
 from torch import nn
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata import LayerRecord, TensorRecord, read_metadata
-from qkd_deploy.gate.onnx_file import read_exported
+from qkd_deploy.export.metadata import DecodeRecord, LayerRecord, TensorRecord, read_metadata
+from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
 from qkd_deploy.verification.checks.kernels import list_all
+from qkd_deploy.verification.decoding import decode_beside
 from qkd_deploy.verification.findings import Kernel
 from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
 from qkd_deploy.verification.runnable import require_runnable
 from qkd_deploy.verification.runtime import optimized_graph
 from qkd_deploy.workflows.export import load_trained
 
+_CUT = "it decodes what the integer file gives"
 _BEHIND = "it stands behind the last integer kernels, and outputs are floats"
 _CONSTANTS = (
     *("weight", "weight_packed", "weight_upscale", "weight_scale", "weight_zero_point"),
@@ -69,6 +71,21 @@ class FloatPart:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """The tail that was cut off behind a file.
+
+    Attributes:
+        file: what holds it; "" where it was left out.
+        bytes: size of that file; None where it does not lie beside.
+        parts: what it computes, in float.
+    """
+
+    file: str
+    bytes: int | None
+    parts: tuple[FloatPart, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """A model file, described.
 
@@ -85,6 +102,7 @@ class Inspection:
         bytes: size of the file.
         origin: network, method, data set and accuracy, as far as the file tells.
         size_multiple: what heights and widths have to be multiples of where the file leaves them open; else None.
+        decode: the tail that was cut off; None where the file gives the network's own outputs.
     """
 
     path: str
@@ -104,6 +122,7 @@ class Inspection:
     bytes: int
     origin: dict[str, Any]
     size_multiple: int | None = None
+    decode: Decoding | None = None
 
     @property
     def open_sizes(self) -> str:
@@ -215,7 +234,22 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
         bytes=len(file.data),
         origin=origin,
         size_multiple=metadata.size_multiple,
+        decode=_decoding(file, metadata.decode),
     )
+
+
+def _decoding(file: OnnxFile, record: DecodeRecord | None) -> Decoding | None:
+    """What was cut off behind a file: by the decode file beside it, or, without one, by what the file itself says."""
+    if record is None:
+        return None
+    found = decode_beside(file, record)
+    if found is None:
+        return Decoding(record.file, None, tuple(FloatPart(name, "", _CUT) for name in record.tail))
+    operators: dict[str, list[str]] = {name: [] for name in record.tail}
+    for node in found.file.model.graph.node:
+        operators.get(node.name.rpartition("/")[0], []).append(node.op_type)
+    parts = (FloatPart(name, ", ".join(dict.fromkeys(ops)), _CUT) for name, ops in operators.items())
+    return Decoding(found.file.path.name, len(found.file.data), tuple(parts))
 
 
 def _layers(

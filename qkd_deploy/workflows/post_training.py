@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from qkd_deploy.atomic import atomic_write, is_same_file
+from qkd_deploy.atomic import all_or_nothing, is_same_file
 from qkd_deploy.calibration.calibrate import calibrate_and_diagnose, input_batches
 from qkd_deploy.calibration.diagnosis import Diagnosis
 from qkd_deploy.calibration.reconstruct import reconstruct
@@ -84,6 +83,7 @@ def export_calibrated(
     input: str = "float32",
     opset: int | None = None,
     dynamic_size: bool = False,
+    tail: str = "separate",
     progress: Callable[[str], None] = lambda _: None,
 ) -> CalibratedExport:
     """Quantize a trained network without training it, and write it as ONNX with a quantized checkpoint beside it.
@@ -99,6 +99,7 @@ def export_calibrated(
         input: see ``export_onnx``.
         opset: see ``export_onnx``.
         dynamic_size: see ``export_onnx``.
+        tail: see ``export_onnx``.
         progress: receives lines about what is being done.
 
     Raises:
@@ -116,6 +117,7 @@ def export_calibrated(
     before = data.score(network, 0, None) if data.measurable else None
     choice = None
     form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
+    form["tail"] = tail
     if config.auto_bits:
         choice = _choose(network, data.dataset, config, form, progress)
         config = replace(config, bits_for={**config.bits_for, **choice.overrides(config.bits)})
@@ -128,7 +130,7 @@ def export_calibrated(
         TrainingRecord(method, epochs=0, seed=0, accuracy=made.accuracy, images=len(data.test)),
         made.prepared.settings,
     )
-    with _all_or_nothing(beside):
+    with all_or_nothing(beside):
         save_checkpoint(beside, checkpoint)
         judged_on = min(IMAGES, code_images(data.test.image_shape))
         samples = next(input_batches(made.prepared, data.test, judged_on))
@@ -237,23 +239,3 @@ def _config(path: Path | str, settings: Mapping[str, Any]) -> PostTraining:
     if settings.get("auto_bits") and "bits" not in settings:
         settings = {**settings, "bits": settings.get("auto_bits_from", PostTraining.auto_bits_from)[0]}
     return settings_for(path, PostTraining, settings, known)
-
-
-@contextmanager
-def _all_or_nothing(path: Path) -> Iterator[None]:
-    """Where the block fails after writing ``path``, give the file its old content back, or remove it again."""
-    existed = path.exists()
-    before = path.read_bytes() if path.is_file() else None
-    made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            if not existed:
-                path.unlink(missing_ok=True)
-                for folder in made:
-                    folder.rmdir()
-            elif before is not None and path.read_bytes() != before:
-                with atomic_write(path) as temporary:
-                    temporary.write_bytes(before)
-        raise

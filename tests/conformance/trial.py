@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
+from qkd_deploy.graph.integer.cut import front_of
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import is_channel_identity
@@ -38,7 +39,7 @@ Codes = dict[str, npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Trial:
-    """A network in all its forms."""
+    """A network in all its forms; where a tail is cut off, ``frozen`` is the integer part of it."""
 
     float_model: nn.Module
     prepared: PreparedModel
@@ -81,7 +82,7 @@ def deploy(build: Callable[[], nn.Module], shape: tuple[int, ...], bits: str, se
     train(prepared, shape, seed=200)
     frozen = freeze(prepared.eval())
     model, built = build_model(frozen)
-    return Trial(network, prepared, frozen, model, {tensor.name: tensor.value for tensor in built.tensors})
+    return Trial(network, prepared, front_of(frozen), model, {tensor.name: tensor.value for tensor in built.tensors})
 
 
 @torch.no_grad()

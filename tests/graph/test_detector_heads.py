@@ -89,7 +89,7 @@ def test_every_convolution_of_the_head_is_an_integer_kernel(tmp_path: Path) -> N
         "stem", "down", "head.boxes.0", "head.boxes.1", "head.scores.0", "head.scores.1"
     }  # fmt: skip
     frozen, path = qkd.freeze(model), tmp_path / "m.onnx"
-    qkd.export_onnx(model, path)
+    qkd.export_onnx(model, path, tail="inside")
     for images in (1, 2, 7):
         pixels = torch.rand(images, 3, 32, 32, generator=torch.Generator().manual_seed(images)).numpy()
         report = qkd.verify_onnx(path, inputs=pixels, frozen=frozen, prepared=model, require_integer=True)

@@ -110,13 +110,15 @@ def cases() -> list[Case]:
         for name, options in TRANSFORMERS.items():
             shape = options.get("shape") or _image(256 if options.get("image_size") == 256 else _PIXELS)
             found.append((f"transformers: {name}", _transformers(transformers, name), shape))
-        found += [(f"ultralytics: {name}", build, _image(_PIXELS)) for name, build in _ultralytics().items()]
+        found += [(f"ultralytics: {name}", build, _image(_PIXELS)) for name, build in ultralytics_models().items()]
     return found
 
 
-def _ultralytics() -> dict[str, Callable[[], nn.Module]]:
+def ultralytics_models() -> dict[str, Callable[[], nn.Module]]:
     """Factories by name; none where the library does not import."""
     os.environ.update(YOLO_OFFLINE="True", YOLO_VERBOSE="False")
+    if timm_models.missing():  # which says how torchvision comes to be imported
+        return {}
     try:
         tasks = importlib.import_module("ultralytics.nn.tasks")
     except ImportError:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qkd_deploy.workflows.post_training import _all_or_nothing
+from qkd_deploy.atomic import all_or_nothing
 
 
 def write_and_fail(path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), _all_or_nothing(path):
+    with pytest.raises(KeyboardInterrupt), all_or_nothing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"new")
         raise KeyboardInterrupt
@@ -28,6 +28,6 @@ def test_an_old_file_gets_its_content_back(tmp_path: Path) -> None:
 
 
 def test_success_leaves_the_new_file(tmp_path: Path) -> None:
-    with _all_or_nothing(tmp_path / "file"):
+    with all_or_nothing(tmp_path / "file"):
         (tmp_path / "file").write_bytes(b"new")
     assert (tmp_path / "file").read_bytes() == b"new"

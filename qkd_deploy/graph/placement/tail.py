@@ -16,6 +16,7 @@ from qkd_deploy.graph.contract.lowering import named
 from qkd_deploy.graph.contract.operator import Operands, Tail
 from qkd_deploy.graph.ir import Graph, Node
 from qkd_deploy.graph.ops import operator_of
+from qkd_deploy.graph.ops.constants import SCALAR
 
 
 def tail_of(network: nn.Module, graph: Graph) -> frozenset[str]:
@@ -30,7 +31,7 @@ def tail_of(network: nn.Module, graph: Graph) -> frozenset[str]:
         if node.name not in found:
             found.add(node.name)
             neighbours = [*graph.users(node.name), *map(graph.node, node.inputs)]
-            waiting += [other for other in neighbours if other.name in behind and _connects(other, possible)]
+            waiting += [other for other in neighbours if other.name in behind and reads_floats(other, possible)]
     return frozenset(found & possible)
 
 
@@ -45,9 +46,16 @@ def without_integer_readers(network: nn.Module, graph: Graph, in_float: Collecti
     found: set[str] = set()
     for node in reversed(graph.nodes):
         readers = graph.users(node.name)
-        if all(r.name in found and (_connects(r, in_float) and not _has_weights(network, r)) for r in readers):
+        if all(r.name in found and _is_no_kernel(network, r, in_float) for r in readers):
             found.add(node.name)
     return frozenset(found)
+
+
+def _is_no_kernel(network: nn.Module, reader: Node, in_float: Collection[str]) -> bool:
+    """True for readers that leave floats as they are; who asks for a size, such as the batch, reads no numbers."""
+    if reader.kind == SCALAR.name:
+        return True
+    return reads_floats(reader, in_float) and not has_weights(network, reader)
 
 
 def _opens(node: Node, constants: set[str]) -> bool:
@@ -57,14 +65,14 @@ def _opens(node: Node, constants: set[str]) -> bool:
     return operator.tail is Tail.ALWAYS or reads_constants
 
 
-def _connects(node: Node, in_float: Collection[str]) -> bool:
+def reads_floats(node: Node, in_float: Collection[str]) -> bool:
     """True for operations that read floats where they get them: of ``in_float``, movement, and all without a kernel."""
     operator = operator_of(node)
     moves = operator.moves_codes and not operator.own_scale
     return node.name in in_float or moves or operator.operands is Operands.FLOATS
 
 
-def _has_weights(network: nn.Module, node: Node) -> bool:
+def has_weights(network: nn.Module, node: Node) -> bool:
     """True for a layer that stays in float, such as a transposed convolution: more than a tail."""
     if operator_of(node).operands is not Operands.FLOATS:
         return False

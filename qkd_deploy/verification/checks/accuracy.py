@@ -9,6 +9,7 @@ from qkd_deploy.verification.checks.outputs import FLIP_TOLERANCE, FLOAT_TOLERAN
 from qkd_deploy.verification.checks.tally import Outputs, Tally
 from qkd_deploy.verification.checks.torch_side import outputs_of
 from qkd_deploy.verification.findings import Level
+from qkd_deploy.verification.onnx_graph import names_of
 from qkd_deploy.verification.runtime import RuntimeModel
 from qkd_deploy.verification.source import Batch
 from qkd_deploy.verification.task import Task
@@ -26,10 +27,13 @@ def check_accuracy(task: Task) -> Level:
     subject, source, report = task.subject, task.source, task.report
     if not source.labelled and subject.frozen is None:
         return Level("accuracy", "skipped", ("there are no labels and no checkpoint to compare with",))
+    decoded = source.labelled and subject.metadata.decode is not None
+    if decoded and (subject.decode is None or report.failed("decode")):
+        return Level("accuracy", "skipped", ("labels are of decoded outputs, and no decode file fits",))
     runtime = RuntimeModel(subject.model, max(task.threads), runtime=subject.runtime)
-    tally = Tally(_outputs_comparison(task), source.data)
+    tally = Tally(_outputs_comparison(task, decoded), source.data)
     for batch in source.batches(task.batch_size):
-        tally.add(_sides(task, runtime, batch), batch.samples, batch.labels)
+        tally.add(_sides(task, runtime, batch, decoded), batch.samples, batch.labels)
     report.images = tally.images
     if not source.labelled:
         return tally.outputs_result()
@@ -60,18 +64,27 @@ def _with_recorded(task: Task, tally: Tally, level: Level) -> Level:
     return Level(level.name, "failed", (problem, *level.sentences))
 
 
-def _sides(task: Task, runtime: RuntimeModel, batch: Batch) -> dict[str, Outputs]:
-    """The outputs of all sides for one batch, in graph order."""
-    sides = {"runtime": list(runtime.run(batch.feeds).values())}
-    for name, module in (("frozen", task.subject.frozen), ("preview", task.subject.prepared)):
+def _sides(task: Task, runtime: RuntimeModel, batch: Batch, decoded: bool) -> dict[str, Outputs]:
+    """The outputs of all sides for one batch, in graph order: of the file, or what the decode file makes of them."""
+    subject, found = task.subject, runtime.run(batch.feeds)
+    if decoded and subject.decode is not None:
+        found = subject.decode.run(found)
+    sides = {"runtime": list(found.values())}
+    cut = subject.metadata.decode is not None
+    frozen = subject.whole if decoded or not cut else subject.frozen
+    preview = subject.prepared if decoded or not cut else None
+    for name, module in (("frozen", frozen), ("preview", preview)):
         if module is not None:
             sides[name] = outputs_of(module, batch.floats)
     return sides
 
 
-def _outputs_comparison(task: Task) -> OutputsComparison:
+def _outputs_comparison(task: Task, decoded: bool) -> OutputsComparison:
     """Outputs must be equal in every bit, unless an operator in float has a part in them."""
     subject = task.subject
     after_float = subject.reference.run(next(iter(task.source.batches(1))).feeds).after_float
+    tolerance = FLIP_TOLERANCE if after_float & subject.values.keys() else FLOAT_TOLERANCE
+    if decoded and subject.decode is not None:
+        return OutputsComparison(dict.fromkeys(names_of(subject.decode.file.model.graph.output), False), tolerance)
     exact = {output.name: output.name not in after_float for output in subject.model.graph.output}
-    return OutputsComparison(exact, FLIP_TOLERANCE if after_float & subject.values.keys() else FLOAT_TOLERANCE)
+    return OutputsComparison(exact, tolerance)

@@ -1,7 +1,7 @@
 """The whole file against a fresh export of its checkpoint: what is compared is everything, not a list of parts.
 
-Three metadata entries may differ: ``version``, what wrote the file; ``digests``, which must fit the file itself; and
-the results in ``golden``, see ``golden_against``.
+Some metadata entries may differ: ``version``, what wrote the file; ``digests``, which must fit the file itself;
+the results in ``golden``, see ``golden_against``; and ``decodes``, the digest of the file that a decode file is for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qkd_deploy.verification.checks.golden import golden_differences
 from qkd_deploy.verification.findings import Difference
 from qkd_deploy.verification.model_under_test import ModelUnderTest
 
-_MAY_DIFFER = ("version", "digests", "golden")
+_MAY_DIFFER = ("version", "digests", "golden", "decodes")
 
 
 def against_expected(model: onnx.ModelProto, expected: onnx.ModelProto, metadata: Metadata) -> list[Difference]:
