@@ -117,19 +117,19 @@ class ImageDataset:
         return self.name if self.fingerprint == self.original else known_name(self.name, self.fingerprint)
 
     def augmentation_named(self, name: str) -> Transform | JointTransform:
-        """Look up the augmentation "auto" (the data set's own), "none", "crop", "imagenet" or "randaugment".
+        """Look up the augmentation "auto" (the data set's own), "none", "crop", "imagenet", "randaugment" or "mosaic".
 
         Raises:
             UserError: an unknown name, or one that changes images without their targets.
         """
         if isinstance(self.augmentation, JointTransform):
-            if name == "auto":
-                return self.augmentation
-            if name != "none":
+            known = {"auto": self.augmentation, "none": UNCHANGED, **self.augmentation.variants}
+            if name not in known:
                 raise UserError(
-                    f"--augmentation {name} would move what the targets of {self.name} point at; use auto or none"
+                    f"--augmentation {name} would move what the targets of {self.name} point at; use "
+                    f"{' or '.join(known)}"
                 )
-            return UNCHANGED
+            return known[name]
         return preset(name, self.augmentation, self.train.image_shape[1], mirrored=self.mirrored)
 
     def to(self, device: torch.device | str) -> ImageDataset:

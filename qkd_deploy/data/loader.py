@@ -48,7 +48,7 @@ def batches(
         ``mixing``, probabilities float32 [B, classes].
 
     Raises:
-        UserError: the batch size is below 1, or parts of mixed batches are odd.
+        UserError: the batch size is below 1, or parts of batches divide images that are put into each other.
         ValueError: an augmentation without a generator.
     """
     rank, world = shard
@@ -60,6 +60,7 @@ def batches(
         raise ValueError(f"there is no part {rank} of {world}")
     if mixing:
         _require_pairs(split, batch_size, world)
+    _require_groups(_group(augmentation), batch_size, world)
     # generators begin with the first batch; the checks above are done before
     if generator is None:
         return _in_order(split, batch_size, shard)
@@ -74,6 +75,19 @@ def _require_pairs(split: AnySplit, batch_size: int, world: int) -> None:
         raise UserError(
             f"mixup and cutmix mix pairs, which {world} processes cannot share: a batch of {batch_size} leaves one of "
             f"them an odd number of images; choose a batch size that is a multiple of {2 * world}"
+        )
+
+
+def _group(augmentation: Transform | JointTransform | None) -> int:
+    """Count the neighbours that have to stay together."""
+    return augmentation.group if isinstance(augmentation, JointTransform) else 1
+
+
+def _require_groups(group: int, batch_size: int, world: int) -> None:
+    if group > 1 and world > 1 and batch_size % (group * world):
+        raise UserError(
+            f"the augmentation puts {group} images into each other, which {world} processes cannot share in batches of "
+            f"{batch_size}; choose a batch size that is a multiple of {group * world}"
         )
 
 
@@ -94,7 +108,7 @@ def _shuffled(
 ) -> Iterator[Pair]:
     order = torch.randperm(len(split), generator=generator, device=generator.device)
     wholes = torch.split(order, batch_size)
-    places = [_part(len(whole), shard) for whole in wholes]
+    places = [_part(len(whole), shard, _group(augmentation)) for whole in wholes]
     at_once = 1 if mixing else _batches_at_once(split, batch_size)
     if at_once > 1 and isinstance(augmentation, Drawn):
         yield from _several_at_once(split, wholes, places, at_once, generator, augmentation)
@@ -166,7 +180,8 @@ def _reader(
     return split.read(pieces, crop, parts), rest
 
 
-def _part(count: int, shard: tuple[int, int]) -> slice:
-    """Find where one of the parts of ``count`` images begins and ends."""
+def _part(count: int, shard: tuple[int, int], group: int = 1) -> slice:
+    """Find where one of the parts of ``count`` images begins and ends; no group of neighbours is divided."""
     rank, world = shard
-    return slice(count * rank // world, count * (rank + 1) // world)
+    groups = -(-count // group)
+    return slice(groups * rank // world * group, min(groups * (rank + 1) // world * group, count))

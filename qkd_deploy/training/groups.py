@@ -91,9 +91,9 @@ class TrainingData(DataSource):
 
     augmentation: Annotated[
         str,
-        OneOf("auto", "none", "crop", "imagenet", "randaugment"),
+        OneOf("auto", "none", "crop", "imagenet", "randaugment", "mosaic"),
         "What training does to images: `auto` is what suits the data, `crop` shifts and flips, `imagenet` is a resized "
-        "crop, a flip and colour jitter.",
+        "crop, a flip and colour jitter; `mosaic`, for labels that are boxes, puts four images together.",
     ] = "auto"
     mixup: Annotated[NonNegativeFloat, "Mix pairs of images by mixup with this Beta parameter; 0 does not."] = 0.0
     cutmix: Annotated[NonNegativeFloat, "Mix pairs of images by CutMix with this Beta parameter; 0 does not."] = 0.0

@@ -50,18 +50,24 @@ class ResizedCrop(Drawn):
         return torch.stack([left, top, (left + wide).clamp(max=width), (top + high).clamp(max=height)], dim=1)
 
 
-def affine(images: torch.Tensor, maps: torch.Tensor, padding: Literal["zeros", "border"] = "zeros") -> torch.Tensor:
+def affine(
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    padding: Literal["zeros", "border"] = "zeros",
+    fill: int = ZERO_POINT,
+) -> torch.Tensor:
     """Look up every pixel where ``maps`` say, bilinearly.
 
     Args:
         images: uint8 [N, C, H, W].
         maps: float32 [N, 2, 3], from places in the result to places in the image; both run from -1 to 1, from edge
             to edge, x first.
-        padding: outside of an image is zero after normalisation ("zeros"), or its nearest pixel ("border").
+        padding: outside of an image is one grey ("zeros"), or its nearest pixel ("border").
+        fill: that grey; by default what is zero after `centered` normalisation.
 
     Returns:
         uint8 [N, C, H, W] on the device of ``images``.
     """
     grid = F.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
-    found = F.grid_sample(images.to(torch.float32).sub_(ZERO_POINT), grid, padding_mode=padding, align_corners=False)
-    return found.add_(ZERO_POINT).round_().clamp_(0, 255).to(torch.uint8)
+    found = F.grid_sample(images.to(torch.float32).sub_(fill), grid, padding_mode=padding, align_corners=False)
+    return found.add_(fill).round_().clamp_(0, 255).to(torch.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,16 @@ class JointTransform(ABC):
 
     Randomness is as that of a `Transform`.
     """
+
+    @property
+    def group(self) -> int:
+        """Neighbours of a batch that have to stay together, because they are put into each other; 1: none."""
+        return 1
+
+    @property
+    def variants(self) -> Mapping[str, JointTransform]:
+        """Other augmentations of the same data, by the name that the user asks for."""
+        return {}
 
     @abstractmethod
     def __call__(

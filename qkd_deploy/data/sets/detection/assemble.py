@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from qkd_deploy.data.augment.with_boxes import usual_with_boxes
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.data.images.decode import Unreadable, View
 from qkd_deploy.data.images.placement import Integers
@@ -95,7 +96,8 @@ def boxed(
     view = view_of(name, source, torch.cat([train, test]), options, fit="letterbox")
     targets = targets_of(boxes, sizes, view, name)
     known = (*remarks, *problems.notes, *_unseen(classes, targets[train]))
-    return in_view(name, source, Parts(targets, train, test, classes), view, options, known, DETECTION)
+    dataset = in_view(name, source, Parts(targets, train, test, classes), view, options, known, DETECTION)
+    return replace(dataset, augmentation=usual_with_boxes())
 
 
 def _require_whole(name: str, options: Options) -> None:

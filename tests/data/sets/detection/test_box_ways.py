@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from box_files import coco_content, voc_text, write_coco, write_images, write_voc, write_yolo, yolo_rows
 from ways import Way, follow, require_all
 
-from qkd_deploy.data import load_dataset
+from qkd_deploy.data import batches, load_dataset
 from qkd_deploy.data.sets.detection import coco_json, targets
 
 TEST = "tests/data/sets/detection/test_box_ways.py::test_the_way_out_works"
@@ -122,7 +123,27 @@ def wrong_row(path: Path, rows: tuple[str, ...] = ("x",), **options: Any) -> Non
     opens(f"yolo:{path}", **options)
 
 
+def augmented(path: Path, name: str, batch: int = 1, processes: int = 1) -> None:
+    """Make a batch of one process with an augmentation."""
+    data = load_dataset(f"yolo:{write_yolo(path)}", workers=0, image_size=32)
+    changed = data.augmentation_named(name)
+    stream = batches(data.train, batch, torch.Generator(), changed, shard=(0, processes))
+    assert len(next(stream)[1])
+
+
 WAYS: dict[str, Way] = {
+    "crop of images alone": Way(
+        lambda p: augmented(p, "crop"),
+        "would move what the targets",
+        lambda p: [augmented(p, name) for name in ("auto", "none", "mosaic")],
+        "use auto or none or mosaic",
+    ),
+    "three of four": Way(
+        lambda p: augmented(p, "mosaic", 6, 2),
+        "images into each other",
+        lambda p: augmented(p, "mosaic", 8, 2),
+        "a multiple of 8",
+    ),
     "no box": Way(lambda p: coco_of(p, changed(annotations=[])), "has no box", lambda p: coco_of(p)),
     "crop": Way(lambda p: coco_of(p, fit="crop"), "--fit crop", lambda p: coco_of(p, fit="stretch")),
     "no image": Way(lambda p: coco_of(p, changed(images=[])), "image that can be read", lambda p: coco_of(p)),
