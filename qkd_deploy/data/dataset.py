@@ -123,7 +123,11 @@ class ImageDataset:
             UserError: an unknown name, or one that changes images without their targets.
         """
         if isinstance(self.augmentation, JointTransform):
-            known = {"auto": self.augmentation, "none": UNCHANGED, **self.augmentation.variants}
+            known: dict[str, Transform | JointTransform] = {
+                "auto": self.augmentation,
+                "none": UNCHANGED,
+                **self.augmentation.variants,
+            }
             if name not in known:
                 raise UserError(
                     f"--augmentation {name} would move what the targets of {self.name} point at; use "

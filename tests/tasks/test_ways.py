@@ -67,6 +67,7 @@ WAYS = {
         lambda folder: boxes().augmentation_named("crop"),
         "would move what the targets of",
         lambda folder: [boxes().augmentation_named(name) for name in ("auto", "none")],
+        "use auto or none",
     ),
     "a task that is none": Way(
         lambda folder: task_named("collections:OrderedDict"),

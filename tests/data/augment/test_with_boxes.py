@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qkd_deploy.data import Split, batches
+from qkd_deploy.data import ImageDataset, Split, batches
 from qkd_deploy.data.augment.colour import ColourJitter
+from qkd_deploy.data.augment.crop_and_flip import UNCHANGED
 from qkd_deploy.data.augment.joint import JointChain
 from qkd_deploy.data.augment.mosaic import Mosaic
 from qkd_deploy.data.augment.transform import JointTransform
 from qkd_deploy.data.augment.visible_boxes import seen_within
 from qkd_deploy.data.augment.with_boxes import BoxedMove, usual_with_boxes
 from qkd_deploy.errors import UserError
+from qkd_deploy.tasks.detection.task import DETECTION
 
 SIZE = 48
 KINDS: dict[str, JointTransform] = {
@@ -159,6 +161,17 @@ def test_processes_that_cannot_share_fours_are_told_what_they_can() -> None:
     assert len(next(batches(split, 10, seeded(), mosaic))[0]) == 10
     with pytest.raises(ValueError, match="within four"):
         Mosaic()(split.images[:4], split.labels[:4], seeded(), 24, slice(2, 6))
+
+
+def test_augmentations_of_boxes_have_names() -> None:
+    task = DETECTION
+    names = ("0", "1", "2")
+    data = ImageDataset("x", Split(*scenes(3)), Split(*scenes(3)), names, augmentation=usual_with_boxes(), task=task)
+    assert data.augmentation_named("auto") is data.augmentation and data.augmentation_named("none") is UNCHANGED
+    mosaic = data.augmentation_named("mosaic")
+    assert isinstance(mosaic, JointTransform) and mosaic.group == 4
+    with pytest.raises(UserError, match="use auto or none or mosaic"):
+        data.augmentation_named("crop")
 
 
 def test_a_chain_changes_images_alone_too() -> None:
