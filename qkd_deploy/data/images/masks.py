@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from qkd_deploy.data.images.decode import Unreadable, View
-from qkd_deploy.data.images.placement import framed
+from qkd_deploy.data.images.placement import framed, placements
 from qkd_deploy.errors import UserError
 
 Numbers = npt.NDArray[np.uint8]
@@ -34,6 +34,13 @@ class MaskView(View):
         elif image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), Image.Resampling.NEAREST, box=self._middle(*image.size))
         return np.asarray(image, dtype=np.uint8)
+
+    def within(self, size: tuple[int, int]) -> tuple[slice, slice]:
+        """Say which rows and columns of the view show an image of that width and height; the rest is border."""
+        if self.fit == View.fit:
+            return slice(None), slice(None)
+        left, top, width, height = placements([size], (self.width, self.height), self.fit)[0].tolist()
+        return slice(top, top + height), slice(left, left + width)
 
     def _resample(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         return image.resize(size, Image.Resampling.NEAREST)

@@ -21,10 +21,10 @@ from qkd_deploy.data.sets.assemble import Options, Parts, in_view, view_of
 from qkd_deploy.data.sets.files import Files
 from qkd_deploy.data.sets.held_out import divided
 from qkd_deploy.data.sets.mask_arguments import mask_arguments
-from qkd_deploy.data.sets.mask_classes import ClassTable, class_table, ignored_numbers, numbering
+from qkd_deploy.data.sets.mask_classes import ClassTable, Numbering, class_table, ignored_numbers, numbering
 from qkd_deploy.data.sets.mask_layout import Pairs, find_layout
 from qkd_deploy.errors import UserError
-from qkd_deploy.tasks.segmentation import SEGMENTATION
+from qkd_deploy.tasks.segmentation import IGNORED, SEGMENTATION
 
 MEMORY_BYTES = 2**33
 """Masks stay in memory, all of them; more than 8 GiB are refused."""
@@ -59,7 +59,7 @@ def masks_folder(path: Path, options: Options, args: Mapping[str, Any]) -> Image
     found = _decoded(name, images, masks, view, table, options)
     remarks += _problems(masks, found.problems, strict=options.strict)
     numbers = numbering(name, found.values, table, options.classes, ignored)
-    found.masks[:] = numbers.table()[found.masks]
+    _renumber(found, numbers)
     parts = _parts(name, torch.from_numpy(found.masks), sorted(found.problems), pairs, numbers.classes)
     remarks += numbers.remarks
     dataset = in_view(name, images, parts, view, options, remarks, SEGMENTATION)
@@ -90,9 +90,17 @@ def _lonely(root: Path, pairs: Iterable[Pairs], *, strict: bool) -> list[str]:
 
 @dataclass
 class _Found:
-    """Masks as files hold them: numbers uint8 [N, H, W], what is wrong with some, and a file of every number."""
+    """Masks as files hold them.
+
+    Attributes:
+        masks: numbers uint8 [N, H, W].
+        shown: the rows and columns of each that are no border.
+        problems: why some cannot be used.
+        values: the numbers that occur, each with a file that has it.
+    """
 
     masks: Numbers
+    shown: dict[int, tuple[slice, slice]]
     problems: dict[int, str]
     values: dict[int, str]
 
@@ -104,9 +112,9 @@ def _decoded(name: str, images: Files, masks: Files, view: View, table: ClassTab
             f"the masks of {name} take {size / 1e9:.1f} GB in memory; make them smaller by the argument scale or size"
         )
     over = mask_view(view)
-    found = _Found(np.zeros((len(masks), view.height, view.width), dtype=np.uint8), {}, {})
+    found = _Found(np.zeros((len(masks), view.height, view.width), dtype=np.uint8), {}, {}, {})
 
-    def decode(index: int) -> tuple[Numbers, list[int]] | str:
+    def decode(index: int) -> tuple[Numbers, tuple[slice, slice], list[int]] | str:
         try:
             return _one_mask(images, masks, index, over, table)
         except Unreadable as error:
@@ -118,13 +126,15 @@ def _decoded(name: str, images: Files, masks: Files, view: View, table: ClassTab
             if isinstance(result, str):
                 found.problems[index] = result
                 continue
-            found.masks[index], values = result
+            found.masks[index], found.shown[index], values = result
             for value in values:
                 found.values.setdefault(value, masks.name_of(index))
     return found
 
 
-def _one_mask(images: Files, masks: Files, index: int, view: MaskView, table: ClassTable) -> tuple[Numbers, list[int]]:
+def _one_mask(
+    images: Files, masks: Files, index: int, view: MaskView, table: ClassTable
+) -> tuple[Numbers, tuple[slice, slice], list[int]]:
     mask = masks.open(index)
     expected = mask.size
     with suppress(Unreadable):  # of the image, which is said when it is read
@@ -132,7 +142,16 @@ def _one_mask(images: Files, masks: Files, index: int, view: MaskView, table: Cl
     if mask.size != expected:
         raise Unreadable("{}x{} for an image of {}x{}".format(*mask.size, *expected))
     numbers = numbers_in(mask, masks.name_of(index), table.colours)
-    return view.of_mask(numbers), values_of(numbers)
+    return view.of_mask(numbers), view.within(mask.size), values_of(numbers)
+
+
+def _renumber(found: _Found, numbers: Numbering) -> None:
+    """Turn numbers of files into class numbers; borders stay ignored, where 255 is a class, too."""
+    table = numbers.table()
+    for index, place in found.shown.items():
+        labels = np.full(found.masks[index].shape, IGNORED, dtype=np.uint8)
+        labels[place] = table[found.masks[index][place]]
+        found.masks[index] = labels
 
 
 def _problems(masks: Files, problems: Mapping[int, str], *, strict: bool) -> list[str]:

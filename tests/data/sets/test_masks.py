@@ -189,6 +189,21 @@ def test_masks_in_memory_are_resized_with_their_images(size: int) -> None:
     assert data.train.image_shape == (3, size, size)
 
 
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_whole_images_and_their_masks_come_into_one_frame(fit: str, tmp_path: Path) -> None:
+    """Photographs of white things on black, with masks of 0 and 255, on the one grey of letterboxed images."""
+    for part in ("train", "val"):
+        for name, (width, height) in {"a": (16, 12), "b": (12, 16), "c": (32, 24)}.items():
+            mask = np.zeros((height, width), np.uint8)
+            mask[: height // 2] = 255
+            write_mask(tmp_path / f"{part}annot" / f"{name}.png", mask)
+            write_mask(tmp_path / part / f"{name}.png", mask)
+    data = opened(tmp_path, {"fit": fit}, size="16x16")
+    shown = torch.where(data.train.labels == IGNORED, 114, 255 * data.train.labels)
+    assert (data.train.labels == IGNORED).any() == (fit == "letterbox")
+    assert (shown == data.train.images[:, 0]).all(dim=2).float().mean() > 0.8  # rows but those that are mixed of both
+
+
 def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
     write_camvid(tmp_path)
     write_pairs(tmp_path / "train", tmp_path / "trainannot", 1, first=70, size=(20, 12))
