@@ -11,8 +11,9 @@ from onnx import numpy_helper
 from qkd_deploy.export.emit import emit
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.integer.model import FrozenModel
-from qkd_deploy.graph.ir import Graph
+from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.module_keys import module_key
+from qkd_deploy.graph.ops.arithmetic import ADD
 from qkd_deploy.graph.prepared import PreparedModel
 
 
@@ -50,9 +51,21 @@ def _take_quantizers_out(graph: Graph) -> None:
         elif node.kind == "border":
             node.become("pad", node.args, amounts=node.kwargs["amounts"], mode="constant")
         if node.kind == "exponential":
+            _add_offsets(graph, node)
             node.kind, node.clip = "softmax", None
         elif node.kind == "weighted_mean":
             node.kind, node.args = "matmul", node.args[:2]
+
+
+def _add_offsets(graph: Graph, node: Node) -> None:
+    """Put the sums of scores with their offsets in front of their exponentials."""
+    scores, *offsets = node.args
+    for offset in offsets:
+        name = graph.unused_name(f"{node.name}.sum")
+        made = Node(name, ADD.name, (scores, offset), label=name, shape=node.shape, batch_dims=node.batch_dims)
+        graph.insert_before(node, made)
+        scores = Ref(name)
+    node.args = (scores,)
 
 
 def _dequantize_weights(model: onnx.ModelProto) -> None:

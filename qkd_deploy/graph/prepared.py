@@ -27,6 +27,7 @@ from qkd_deploy.graph.ops.layers import (
     layer_parameters,
     with_folded,
 )
+from qkd_deploy.graph.ops.normalization import in_whole_steps
 from qkd_deploy.graph.passes.batch_norms_as_depthwise import STEP, is_channel_identity
 from qkd_deploy.graph.placement.place import Placed, has_known_codes
 from qkd_deploy.graph.placement.report import Account, account_of
@@ -264,7 +265,7 @@ class PreparedModel(nn.Module):
     ) -> Any:
         """One node whose clip is left to its quantizer: fewer passes over memory, the same values and gradients."""
         if not node.is_layer:
-            return quantizer(apply(self.network, node, args, kwargs, training=True))
+            return quantizer(self._applied(node, args, kwargs, None))
         value = self._products(node, args[0])
         batch_norm = batch_norm_of(self.network, node)
         if batch_norm is None or node.affine is not None:
@@ -284,6 +285,15 @@ class PreparedModel(nn.Module):
         """One node before its activation function and its quantizer; ``source`` as in ``unquantized``."""
         if node.is_layer:
             return self._layer(node, args[0], source)
+        return self._applied(node, args, kwargs, source)
+
+    def _applied(
+        self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], source: tuple[Tensor, int] | None
+    ) -> Any:
+        """Any node but a layer; what is added to codes in whole steps is rounded to these."""
+        if node.source is not None:
+            scale, _ = source or self._source(node.source)
+            args = in_whole_steps(scale, *args)
         return apply(self.network, node, args, kwargs, training=self.training)
 
     def _layer(self, node: Node, x: Tensor, source: tuple[Tensor, int] | None) -> Tensor:

@@ -57,6 +57,18 @@ class Lowering:
         """True for a float tensor that the network computes."""
         return self.is_float(value) and self.graph.node(value.name).kind != "constant"
 
+    def depends_on_inputs(self, value: Any) -> bool:
+        """True for a tensor operand that an input of the network has a part in, by more than its sizes."""
+        waiting, met = [ref.name for ref in references(value)], set[str]()
+        while waiting:
+            node = self.graph.node(waiting.pop())
+            if node.kind == "input":
+                return True
+            if node.kind != "scalar" and node.name not in met:
+                met.add(node.name)
+                waiting += node.inputs
+        return False
+
     def batch_dims(self, value: Any, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Dimensions of a tensor operand that follow the batch; ``default`` where nothing is known of it."""
         node = self.tensor(value)

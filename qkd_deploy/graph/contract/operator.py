@@ -132,6 +132,7 @@ class Operator:
         step: the fixed 8-bit output scale of functions whose range is known; None where it is learned.
         sign: the sign of its result.
         float_constants: True where it reads its constants (slopes, gains, offsets) as floats.
+        adds_steps: True where its further operands are constants, added to the codes of the first in whole steps.
         factor: the operand that becomes signed bytes in products of two activations; None in other kinds.
         sums_products: True where int32 sums of products of two activations have to be kept from overflowing.
         floats_at_the_end: True where integers may give floats, so that the last one needs no quantizer.
@@ -160,6 +161,7 @@ class Operator:
     step: float | None = None
     sign: SignRule = signed
     float_constants: bool = False
+    adds_steps: bool = False
     factor: int | None = None
     sums_products: bool = False
     floats_at_the_end: bool = False

@@ -17,6 +17,7 @@ from qkd_deploy.graph.integer.given import as_prepared, require_deployable
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.integer.lower_bounds import lower_bound
 from qkd_deploy.graph.integer.model import FrozenModel
+from qkd_deploy.graph.integer.offsets import with_offsets
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.lost_scales import warn_of_far_weights
 from qkd_deploy.graph.module_keys import before_key, module_key
@@ -213,7 +214,7 @@ def _params(
         portable = scale
         if make_portable is not None:
             out = CodeRange(scale, zero_point, *_clipped(scale, spec.lo, spec.hi, node.clip))
-            codes = [_code_range(grid) for grid in operands]
+            codes = with_offsets(prepared, node, [_code_range(grid) for grid in operands])
             portable = make_portable(prepared.network, prepared.graph, node, codes, out)
         low, high = _clipped(portable, spec.lo, spec.hi, node.clip)
         bound = lower_bound(prepared.graph, node, ranges, portable)

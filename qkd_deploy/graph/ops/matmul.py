@@ -17,7 +17,9 @@ from qkd_deploy.graph.contract.lowering import Lowering, is_number
 from qkd_deploy.graph.contract.operator import Operands, Operator, Rewrite, StaysInFloat, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, sum_of_operands
 from qkd_deploy.graph.ir import Node, Ref
-from qkd_deploy.graph.ops.arithmetic import times
+from qkd_deploy.graph.ops.arithmetic import ADD, times
+from qkd_deploy.graph.ops.constants import constant
+from qkd_deploy.graph.ops.float_ops import FLOAT_OP
 from qkd_deploy.graph.ops.movement import TRANSPOSE
 from qkd_deploy.graph.ops.normalization import SOFTMAX
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
@@ -143,20 +145,43 @@ def _multiply_turned(low: Lowering, node: Node, letters: _Equation, one: Ref, tw
 
 
 def _lower_attention(low: Lowering, node: Node, target: Any) -> None:
-    """``softmax(q @ k^T * scale) @ v``; a positive scale is free."""
+    """``softmax(q @ k^T * scale + mask) @ v``; a positive scale is free."""
     bound = low.bind(node, target, _ATTENTION, scale=None)
     query, key, value = bound["query"], bound["key"], bound["value"]
-    refuse_if(
-        bound.get("attn_mask") is not None or bound.get("is_causal") or node.kwargs.get("enable_gqa"),
-        "attention with a mask stays in float",
-    )
+    refuse_if(node.kwargs.get("enable_gqa"), "attention whose heads share keys stays in float")
+    mask = _mask(low, node, bound)
     refuse_if(low.shape(key)[-2] < 2, "attention to a single token stays in float")
     factor = low.shape(query)[-1] ** -0.5 if bound["scale"] is None else bound["scale"]
     refuse_if(not is_number(factor), "attention with a computed scale stays in float")
     scores = _scores(low, node, query, key)
     scaled = times(low, node, scores, float(factor), "scaled")
+    if mask is not None:
+        wider = torch.broadcast_shapes(low.shape(mask), low.shape(scores)) != low.shape(scores)  # type: ignore[no-untyped-call]
+        refuse_if(wider, "attention of more masks than queries stays in float")
+        scaled = low.insert_before(node, ADD, (scaled, mask), "masked", low.shape(scores))
     weights = low.insert_before(node, SOFTMAX, (scaled,), "softmax", low.shape(scores))
     low.become(node, MATMUL, (weights, value))
+
+
+def _mask(low: Lowering, node: Node, bound: dict[str, Any]) -> Ref | None:
+    """What is added to the scores: for True and False 0 and minus infinity; None where nothing is."""
+    mask, (rows, columns) = bound.get("attn_mask"), (low.shape(bound[name])[-2] for name in ("query", "key"))
+    if bound.get("is_causal"):
+        return constant(low, node, additive_mask(torch.ones(rows, columns, dtype=torch.bool).tril()), "mask")
+    if mask is None:
+        return None
+    refuse_if(
+        low.tensor(mask) is None or low.depends_on_inputs(mask), "attention with a mask of the input's stays in float"
+    )
+    if low.is_float(mask):
+        added: Ref = low.without_batch_copies((bound["query"], mask))[1]
+        return added
+    return low.insert_before(node, FLOAT_OP, (mask,), "mask", low.shape(mask), target=additive_mask)
+
+
+def additive_mask(keeps: Tensor) -> Tensor:
+    """What is added to scores: 0 where ``keeps`` is True, minus infinity elsewhere."""
+    return torch.zeros(keeps.shape, device=keeps.device).masked_fill(~keeps, -torch.inf)
 
 
 def _scores(low: Lowering, node: Node, query: Ref, key: Ref) -> Ref:

@@ -15,13 +15,25 @@ from qkd_deploy.graph.contract.lowering import Lowering
 from qkd_deploy.graph.contract.operator import Operands, Operator, StaysInFloat, Tail, refuse_if
 from qkd_deploy.graph.contract.signs import as_operands, nonnegative
 from qkd_deploy.graph.exact.add_scale import CodeRange
-from qkd_deploy.graph.exact.rows import LONGEST_ROW, eps_in_steps, layer_norm, row_center, softmax_codes
+from qkd_deploy.graph.exact.rows import (
+    LONGEST_ROW,
+    MOST_STEPS,
+    eps_in_steps,
+    halved,
+    halvings,
+    layer_norm,
+    row_center,
+    softmax_codes,
+    sum_step,
+    whole_steps,
+)
 from qkd_deploy.graph.exact.unary import exponential_scale
 from qkd_deploy.graph.ir import Graph, Node, Ref
 from qkd_deploy.graph.ops.constants import own_constant, parameter
 from qkd_deploy.graph.ops.movement import TRANSPOSE
-from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams
+from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams, real
 from qkd_deploy.graph.trace.derived_modules import BATCH_NORMS
+from qkd_deploy.quantizers.base import round_straight_through
 
 _SOFTMAX, _FUNCTIONAL_SOFTMAX = ("input", "dim", "dtype"), ("input", "dim", "_stacklevel", "dtype")
 _LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
@@ -75,13 +87,28 @@ def _softmax_codes(grid: QuantParams, x: QuantizedTensor) -> Tensor:
     return softmax_codes(x.codes + x.grid.zero_point, float(x.grid.scale)).clamp_(grid.lo, grid.hi)
 
 
-def exponential(x: Tensor) -> Tensor:
-    """Exponentials relative to the largest element of each row: the numerators of a softmax."""
+def exponential(x: Tensor, *offsets: Tensor) -> Tensor:
+    """Exponentials of ``x`` plus ``offsets``, relative to the largest of each row: the numerators of a softmax."""
+    for offset in offsets:
+        x = x + offset
     return torch.exp(x - x.amax(-1, keepdim=True))
 
 
-def _exponential_codes(grid: QuantParams, x: QuantizedTensor) -> Tensor:
-    below = (x.codes - x.codes.amax(-1, keepdim=True)) * x.grid.scale
+def in_whole_steps(scale: Tensor, scores: Tensor, *offsets: Tensor) -> tuple[Tensor, ...]:
+    """Round scores with steps of ``scale``, and their offsets, as they are deployed; gradients pass unchanged."""
+    step = sum_step(scale)
+    rounded = halved(torch.round(scores.detach() / scale), halvings(scale)) * step
+    scores = scores + (rounded - scores).detach()
+    return scores, *(round_straight_through((o / step).clamp(-MOST_STEPS, MOST_STEPS)) * step for o in offsets)
+
+
+def _exponential_codes(grid: QuantParams, x: QuantizedTensor, *offsets: Any) -> Tensor:
+    codes, step = x.codes, x.grid.scale
+    if offsets:
+        codes, step = halved(codes, halvings(step)), sum_step(step)
+    for offset in offsets:
+        codes = codes + whole_steps(real(offset), step)
+    below = (codes - codes.amax(-1, keepdim=True)) * step
     return torch.round(torch.exp(below.double()) / grid.scale.double()).clamp_(grid.lo, grid.hi).float()
 
 
@@ -166,7 +193,7 @@ SOFTMAX = Operator(
 )
 EXPONENTIAL = Operator(
     name="exponential",
-    docs="exponentials relative to the largest of each row",
+    docs="exponentials of scores and their offsets, relative to the largest of each row",
     kernel="",
     operands=Operands.WIDE,
     own_scale=True,
@@ -174,6 +201,7 @@ EXPONENTIAL = Operator(
     integers=kernel(_exponential_codes),
     step=2.0**-7,
     sign=as_operands,
+    adds_steps=True,
     portable_scale=_exponential_scale,
     in_float="exponentials are computed in float32, on a grid on which every CPU agrees",
     internal=True,

@@ -16,6 +16,7 @@ from qkd_deploy.graph.passes.fuse_clips import fuse_clips
 from qkd_deploy.graph.passes.hoist_slices import hoist_slices
 from qkd_deploy.graph.passes.invariants import StageLog
 from qkd_deploy.graph.passes.name_tensors import name_tensors
+from qkd_deploy.graph.passes.offsets_of_scores import offsets_of_scores
 from qkd_deploy.graph.passes.softmax_as_exponentials import softmax_as_exponentials
 
 __all__ = ["PIPELINE", "PassContext", "StageLog", "Step", "run_pipeline"]
@@ -39,6 +40,7 @@ PIPELINE = (
     Step(hoist_slices),
     Step(name_tensors),  # names that later passes and placement give follow these
     Step(softmax_as_exponentials, integer_only=True),
+    Step(offsets_of_scores, integer_only=True),  # of those exponentials
     Step(fold_layer_norms, integer_only=True),
 )
 """All passes between lowering and placement, in order; each rewrites the graph in place and keeps what it computes."""

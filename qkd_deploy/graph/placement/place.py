@@ -98,7 +98,7 @@ class _Placer:
             if node.kind == SCALAR.name:
                 continue
             first = self.grid.get(node.inputs[0]) if node.inputs else None
-            if node.is_layer:
+            if node.is_layer or (operator_of(node).adds_steps and len(node.inputs) > 1):
                 node.source = first
             if operator_of(node).moves_codes:
                 self.grid[node.name] = self._moved(node, first)
@@ -172,6 +172,8 @@ class _Placer:
     def _read_as_floats(self, node: Node, reader: Node) -> bool:
         """True for readers of floats: of all tensors, or of this constant."""
         if operator_of(reader).operands is Operands.FLOATS:
+            return True
+        if operator_of(reader).adds_steps and node.name != reader.inputs[0]:
             return True
         is_float = node.dtype.is_floating_point
         return node.kind == CONSTANT.name and (operator_of(reader).float_constants or not is_float)

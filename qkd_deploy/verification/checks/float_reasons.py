@@ -26,7 +26,7 @@ _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _PASSES_CODES = MOVES | {"MaxPool"}
 _NORM_PARTS = frozenset({"Cast", "ReduceSum", "Sqrt"})
 _EXACT_PARTS = {
-    "Exp": ("ConstantOfShape", "it is computed in float32, on a grid on which every CPU agrees"),
+    "Exp": ("ReduceMax", "it is computed in float32, on a grid on which every CPU agrees"),
     "Div": ("MatMulInteger", "it divides one sum of integers by another, the same on every CPU"),
 }
 """Operators of attention that stay in float: what they stand beside, and why their codes are those of every CPU."""

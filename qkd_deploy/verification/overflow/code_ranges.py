@@ -131,8 +131,14 @@ class CodeRanges:
         node = self.graph.producers.get(name)
         if node is None or node.op_type != "DequantizeLinear":
             return False
-        largest = self.graph.producers.get(optional_input(node, 2))
-        return largest is not None and largest.op_type == "ReduceMax" and largest.input[0] == node.input[0]
+        less = self.graph.producers.get(node.input[0])
+        if less is not None and less.op_type == "Sub":
+            return self._is_largest(less.input[1], less.input[0]) and not self.zero_point(node).any()
+        return self._is_largest(optional_input(node, 2), node.input[0])
+
+    def _is_largest(self, name: str, rows: str) -> bool:
+        largest = self.graph.producers.get(name)
+        return largest is not None and largest.op_type == "ReduceMax" and largest.input[0] == rows
 
     def _cast(self, node: onnx.NodeProto) -> None:
         """Codes in another type, on their way to signed bytes."""

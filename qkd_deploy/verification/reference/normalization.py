@@ -39,19 +39,24 @@ def _exponentials(scale: np.ndarray, length: int) -> np.ndarray:
 
 
 def exponentials(x: Quantized, out: Parameters) -> np.ndarray:
-    """Exp between a DequantizeLinear by rows and a QuantizeLinear.
+    """Exp between a DequantizeLinear and a QuantizeLinear, of codes less the largest of their row.
 
-    It has 256 possible operands at most. Exported scales keep the results farther from rounding ties than any CPU's
-    exponential is off, so that this is the rounded true value.
+    Bytes have the largest code as zero point, and 256 possible differences at most; int32 are differences already.
+    Exported scales keep the results farther from rounding ties than any CPU's exponential is off, so that this is the
+    rounded true value.
     """
+    if x.codes.dtype == np.int32:
+        return rounding.quantize(np.exp(x.to_float().astype(np.float64)).astype(F32), *out)
     differences = x.codes.astype(np.int16) - x.zero_point[:, None].astype(np.int16)
     below = (np.arange(-255, 256).astype(F32) * F32(x.scale[0])).astype(np.float64)
     return np.asarray(rounding.quantize(np.exp(below).astype(F32), *out)[differences + 255])
 
 
-def _has_a_zero_point_a_row(node: onnx.NodeProto, operands: Values) -> bool:
-    """True where the operand is codes less the largest of their row: a zero point a row and one scale for all."""
+def _is_less_than_largest(node: onnx.NodeProto, operands: Values) -> bool:
+    """True where the operand is codes less the largest of their row: a zero point a row, or differences in int32."""
     x = operands[0]
+    if isinstance(x, Quantized) and x.scalar and x.codes.dtype == np.int32:
+        return not x.zero_point and bool((x.codes.max(-1, initial=0) == 0).all()) and bool((x.codes <= 0).all())
     if not isinstance(x, Quantized) or x.codes.dtype != np.uint8 or x.axis != 0 or not x.scale.size:
         return False
     return x.zero_point.ndim == 1 and x.scale.shape == x.zero_point.shape and bool((x.scale == x.scale[0]).all())
@@ -67,9 +72,10 @@ def _exponential(node: onnx.NodeProto, operands: Operands, out: Parameters) -> n
 
 
 def _sums_integers(operands: Values) -> bool:
-    """True where float32 holds every sum of elements exactly, in whatever order they are added."""
+    """True where the operand's type holds every sum of elements exactly, in whatever order they are added."""
     x = as_array(operands[0])
-    return bool(np.array_equal(x, np.rint(x))) and float(np.abs(x, dtype=np.float64).sum(-1).max(initial=0)) <= 2**24
+    most = 2.0 ** (np.finfo(x.dtype).nmant + 1) if x.dtype.kind == "f" else np.inf
+    return bool(np.array_equal(x, np.rint(x))) and float(np.abs(x, dtype=np.float64).sum(-1).max(initial=0)) <= most
 
 
 def _is_float64(operands: Values) -> bool:
@@ -79,7 +85,7 @@ def _is_float64(operands: Values) -> bool:
 
 OPERATORS = {
     "Softmax": Operator(fused=_softmax),
-    "Exp": Operator(fused=_exponential, fits=_has_a_zero_point_a_row),
+    "Exp": Operator(fused=_exponential, fits=_is_less_than_largest),
     "ReduceSum": Operator(rounds_once=_sums_integers),
     "Sqrt": Operator(rounds_once=_is_float64),
 }

@@ -408,7 +408,7 @@ def test_attention(fused: bool) -> None:
 
 
 @pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("length", [8, 1024])
+@pytest.mark.parametrize("length", [8, 1024, 1536])
 def test_layer_norm_is_exact_in_float(length: int, affine: bool) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

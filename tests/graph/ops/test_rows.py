@@ -503,6 +503,7 @@ def test_special_facets() -> None:
     assert scaled == {"rescale": 3.0}
     assert {kind: row.factor for kind, row in OPERATORS.items() if row.factor is not None} == {"matmul": 1}
     assert {kind for kind, row in OPERATORS.items() if row.slices and kind not in CALLS} == set()
+    assert {kind for kind, row in OPERATORS.items() if row.adds_steps} == {"exponential"}
     assert {kind for kind, row in OPERATORS.items() if row.relabelling} == {"tanh", "hard_sigmoid"}
     assert {kind for kind, row in OPERATORS.items() if row.in_float} == {"exponential", "weighted_mean", "layer_norm"}
 
