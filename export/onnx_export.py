@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import qkd_deploy
-from qkd_deploy.atomic import all_or_nothing, atomic_write
+from qkd_deploy.atomic import all_or_nothing, atomic_write, path_to_write
 from qkd_deploy.errors import QuantizationWarning, UserError
 from qkd_deploy.export.context import stored_range
 from qkd_deploy.export.decode import decode_path, finish_decode, parts_of, remove_former
@@ -118,7 +118,8 @@ def export_onnx(
             written.
     """
     form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
-    target, beside = Path(path), decode_path(path)
+    target = path_to_write(path)
+    beside = decode_path(target)
     proto, built = build_model(model, **form, tail=tail, file=target.name, metadata=metadata)
     _write(target, proto, beside, built.decode)
     frozen = built.frozen

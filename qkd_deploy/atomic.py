@@ -20,6 +20,16 @@ def is_same_file(one: Path | str, other: Path | str) -> bool:
         return False
 
 
+def path_to_write(path: object) -> Path:
+    """Take a path that something is to be written to.
+
+    Raises:
+        UserError: it is neither text nor a path.
+    """
+    require_kind(path, (str, os.PathLike), "the path to write", "give a text or a pathlib.Path")
+    return Path(path)  # type: ignore[arg-type]
+
+
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``.
@@ -30,8 +40,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     Raises:
         UserError: ``path`` is a folder or a device, its folder cannot be written to, or the disk is full.
     """
-    require_kind(path, (str, os.PathLike), "the path to write", "give a text or a pathlib.Path")
-    target = Path(path)
+    target = path_to_write(path)
     if target.exists() and not target.is_file():  # renaming would replace a device by a file
         raise UserError(f"cannot write {target}: it is {'a folder' if target.is_dir() else 'no file'}; name a file")
     made = [folder for folder in target.parents if not folder.exists()]

@@ -210,9 +210,7 @@ class _Run:
         def score(_: Role, limit: int = config.evaluate_limit) -> float | None:
             return data.score(network, limit, self._processes) if data.measurable else None
 
-        stages.train(
-            pretrain_stage(role, network, config, data.dataset.task, score), seed_for(config, role, "pretrain")
-        )
+        stages.train(pretrain_stage(role, network, config, data, score), seed_for(config, role, "pretrain"))
         accuracy, epochs = score(role, 0) or 0.0, pretrain_epochs(role, config)
         self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(data.test)))
         stages.finish(path)

@@ -29,9 +29,9 @@ def printed(folder: Path, teacher_accuracy: float | None) -> list[str]:
 
 def test_phases_are_summed_up() -> None:
     assert list(summarize(RUN)) == [
-        PhaseSummary("pretrain-teacher", 1, {"teacher": {"ce": 1.5}}, "teacher", 60.0, 60.0, 2.0),
-        PhaseSummary("co-study", 3, {"student": {"ce": 0.1}}, "integer", 98.0, 96.0, 6.0),
-        PhaseSummary("tutor", 1, RECORD.losses, "integer", None, None, 2.0),
+        PhaseSummary("pretrain-teacher", 1, {"teacher": {"ce": 1.5}}, "accuracy", "teacher", 60.0, 60.0, 2.0),
+        PhaseSummary("co-study", 3, {"student": {"ce": 0.1}}, "accuracy", "integer", 98.0, 96.0, 6.0),
+        PhaseSummary("tutor", 1, RECORD.losses, "accuracy", "integer", None, None, 2.0),
     ]
 
 

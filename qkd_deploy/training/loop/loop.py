@@ -120,6 +120,7 @@ class PhaseLoop:
             learning_rates={role: self._optimizers[role].learning_rate for role in phase.losses},
             step_movement=self._movement.since_last(),
             accuracy=self.accuracy,
+            measure=self.stage.measure,
             seconds=round(self._seconds[-1], 3),
             images_per_second=round(self._batches.images / training_seconds, 1),
         )

@@ -28,6 +28,7 @@ class Stage:
         schedule: of the learning rate.
         evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
         averaged: a moving average of the student, which follows its weights.
+        measure: what ``evaluate`` gives.
         task: what targets and answers are, and how they are compared.
         before_epoch: called with the phase and the number of the epoch within it, from 0.
     """
@@ -41,6 +42,7 @@ class Stage:
     evaluate_every: int = 1
     averaged: AveragedModel | None = None
     before_epoch: Callable[[Phase, int], None] | None = None
+    measure: str = CLASSIFICATION.measure
     task: Task = CLASSIFICATION
 
 

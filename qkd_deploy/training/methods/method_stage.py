@@ -108,6 +108,7 @@ def method_stage(networks: MethodNetworks, data: RunData, config: TrainConfig, p
         schedule=Schedule(config.schedule, config.warmup_epochs / sum(config.epochs)),
         evaluate_every=config.evaluate_every,
         averaged=networks.averaged,
+        measure=data.measure,
         task=data.dataset.task,
         before_epoch=DeltaRefresh(networks.stage, data, config) if estimates_delta else None,
     )

@@ -8,11 +8,11 @@ from torch import nn
 
 from qkd_deploy.distill.losses import labels_only
 from qkd_deploy.distill.phases import Phase, Role
-from qkd_deploy.tasks.task import Task
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.loop.optimizers import OptimizerSettings
 from qkd_deploy.training.loop.schedule import Schedule
 from qkd_deploy.training.loop.stage import Stage
+from qkd_deploy.training.run_data import RunData
 
 _WARMUP = 0.1
 """Share of the schedule with a rising learning rate: random weights do not bear the full one."""
@@ -24,7 +24,7 @@ def pretrain_epochs(role: Role, config: TrainConfig) -> int:
 
 
 def pretrain_stage(
-    role: Role, network: nn.Module, config: TrainConfig, task: Task, evaluate: Callable[[Role], float | None]
+    role: Role, network: nn.Module, config: TrainConfig, data: RunData, evaluate: Callable[[Role], float | None]
 ) -> Stage:
     """Plan a stage in which ``network`` alone learns the labels: warm-up, then one cosine; momentum is Nesterov's."""
     name = f"pretrain-{role}"
@@ -44,5 +44,6 @@ def pretrain_stage(
         evaluate=evaluate,
         schedule=Schedule(warmup=_WARMUP),
         evaluate_every=config.evaluate_every,
-        task=task,
+        measure=data.measure,
+        task=data.dataset.task,
     )

@@ -71,7 +71,7 @@ def scalars(record: EpochRecord, observation: Observation | None) -> dict[str, f
     """The scalars of one epoch by tag."""
     values = {f"loss/{role}/{term}": v for role, terms in record.losses.items() for term, v in terms.items()}
     if record.accuracy is not None:
-        values[f"accuracy/{record.measured}"] = record.accuracy
+        values[f"{record.measure}/{record.measured}"] = record.accuracy
     values |= {f"learning_rate/{role}": rate for role, rate in record.learning_rates.items()}
     values |= {f"step_movement_mean/{kind}": movement for kind, movement in record.step_movement.items()}
     values["time/epoch_seconds"] = record.seconds

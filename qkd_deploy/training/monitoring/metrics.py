@@ -32,13 +32,15 @@ class EpochRecord:
         learning_rates: for each network that learned, the learning rate of its weights in the last batch.
         step_movement: mean ``|log(s_after / s_before)|`` of the quantization steps over the epoch, for weights and
             activations; empty for full-precision networks.
-        accuracy: percent on the held-out split, or None in an epoch without evaluation; see ``measured``.
+        accuracy: percent of the task's ``measure`` on the held-out split, or None in an epoch without evaluation; see
+            ``measured``.
         seconds: wall-clock time of the epoch, evaluation included.
         images_per_second: training images over the time that they took, evaluation left out; 0 where not measured.
         steps: step size of every quantized tensor after the epoch, by name; like the next two, empty for
             full-precision networks.
         clipped: share of every tensor's values whose nearest code lies beyond its grid.
         levels_used: share of every tensor's codes that occur at all.
+        measure: what ``accuracy`` is, such as "accuracy" of classifiers or "mAP50-95" of detectors.
     """
 
     stage: str
@@ -54,6 +56,7 @@ class EpochRecord:
     steps: dict[str, float] = field(default_factory=dict)
     clipped: dict[str, float] = field(default_factory=dict)
     levels_used: dict[str, float] = field(default_factory=dict)
+    measure: str = "accuracy"
 
     @property
     def measured(self) -> Literal["integer", "student", "teacher"]:

@@ -65,9 +65,10 @@ def plot_run(folder: Path | str) -> Path:
     records = read_metrics(source)
     if not records:
         raise UserError(f"{source} holds no finished epoch to plot; wait for the first one")
+    measure = f"held-out {records[-1].measure} [%]"
     panels = {
         "loss": _loss_curves(records),
-        "held-out accuracy [%]": _accuracy_curves(records),
+        measure: _accuracy_curves(records),
         "learning rate": _named_curves(record.learning_rates for record in records),
         "relative movement of\nsteps per epoch (mean)": _named_curves(record.step_movement for record in records),
     }
@@ -76,7 +77,7 @@ def plot_run(folder: Path | str) -> Path:
     all_axes: Sequence[Axes] = figure.subplots(len(panels), sharex=True)
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
         _panel(axes, title, curves, records)
-    _focus(all_axes[1], panels["held-out accuracy [%]"])
+    _focus(all_axes[1], panels[measure])
     _name_phases(all_axes[0], records)
     all_axes[-1].set_xlabel("epoch of the run")
     all_axes[-1].set_xlim(0.5, len(records) + 0.5)

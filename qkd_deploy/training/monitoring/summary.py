@@ -25,14 +25,15 @@ class PhaseSummary:
         name: as in the metrics.
         epochs: how many it had.
         losses: in its last epoch.
-        measured: what the accuracies are of; see ``EpochRecord``.
-        best, last: the highest and the latest accuracy in percent; None where it was never measured.
+        measure, measured: what the figures are, and of which network; see ``EpochRecord``.
+        best, last: the highest and the latest figure in percent; None where it was never measured.
         seconds: wall-clock time, interruptions left out.
     """
 
     name: str
     epochs: int
     losses: dict[str, dict[str, float]]
+    measure: str
     measured: str
     best: float | None
     last: float | None
@@ -48,6 +49,7 @@ def summarize(records: list[EpochRecord]) -> Iterator[PhaseSummary]:
             name=name,
             epochs=len(epochs),
             losses=epochs[-1].losses,
+            measure=epochs[-1].measure,
             measured=epochs[-1].measured,
             best=max(measured, default=None),
             last=measured[-1] if measured else None,
@@ -84,7 +86,8 @@ def summary_table(phases: Sequence[PhaseSummary], *, boxed: bool = True) -> Tabl
         box=ROUNDED if boxed else None,
         pad_edge=boxed,
     )
-    for name in ("phase", "epochs", "losses at the end", "accuracy of", "best", "last", "time"):
+    measure = phases[-1].measure if phases else "accuracy"
+    for name in ("phase", "epochs", "losses at the end", f"{measure} of", "best", "last", "time"):
         table.add_column(name, justify="right" if name in ("epochs", "best", "last", "time") else "left")
     for phase in phases:
         table.add_row(

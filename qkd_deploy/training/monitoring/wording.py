@@ -16,7 +16,7 @@ def loss_text(losses: dict[str, dict[str, float]]) -> str:
 def epoch_line(record: EpochRecord, seconds_left: float) -> str:
     """Sum up an epoch in one line, with ``seconds_left`` of its stage."""
     title = record.phase if record.phase == record.stage else f"{record.stage}/{record.phase}"
-    accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.2f} %"
+    accuracy = "" if record.accuracy is None else f"  {record.measure} {record.accuracy:.2f} %"
     speed = f"  {speed_text(record.images_per_second)}" if record.images_per_second else ""
     left = f"  {duration(seconds_left)} left" if record.epoch < record.epochs else ""
     return f"{title}  epoch {record.epoch}/{record.epochs}  {loss_text(record.losses)}{accuracy}{speed}{left}"
