@@ -196,8 +196,8 @@ def _print(report: ExportReport, target: str, as_json: bool, calibrated: Calibra
             _print_choice(calibrated.choice, calibrated.bits)
         before, first = calibrated.float_accuracy, calibrated.calibrated_accuracy
         echo(
-            f"integer {calibrated.measure} {calibrated.accuracy:.2f} % on {calibrated.images} held-out images of "
-            f"{calibrated.dataset}"
+            f"integer {calibrated.measure} {calibrated.accuracy:.2f} %{_further(calibrated)} on {calibrated.images} "
+            f"held-out images of {calibrated.dataset}"
             + ("" if first is None else f"; {first:.2f} % before --reconstruct")
             + ("" if before is None else f"; {before:.2f} % in full precision")
         )
@@ -215,6 +215,14 @@ def _print_tail(report: ExportReport) -> None:
         echo(f"wrote {report.decode_path} (float32, {size / 1000:,.1f} kB), which decodes what that gives: {what}")
 
 
+def _further(done: CalibratedExport) -> str:
+    """The other figures that the task measures, beside those in full precision."""
+    return "".join(
+        f", {name} {value:.2f} % (of {done.float_figures[name]:.2f} %)"
+        for name, value in list(done.figures.items())[1:]
+    )
+
+
 def _print_choice(choice: BitsChoice, base: str) -> None:
     """The choice, and how to repeat it by hand."""
     echo(f"{choice.in_words()}; the same by hand: {shlex.join(choice.options(base))}")
@@ -229,6 +237,8 @@ def _calibration(done: CalibratedExport) -> dict[str, Any]:
         "measure": done.measure,
         "accuracy": done.accuracy,
         "float_accuracy": done.float_accuracy,
+        "figures": dict(done.figures),
+        "float_figures": dict(done.float_figures),
         "drop": done.drop,
         "warnings": asdict(done.diagnosis),
         "calibrated_accuracy": done.calibrated_accuracy,

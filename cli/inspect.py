@@ -146,7 +146,8 @@ def _print_rest(found: Inspection) -> None:
     accuracy = found.origin.get("accuracy")
     if accuracy is not None:
         where = f"{accuracy['images']} images of {accuracy['dataset']}"
-        kind = "accuracy" if found.floats else "integer accuracy"
+        measure = accuracy.get("measure", "accuracy")
+        kind = measure if found.floats else f"integer {measure}"
         echo_line(f"{kind} {accuracy['integer']:.2f} % on {where}")
     _print_pixels(found)
     if found.open_sizes:

@@ -105,6 +105,7 @@ def _print(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
         "checkpoint": str(result.checkpoint),
         "accuracy": result.accuracy,
         "measure": result.measure,
+        "figures": dict(result.figures),
         "images": result.images,
         "teacher": str(result.folder / "teacher.pt") if with_teacher else None,
         "teacher_accuracy": result.teacher_accuracy,
@@ -119,6 +120,7 @@ def _print(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
         echo(f"teacher   {table['teacher']}{reached}")
     echo(f"settings  {result.folder / 'config.toml'}")
     kind = result.measure if result.student.account.floats else f"integer {result.measure}"
-    echo(f"{kind} {result.accuracy:.2f} % on {result.images} held-out images ({config.bits})")
+    further = "".join(f", {name} {value:.2f} %" for name, value in list(result.figures.items())[1:])
+    echo(f"{kind} {result.accuracy:.2f} %{further} on {result.images} held-out images ({config.bits})")
     words = ["export", "--bits", config.bits, *model_option(config.model), str(result.checkpoint)]
     echo(f"next: {shlex.join(['qkd-deploy', *words])}")

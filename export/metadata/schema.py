@@ -39,12 +39,13 @@ _NPY = re.compile(
 
 @with_config(EXACT)
 class AccuracyEntry(TypedDict):
-    """What the model reached: percent over so many images of a data set."""
+    """What the model reached: percent over so many images of a data set, of ``measure`` where that is not accuracy."""
 
     dataset: str
     fingerprint: str
     images: Annotated[int, Field(ge=0)]
     integer: float
+    measure: NotRequired[str]
 
 
 @with_config(EXACT)

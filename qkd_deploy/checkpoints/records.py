@@ -57,7 +57,8 @@ class DatasetRecord:
 class TrainingRecord:
     """How the weights came about, and what they reach: ``accuracy`` in percent over ``images`` held-out images.
 
-    The accuracy is that of the frozen integer model where the network is quantized.
+    The accuracy is that of the frozen integer model where the network is quantized. ``figures`` are all that the task
+    measures, by name, of which the first is the accuracy; empty in files of older versions.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _KNOWN_FIELDS
@@ -67,6 +68,7 @@ class TrainingRecord:
     seed: Count
     accuracy: Annotated[float, Field(strict=True)]
     images: Count
+    figures: dict[Text, Annotated[float, Field(strict=True)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

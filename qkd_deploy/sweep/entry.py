@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from qkd_deploy.atomic import atomic_write
+from qkd_deploy.checkpoints.records import TrainingRecord
 from qkd_deploy.data.sets.files import file_digest
 from qkd_deploy.errors import UserError
 from qkd_deploy.sweep.plan import Entry
@@ -34,13 +35,16 @@ class EntryResult:
         id: of the entry, and the name of its folder.
         verified: ``verify`` passed on the exported file.
         verify: the options of ``verify``.
+        measure: what is measured: "accuracy" of classifiers.
         accuracy: percent, as ONNX Runtime measures it on the exported file; None where the entry failed, or the
             images have no labels.
         preview, frozen: the same of the fake-quantized and of the frozen model.
+        figures: all that the task measures, by name, as ONNX Runtime reaches it; ``accuracy`` is the first.
         images, dataset: the number of images and the data set that it was measured on.
         compared_codes, differing_codes: between the integer model and ONNX Runtime.
         float_operations: operators that ONNX Runtime computes in float.
-        float_accuracy: of the full-precision weights that the student started from, where their file tells.
+        float_accuracy, float_figures: of the full-precision weights that the student started from, where their file
+            tells.
         teacher_accuracy: of the teacher after training; None without one.
         seconds: of training, in the call that finished it.
         failure: why it is not verified; empty where it is.
@@ -54,12 +58,15 @@ class EntryResult:
     accuracy: float | None = None
     preview: float | None = None
     frozen: float | None = None
+    measure: str = "accuracy"
+    figures: dict[str, float] = field(default_factory=dict)
     images: int | None = None
     dataset: str | None = None
     compared_codes: int | None = None
     differing_codes: int | None = None
     float_operations: int | None = None
     float_accuracy: float | None = None
+    float_figures: dict[str, float] = field(default_factory=dict)
     teacher_accuracy: float | None = None
     seconds: int | None = None
     failure: str = ""
@@ -127,6 +134,8 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
         return EntryResult(entry.id, False, asdict(verify), failure=str(failure))
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror}; choose another --out") from error
+    start = _recorded(entry.config.init or folder / "checkpoints" / "student-float.pt")
+    teacher = _recorded(folder / "teacher.pt")
     result = EntryResult(
         entry.id,
         report["passed"],
@@ -134,13 +143,16 @@ def run_entry(entry: Entry, folder: Path, verify: VerifyOptions, processes: Proc
         accuracy=report["accuracy"]["runtime"],
         preview=report["accuracy"]["preview"],
         frozen=report["accuracy"]["frozen"],
+        measure=report["metric"],
+        figures=report["figures"].get("runtime", {}),
         images=report["images"],
         dataset=(report["dataset"] or {}).get("name"),
         compared_codes=report["compared_codes"],
         differing_codes=report["differing_codes"],
         float_operations=len(report["float_ops"]),
-        float_accuracy=_recorded_accuracy(entry.config.init or folder / "checkpoints" / "student-float.pt"),
-        teacher_accuracy=_recorded_accuracy(folder / "teacher.pt"),
+        float_accuracy=None if start is None else start.accuracy,
+        float_figures={} if start is None else start.figures,
+        teacher_accuracy=None if teacher is None else teacher.accuracy,
         seconds=seconds,
         failure="" if report["passed"] else f"verify: {report['verdict']}",
         files=files,
@@ -176,12 +188,12 @@ def _verify(config: TrainConfig, folder: Path, options: VerifyOptions, answer: P
     return [*command, str(folder / "model.onnx")]
 
 
-def _recorded_accuracy(checkpoint: Path | str) -> float | None:
-    """Read the accuracy that a checkpoint records; None where there is none, or no checkpoint of ours."""
+def _recorded(checkpoint: Path | str) -> TrainingRecord | None:
+    """Read what a checkpoint records of its training; None where there is none, or no checkpoint of ours."""
     from qkd_deploy.checkpoints.checkpoint import load_checkpoint
 
     try:
-        return load_checkpoint(checkpoint).training.accuracy
+        return load_checkpoint(checkpoint).training
     except UserError:
         return None
 

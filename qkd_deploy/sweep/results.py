@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Combination:
         verified: those that ran and passed ``verify``; only they count in what follows.
         mean, deviation, low, high: of their accuracy, in percent; the deviation is that of a sample, and needs two.
         float_accuracy: mean of the full-precision starts, where their files tell.
+        measure: what is measured: "accuracy" of classifiers.
+        further: means of the other figures that the task measures, by name: of the files, and of their starts.
         float_operations: the largest number of operators in float.
     """
 
@@ -38,6 +40,8 @@ class Combination:
     high: float | None
     float_accuracy: float | None
     float_operations: int | None
+    measure: str = "accuracy"
+    further: dict[str, tuple[float, float | None]] = field(default_factory=dict)
 
 
 def combinations(entries: Sequence[Entry], results: dict[str, EntryResult]) -> list[Combination]:
@@ -62,7 +66,19 @@ def _combination(group: list[Entry], results: dict[str, EntryResult]) -> Combina
         high=max(values, default=None),
         float_accuracy=statistics.fmean(starts) if starts else None,
         float_operations=max((result.float_operations or 0 for result in passed), default=None),
+        measure=passed[0].measure if passed else "accuracy",
+        further=_further(passed),
     )
+
+
+def _further(passed: Sequence[EntryResult]) -> dict[str, tuple[float, float | None]]:
+    names = list(passed[0].figures)[1:] if passed else []
+    means: dict[str, tuple[float, float | None]] = {}
+    for name in names:
+        starts = [result.float_figures[name] for result in passed if name in result.float_figures]
+        reached = statistics.fmean(result.figures[name] for result in passed)
+        means[name] = reached, statistics.fmean(starts) if starts else None
+    return means
 
 
 def _without_seed(axes: dict[str, Any]) -> dict[str, Any]:
@@ -116,8 +132,18 @@ def _settings(plan: Plan) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 def table(rows: Sequence[Combination]) -> tuple[list[str], list[list[str]]]:
     """Lay out header and cells of the results, as text."""
     axes = list(rows[0].axes)
-    header = [*axes, "accuracy", "deviation", "min .. max", "verified", "float start", "float operations"]
-    return header, [[shown(row.axes[axis]) for axis in axes] + _cells(row) for row in rows]
+    further = list(dict.fromkeys(name for row in rows for name in row.further))
+    header = [*axes, _measure(rows), "deviation", "min .. max", "verified", "float start", "float operations"]
+    header += [column for name in further for column in (name, f"{name} of the float start")]
+    return header, [[shown(row.axes[axis]) for axis in axes] + _cells(row) + _others(row, further) for row in rows]
+
+
+def _measure(rows: Sequence[Combination]) -> str:
+    return " or ".join(dict.fromkeys(row.measure for row in rows if row.verified)) or "accuracy"
+
+
+def _others(row: Combination, names: Sequence[str]) -> list[str]:
+    return [_number(figure) for name in names for figure in row.further.get(name, (None, None))]
 
 
 def _cells(row: Combination) -> list[str]:
@@ -139,7 +165,8 @@ def _markdown(
     lines = [
         f"# {plan.file.name}",
         "",
-        "Accuracy in percent, as ONNX Runtime measures it on the exported integer files; only runs that passed",
+        f"{_measure(rows).replace('accuracy', 'Accuracy')} in percent, as ONNX Runtime measures it on the exported "
+        "integer files; only runs that passed",
         "`qkd-deploy verify` count. The deviation is that of a sample over seeds.",
         "",
         *(_line(row) for row in (header, ["---"] * len(header), *cells)),

@@ -207,12 +207,13 @@ class _Run:
             load_into(network, earlier, source.name, path)
             return
 
-        def score(_: Role, limit: int = config.evaluate_limit) -> float | None:
-            return data.score(network, limit, self._processes) if data.measurable else None
+        def score(_: Role) -> float | None:
+            return data.score(network, config.evaluate_limit, self._processes) if data.measurable else None
 
         stages.train(pretrain_stage(role, network, config, data, score), seed_for(config, role, "pretrain"))
-        accuracy, epochs = score(role, 0) or 0.0, pretrain_epochs(role, config)
-        self._save(path, role, network, TrainingRecord("pretrain", epochs, config.seed, accuracy, len(data.test)))
+        epochs = pretrain_epochs(role, config)
+        record = TrainingRecord("pretrain", epochs, config.seed, 0.0, len(data.test))
+        self._save(path, role, network, self._measured(record, network))
         stages.finish(path)
 
     def _choose_bits(self, budget: BitsUnderBudget, stages: StageRunner) -> None:
@@ -248,20 +249,29 @@ class _Run:
         self._pass_on_notes()
         student.eval()
         teacher = self._networks.get("teacher")
-        accuracy = data.score(student, 0, self._processes, teacher)
+        figures = data.figures(student, 0, self._processes, teacher)
+        accuracy = next(iter(figures.values()))
         epochs = sum(phase.epochs for phase in config.training_phases() if "student" in phase.losses)
         record = TrainingRecord(config.method, epochs, config.seed, accuracy, len(data.test))
-        self._save(folder.student, "student", student.cpu(), record, self._quantization)
+        own = replace(record, figures=figures) if data.measurable else record
+        self._save(folder.student, "student", student.cpu(), own, self._quantization)
         teacher_accuracy = None
         if teacher is not None:
-            teacher_accuracy = data.score(teacher, 0, self._processes) if data.measurable else None
             quantization = teacher.settings if isinstance(teacher, PreparedModel) else None
-            taught = replace(record, accuracy=teacher_accuracy or 0.0)
+            taught = self._measured(replace(record, accuracy=0.0), teacher)
+            teacher_accuracy = taught.accuracy if data.measurable else None
             self._save(folder.teacher, "teacher", teacher.cpu(), taught, quantization)
         self._processes.wait()
         return TrainResult(
-            folder.path, folder.student, student, accuracy, len(data.test), teacher_accuracy, data.measure
+            folder.path, folder.student, student, accuracy, len(data.test), teacher_accuracy, data.measure, own.figures
         )
+
+    def _measured(self, record: TrainingRecord, network: nn.Module) -> TrainingRecord:
+        """Add to a record what a network reaches, where labels tell."""
+        if not self._data.measurable:
+            return record
+        figures = self._data.figures(network, 0, self._processes)
+        return replace(record, accuracy=next(iter(figures.values())), figures=figures)
 
     def _save(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from qkd_deploy.training.distribution import Processes
 from qkd_deploy.training.expectations import Expectations, expectations, named_in
 from qkd_deploy.training.groups import DataSource
 from qkd_deploy.training.loop.batches import BatchStream
-from qkd_deploy.training.loop.evaluate import evaluate, integer_accuracy
+from qkd_deploy.training.loop.evaluate import as_deployed, figures_of
 from qkd_deploy.training.networks import NetworkSource, sources_of
 
 _FEWEST = 2
@@ -95,6 +94,12 @@ class RunData:
     def score(
         self, network: nn.Module, limit: int, processes: Processes | None, teacher: nn.Module | None = None
     ) -> float:
+        """Give the first of the ``figures``, which stands for the rest."""
+        return next(iter(self.figures(network, limit, processes, teacher).values()))
+
+    def figures(
+        self, network: nn.Module, limit: int, processes: Processes | None, teacher: nn.Module | None = None
+    ) -> dict[str, float]:
         """Measure ``network`` in percent on ``limit`` held-out images (0: all), a prepared one frozen.
 
         Args:
@@ -103,17 +108,18 @@ class RunData:
             processes: that measure together, or None for this one alone.
             teacher: decides where images have no labels.
         """
-        judge = None if self.measurable else teacher
-        options: dict[str, Any] = {
-            "task": self.dataset.task,
-            "score": self.dataset.score(),
-            "judge": judge,
-            "limit": limit or None,
-            "processes": processes,
-        }
+        measured, images = network, self.test
         if isinstance(network, PreparedModel):
-            return integer_accuracy(network, self.test, **options)
-        return evaluate(network, self.test, **options)
+            measured, images = as_deployed(network, self.test)
+        return figures_of(
+            measured,
+            images,
+            task=self.dataset.task,
+            score=self.dataset.score(),
+            judge=None if self.measurable else teacher,
+            limit=limit or None,
+            processes=processes,
+        )
 
 
 def load_run_data(config: TrainConfig, device: torch.device) -> RunData:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qkd_deploy.graph.prepared import PreparedModel
@@ -20,7 +21,8 @@ class TrainResult:
             they have no labels, on which it agrees with the teacher.
         images: number of held-out images.
         teacher_accuracy: percent, of the full-precision teacher after the run; None without a teacher or labels.
-        measure: what ``accuracy`` is: "accuracy", "agreement with the teacher", or the data set's own metric.
+        measure: what ``accuracy`` is: "accuracy", "agreement with the teacher", or what the task measures.
+        figures: all that the task measures, in percent by name; empty without labels.
     """
 
     folder: Path
@@ -30,3 +32,4 @@ class TrainResult:
     images: int
     teacher_accuracy: float | None
     measure: str = "accuracy"
+    figures: Mapping[str, float] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ class CalibratedExport:
         diagnosis: layers for which the bits are too few.
         choice: the bits chosen under a budget; None where none was given.
         calibrated_accuracy: the measure before ``reconstruct``; None where that was not asked for.
+        figures, float_figures: all that the task measures of both networks, by name; empty without labels.
     """
 
     report: ExportReport
@@ -67,6 +68,8 @@ class CalibratedExport:
     diagnosis: Diagnosis
     choice: Choice | None = None
     calibrated_accuracy: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    float_figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def drop(self) -> float:
@@ -114,7 +117,7 @@ def export_calibrated(
     dataset, expected = images_of(path, config, progress)
     data = RunData(dataset, None, None, expected)
     network = start_for(path, data.dataset, config, progress)
-    before = data.score(network, 0, None) if data.measurable else None
+    before = data.figures(network, 0, None) if data.measurable else {}
     choice = None
     form: dict[str, Any] = {"weights": weights, "input": input, "opset": opset, "dynamic_size": dynamic_size}
     form["tail"] = tail
@@ -127,7 +130,7 @@ def export_calibrated(
         made.prepared,
         NetworkSource(config.model, config.model_args, str(path), skip=None),
         data.dataset,
-        TrainingRecord(method, epochs=0, seed=0, accuracy=made.accuracy, images=len(data.test)),
+        TrainingRecord(method, 0, 0, made.accuracy, len(data.test), made.figures if data.measurable else {}),
         made.prepared.settings,
     )
     with all_or_nothing(beside):
@@ -144,11 +147,13 @@ def export_calibrated(
         len(data.test),
         measure,
         made.accuracy,
-        before,
+        next(iter(before.values()), None),
         config.bits,
         made.diagnosis,
         choice,
         made.calibrated_accuracy,
+        made.figures if data.measurable else {},
+        before,
     )
 
 
@@ -157,8 +162,13 @@ class _Quantized(NamedTuple):
 
     prepared: PreparedModel
     diagnosis: Diagnosis
-    accuracy: float
+    figures: dict[str, float]
     calibrated_accuracy: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """The figure that stands for the rest."""
+        return next(iter(self.figures.values()))
 
 
 def _quantize(network: nn.Module, data: RunData, config: PostTraining, progress: Callable[[str], None]) -> _Quantized:
@@ -171,14 +181,14 @@ def _quantize(network: nn.Module, data: RunData, config: PostTraining, progress:
     for remark in prepared.account.remarks:
         progress(remark)
     diagnosis = _calibrate(prepared, data.dataset, config)
-    accuracy, calibrated = data.score(prepared, 0, None, network), None
+    figures, calibrated = data.figures(prepared, 0, None, network), None
     if config.reconstruct:
-        calibrated = accuracy
+        calibrated = next(iter(figures.values()))
         diagnosis = reconstruct(prepared, network, data.dataset, images=config.images, progress=progress)
-        accuracy = data.score(prepared, 0, None, network)
+        figures = data.figures(prepared, 0, None, network)
     for line in diagnosis.lines():
         progress(f"warning: {line}")
-    return _Quantized(prepared, diagnosis, accuracy, calibrated)
+    return _Quantized(prepared, diagnosis, figures, calibrated)
 
 
 def _calibrate(prepared: PreparedModel, dataset: ImageDataset, config: PostTraining) -> Diagnosis:

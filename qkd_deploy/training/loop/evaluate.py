@@ -19,7 +19,7 @@ from qkd_deploy.training.distribution import Processes
 
 
 @torch.no_grad()
-def evaluate(
+def figures_of(
     network: nn.Module,
     split: AnySplit,
     *,
@@ -29,7 +29,7 @@ def evaluate(
     batch_size: int = 250,
     limit: int | None = None,
     processes: Processes | None = None,
-) -> float:
+) -> dict[str, float]:
     """Measure ``limit`` images of ``split`` (all when None), in percent: top-1 accuracy by default.
 
     The network is put in evaluation mode for the time and called with normalised float32 images [N, C, H, W] on the
@@ -44,7 +44,10 @@ def evaluate(
             agree; of classifiers, on which share of the images.
         batch_size: images at a time.
         limit: number of images.
-        processes: that share the images, and all get the figure over all of them.
+        processes: that share the images, and all get the figures over all of them.
+
+    Returns:
+        what the task measures, by name; the first figure stands for the rest.
     """
     part = split if limit is None else split.head(limit)
     score = task.score() if score is None else score
@@ -57,15 +60,22 @@ def evaluate(
         first, *others = processes.gather(score)
         first.join(others)
         score = first
-    return next(iter(score.figures().values()))
+    return score.figures()
+
+
+def evaluate(network: nn.Module, split: AnySplit, **options: Any) -> float:
+    """Measure a network with ``figures_of``, and give the figure that stands for the rest."""
+    return next(iter(figures_of(network, split, **options).values()))
 
 
 def integer_accuracy(student: PreparedModel, split: AnySplit, **options: Any) -> float:
-    """Measure the frozen integer model of ``student`` with ``evaluate``: the accuracy that is reported and deployed.
+    """Measure the frozen integer model of ``student`` with ``evaluate``: the accuracy that is reported and deployed."""
+    return evaluate(*as_deployed(student, split), **options)
 
-    The images are normalised as the student takes them, where it says how.
-    """
+
+def as_deployed(student: PreparedModel, split: AnySplit) -> tuple[nn.Module, AnySplit]:
+    """Freeze ``student``; the images are normalised as it takes them, where it says how."""
     normalization = student.settings.normalization or split.normalization
     with evaluating(student):
         frozen = freeze(student)
-    return evaluate(frozen, replace(split, normalization=normalization), **options)
+    return frozen, replace(split, normalization=normalization)
