@@ -54,8 +54,8 @@ def class_table(folder: Path, named: str) -> ClassTable:
     """Read the table that the user names, or one of `TABLES` where there is one.
 
     A line is a name alone, or a name and three numbers 0..255 for its colour, in any order and with commas, colons,
-    tabs or blanks between them. A first line without numbers above lines with them is a heading; lines that begin
-    with "#" are comments.
+    tabs or blanks between them; a class without a name is called by its number. A first line without numbers above
+    lines with them is a heading; lines that begin with "#" are comments.
 
     Raises:
         UserError: there is no such file, it cannot be read, or only some of its lines have colours.
@@ -77,7 +77,7 @@ def class_table(folder: Path, named: str) -> ClassTable:
     if len(set(colours)) < len(colours):
         twice = next(colour for colour in colours if colours.count(colour) > 1)
         raise UserError(f"{path} gives the colour {' '.join(map(str, twice))} twice; give each class its own")
-    return ClassTable(tuple(name for name, _ in rows), colours)
+    return ClassTable(tuple(name or str(number) for number, (name, _) in enumerate(rows)), colours)
 
 
 def _row(line: str) -> tuple[str, Colour | None]:

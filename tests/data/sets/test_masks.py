@@ -153,6 +153,8 @@ def test_names_come_from_a_file(tmp_path: Path) -> None:
     assert opened(tmp_path, names="names.list").classes == ("road", "sky", "car")
     (tmp_path / "classes.txt").write_text("a b\nc\nd\ne\n")
     assert opened(tmp_path).classes == ("a b", "c", "d", "e")
+    (tmp_path / "classes.txt").write_text("1 2 3\nc 4 5 6\n7,8,9:d\n")
+    assert opened(tmp_path).classes == ("0", "c", "d")
 
 
 def test_masks_are_brought_to_a_size_as_their_images_are(tmp_path: Path) -> None:
