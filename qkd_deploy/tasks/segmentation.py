@@ -54,21 +54,27 @@ def resampled(logits: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(logits, size=list(size), mode="bilinear", align_corners=False)
 
 
-def pixel_cross_entropy(logits: Tensor, masks: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Compute the mean cross entropy of all pixels that are not ignored; 0 where all are.
+def pixel_cross_entropy(logits: Tensor, masks: Tensor, smoothing: float = 0.0, weights: Sequence[float] = ()) -> Tensor:
+    """Compute the weighted mean of the cross entropy of all pixels that are not ignored; 0 where all are.
 
     Args:
         logits: [N, classes, h, w], brought to the masks' size.
         masks: uint8 [N, H, W], class numbers or ``IGNORED``.
         smoothing: share of the probability that is spread evenly over all classes.
+        weights: of the pixels of each class; without any, all count alike.
     """
     from torch.nn import functional
 
     logits = resampled(logits, masks.shape[1:])
+    weight = logits.new_tensor(weights) if weights else None
     total = functional.cross_entropy(
-        logits, masks.long(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+        logits, masks.long(), weight, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
     )
-    return total / (masks != IGNORED).sum().clamp(min=1)
+    known = masks[masks != IGNORED].long()
+    if weight is None:
+        return total / max(len(known), 1)
+    share = weight[known].sum()
+    return total / share.where(share > 0, 1)
 
 
 def pixel_kl(logits: Tensor, target_logits: Tensor, temperature: float) -> Tensor:
@@ -146,18 +152,23 @@ class Segmentation(Task):
     Networks return logits [N, classes, h, w], at the masks' size or at a fraction of it: loss and measure then bring
     them to the masks' size bilinearly, as it is usual, so that the network itself can end at a quarter or an eighth.
     ``logits_of`` says which other forms are understood. QFD compares the input of the last layer place by place.
+
+    Attributes:
+        weights: of each class in the loss of labels, where rare classes are to count for more; set them in a class of
+            your own that derives from this one.
     """
 
     name = "segmentation"
     measure = "mIoU"
     pools_features = False
+    weights: tuple[float, ...] = ()
 
     def hard_loss(self, answers: Any, targets: Tensor, smoothing: float = 0.0) -> Terms:
         """Compute the cross entropy by pixel, and that of auxiliary classifiers by ``AUXILIARY``."""
         logits, others = logits_of(answers)
-        terms = {"ce": pixel_cross_entropy(logits, targets, smoothing)}
+        terms = {"ce": pixel_cross_entropy(logits, targets, smoothing, self.weights)}
         if others:
-            further = [pixel_cross_entropy(other, targets, smoothing) for other in others]
+            further = [pixel_cross_entropy(other, targets, smoothing, self.weights) for other in others]
             terms["auxiliary"] = AUXILIARY * sum(further[1:], further[0])
         return terms
 
@@ -206,6 +217,11 @@ class Segmentation(Task):
             )
         if len(classes) > MOST_CLASSES:
             raise UserError(f"data set {name} has {len(classes)} classes; masks of bytes tell {MOST_CLASSES} apart")
+        if self.weights and len(self.weights) != len(classes):
+            raise UserError(
+                f"the task {self.name} weighs {len(self.weights)} classes, but {name} has {len(classes)}; give each "
+                "class one weight"
+            )
         counts = sum(mask.flatten().bincount(minlength=IGNORED + 1) for mask in targets)
         found = [value for value, count in enumerate(counts.tolist()) if count and value != IGNORED]
         if not found:

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.tasks.segmentation import AUXILIARY, IGNORED, SEGMENTATION, ConfusionScore, logits_of, resampled
+from qkd_deploy.tasks.segmentation import (
+    AUXILIARY,
+    IGNORED,
+    SEGMENTATION,
+    ConfusionScore,
+    Segmentation,
+    logits_of,
+    resampled,
+)
 
 CLASSES = ("road", "sky", "car")
 
@@ -48,6 +56,26 @@ def test_the_hard_loss_is_the_mean_over_pixels_that_count() -> None:
         0.7 * -torch.log_softmax(z, 0)[k] - 0.1 * torch.log_softmax(z, 0).sum() for z, k in pixels(logits, targets)
     ]
     torch.testing.assert_close(SEGMENTATION.hard_loss(logits, targets, 0.3)["ce"], torch.stack(smooth).mean())
+
+
+class Weighted(Segmentation):
+    """A task of the user's in which rare classes count for more."""
+
+    name = "weighted"
+    weights = (0.5, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_classes_can_have_weights(smoothing: float) -> None:
+    logits, targets = noise(2, 3, 4, 5), masks(2, 4, 5)
+    expected = torch.nn.functional.cross_entropy(
+        logits, targets.long(), torch.tensor(Weighted.weights), ignore_index=IGNORED, label_smoothing=smoothing
+    )
+    torch.testing.assert_close(Weighted().hard_loss(logits, targets, smoothing)["ce"], expected)
+    each = [(-torch.log_softmax(z, 0)[k], Weighted.weights[k]) for z, k in pixels(logits, targets)]
+    mean = torch.stack([loss * weight for loss, weight in each]).sum() / sum(weight for _, weight in each)
+    torch.testing.assert_close(Weighted().hard_loss(logits, targets)["ce"], mean)
+    assert Weighted().hard_loss(logits, targets * 0 + IGNORED)["ce"] == 0
 
 
 def test_logits_at_a_fraction_are_compared_at_the_size_of_the_masks() -> None:

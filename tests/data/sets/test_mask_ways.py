@@ -16,7 +16,7 @@ from ways import Way, follow, require_all
 from qkd_deploy.data import ImageDataset, Split, load_dataset
 from qkd_deploy.data.resize import resized
 from qkd_deploy.data.sets import masks
-from qkd_deploy.tasks.segmentation import SEGMENTATION
+from qkd_deploy.tasks.segmentation import SEGMENTATION, Segmentation
 
 TEST = "tests/data/sets/test_mask_ways.py::test_the_way_out_works"
 COLOURS = np.array([[128, 64, 128], [0, 0, 255], [0, 0, 0]], np.uint8)
@@ -96,10 +96,16 @@ def loose(root: Path) -> Path:
     return root
 
 
-def in_memory(labels: torch.Tensor, classes: int = 3) -> None:
+class Weighted(Segmentation):
+    """A task of the user's for three classes."""
+
+    weights = (0.5, 1.0, 3.0)
+
+
+def in_memory(labels: torch.Tensor, classes: int = 3, task: Segmentation = SEGMENTATION) -> None:
     images = torch.zeros(len(labels), 3, 12, 16, dtype=torch.uint8)
     names = tuple(map(str, range(classes)))
-    assert len(ImageDataset("own", Split(images, labels), Split(images, labels), names, task=SEGMENTATION).train)
+    assert len(ImageDataset("own", Split(images, labels), Split(images, labels), names, task=task).train)
 
 
 def small_masks(factor: int = 2) -> ImageDataset:
@@ -272,6 +278,12 @@ WAYS: dict[str, Way] = {
         lambda p: resized(small_masks(), 8),
         "have places in its images",
         lambda p: [small_masks(), resized(small_masks(1), 8)],
+    ),
+    "weights of other classes": Way(
+        lambda p: in_memory(MASKS, 4, Weighted()),
+        "class one weight",
+        lambda p: in_memory(MASKS, 3, Weighted()),
+        advice="; give each class one weight",
     ),
     "a network that classifies images": Way(
         lambda p: judged((2, 3)),
