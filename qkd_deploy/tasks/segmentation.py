@@ -70,10 +70,10 @@ def pixel_cross_entropy(logits: Tensor, masks: Tensor, smoothing: float = 0.0, w
     total = functional.cross_entropy(
         logits, masks.long(), weight, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
     )
-    known = masks[masks != IGNORED].long()
+    # sums on the device: nothing waits for it
     if weight is None:
-        return total / max(len(known), 1)
-    share = weight[known].sum()
+        return total / (masks != IGNORED).sum().clamp(min=1)
+    share = functional.pad(weight, (0, IGNORED + 1 - len(weight)))[masks.long()].sum()
     return total / share.where(share > 0, 1)
 
 
