@@ -154,10 +154,10 @@ def _offsets(ctx: EmitContext, node: Node, step: torch.Tensor) -> ir.Value:
 
 
 def emit_expectation(ctx: EmitContext, node: Node) -> ir.Value:
-    """Multiply shares by numbers and add up the channels, in float."""
+    """Multiply shares by numbers and add up along the dimension of the shares, in float."""
     operands = [ctx.values[name] for name in node.inputs]
     weighted = ctx.builder.step(node.name, "Mul", operands, "weighted")
-    axes = ctx.builder.integers(f"{node.name}.axes", [1])
+    axes = ctx.builder.integers(f"{node.name}.axes", [node.kwargs.get("dim", 1)])
     return ctx.builder.step(node.name, "ReduceSum", [weighted, axes], "float", keepdims=1)
 
 

@@ -155,12 +155,12 @@ def _layer_norm_codes(
     return grid.quantize(layer_norm(x.codes + source.zero_point, center, steps, weight, bias))
 
 
-def expectation(shares: Tensor, numbers: Tensor) -> Tensor:
-    """The mean of ``numbers`` [1, C, 1 ...] under shares [N, C, ...]; dimension 1 is kept as a single element.
+def expectation(shares: Tensor, numbers: Tensor, dim: int = 1) -> Tensor:
+    """The mean of ``numbers``, such as [1, C, 1 ...], under shares [N, C, ...]; ``dim`` is kept as a single element.
 
     Generalised focal loss (https://arxiv.org/abs/2006.04388) reads the sides of boxes so off distributions over bins.
     """
-    return (shares * numbers).sum(1, keepdim=True)
+    return (shares * numbers).sum(dim, keepdim=True)
 
 
 BATCH_NORM = Operator(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from deployment import noise
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ class Distances(nn.Module):
         with torch.no_grad():
             self.head.weight *= 20
         self.mean, self.end, self.last = mean, end, nn.Conv1d(1, 4, 1)
+        self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32))
+
+    bins: Tensor
 
     def forward(self, x: Tensor) -> Any:
         maps = self.head(torch.relu(self.stem(x))).flatten(2)
@@ -41,6 +45,38 @@ def of_images(n: Distances, maps: Tensor) -> Tensor:
 
 def of_rows(n: Distances, maps: Tensor) -> Tensor:
     return n.mean(maps[:, :BINS].softmax(1)) * 8.0
+
+
+def shares(maps: Tensor) -> Tensor:
+    return maps.view(-1, 4, BINS, maps.shape[2]).softmax(2)
+
+
+def of_sums(n: Distances, maps: Tensor) -> Tensor:
+    return (shares(maps) * n.bins.view(1, 1, -1, 1)).sum(2)
+
+
+def of_sums_at_the_end(n: Distances, maps: Tensor) -> Tensor:
+    return (n.bins * maps.view(-1, 4, BINS, maps.shape[2]).mT.softmax(-1)).sum(-1, keepdim=True)
+
+
+def of_products(n: Distances, maps: Tensor) -> Tensor:
+    return shares(maps).mT @ n.bins
+
+
+def of_features(n: Distances, maps: Tensor) -> Tensor:
+    return n.mean(shares(maps).mT)
+
+
+def of_functions(n: Distances, maps: Tensor) -> Tensor:
+    return F.linear(shares(maps).mT, n.bins[None]) + F.conv2d(shares(maps).transpose(1, 2), n.bins.view(1, -1, 1, 1)).mT
+
+
+def of_other_sums(n: Distances, maps: Tensor) -> Tensor:
+    return (shares(maps) * n.bins.view(1, 1, -1, 1)).sum(1)
+
+
+def of_averages(n: Distances, maps: Tensor) -> Tensor:
+    return (shares(maps) * n.bins.view(1, 1, -1, 1)).mean(2)
 
 
 def read_by_a_layer(n: Distances, maps: Tensor) -> Tensor:
@@ -76,7 +112,13 @@ CASES: dict[str, Callable[[], Distances]] = {
     "images": lambda: Distances(image_mean(), of_images),
     "rows": lambda: Distances(row_mean(), of_rows),
     "trained": lambda: Distances(row_mean(trained=True), of_rows),
+    "sums": lambda: Distances(nn.Identity(), of_sums),
+    "sums at the end": lambda: Distances(nn.Identity(), of_sums_at_the_end),
+    "products": lambda: Distances(nn.Identity(), of_products),
+    "features": lambda: Distances(numbers(nn.Linear(BINS, 1, bias=False), False), of_features),
+    "functions": lambda: Distances(nn.Identity(), of_functions),
 }
+"""Ways to write a mean of bins."""
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
@@ -95,7 +137,7 @@ def test_means_are_those_of_the_maps(case: str, bits: str, tmp_path: Path) -> No
         report = qkd.verify_onnx(
             tmp_path / "m.onnx", inputs=inputs, frozen=qkd.freeze(model), prepared=model, require_integer=True
         )
-        assert report.passed and "mean" in {kernel.module for kernel in report.tail}, report.verdict
+        assert report.passed and {"Softmax", "ReduceSum"} <= {kernel.op for kernel in report.tail}, report.verdict
 
 
 def test_numbers_that_are_trained_are_trained() -> None:
@@ -120,6 +162,14 @@ def wide() -> nn.Module:
 @pytest.mark.parametrize("make", [with_bias, two_channels, wide])
 def test_other_layers_stay_layers(make: Callable[[], nn.Module]) -> None:
     assert layers(ready(Distances(make(), of_rows).eval())) == {"stem", "head", "mean"}
+
+
+@pytest.mark.parametrize("end", [of_other_sums, of_averages])
+def test_other_sums_stay_in_integers(end: Callable[[Distances, Tensor], Tensor]) -> None:
+    """Along another dimension, or of other size: integers average them."""
+    model = ready(Distances(nn.Identity(), end).eval())
+    kinds = {node.kind for node in model.graph.nodes}
+    assert "global_avg_pool" in kinds and "expectation" not in kinds
 
 
 def test_a_mean_that_a_layer_reads_is_a_layer() -> None:
