@@ -71,7 +71,7 @@ def verified(model: PreparedModel, file: Path, pixels: int = PIXELS) -> Iterator
             "compared": report.compared_codes,
             "differing": report.differing_codes,
             "decoded_within": report.decode_difference,
-            "verdict": report.verdict,
+            "verdict": report.verdict.replace(str(file), file.name),
             "float_kernels": dict(Counter(kernel.op for kernel in report.float_ops)),
         }
 
