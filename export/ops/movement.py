@@ -1,7 +1,7 @@
-"""Movement of elements in ONNX: other shapes, orders, borders and sizes.
+"""Movement of elements in ONNX: other shapes, orders and borders.
 
 Reshape, Transpose and Slice are written on floats: between equal scales the runtime moves the codes instead. Pad,
-Resize, Gather, Expand and the like it would compute in float there, so that they are written on codes
+Gather, Expand and the like it would compute in float there, so that they are written on codes
 (``EmitContext.move``).
 """
 
@@ -94,19 +94,6 @@ def _channels(ctx: EmitContext, node: Node, value: ir.Value, count: int) -> list
     ]
 
 
-def emit_resize(ctx: EmitContext, node: Node) -> ir.Value:
-    """Nearest upsampling by whole factors, on codes."""
-    scales = ctx.builder.constant(f"{node.name}.scales", np.array([1, 1, *node.kwargs["factors"]], np.float32))
-    return ctx.move(
-        node,
-        "Resize",
-        [None, scales],
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
-
-
 def emit_roll(ctx: EmitContext, node: Node) -> ir.Value:
     """Put the end in front of the beginning, dimension by dimension, on codes where there are any."""
     operand = node.inputs[0]
@@ -132,6 +119,5 @@ EMITTERS = {
     "transpose": Emitter(emit_transpose),
     "pad": Emitter(emit_pad),
     "border": Emitter(emit_border),
-    "resize": Emitter(emit_resize),
     "roll": Emitter(emit_roll),
 }

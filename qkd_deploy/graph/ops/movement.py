@@ -1,4 +1,4 @@
-"""Data movement on codes: reshapes, transpositions, padding, nearest upsampling, shuffles and rolls."""
+"""Data movement on codes: reshapes, transpositions, padding, shuffles and rolls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.graph.contract import slice_rules
 from qkd_deploy.graph.contract.evaluation import mover, own_call, plain
 from qkd_deploy.graph.contract.lowering import Lowering, is_computed, named
@@ -22,7 +21,6 @@ _PADDING_MODES: dict[type[nn.Module], str] = {
     nn.ReplicationPad1d: "replicate",
     nn.ReplicationPad2d: "replicate",
 }
-_RESIZE = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
 
 
 # -- reshapes and transpositions ---------------------------------------------------------------------------------------
@@ -74,7 +72,7 @@ def _lower_attribute(low: Lowering, node: Node, target: Any) -> None:
         raise StaysInFloat(node.reason)
 
 
-# -- padding and upsampling --------------------------------------------------------------------------------------------
+# -- padding ---------------------------------------------------------------------------------------------------------
 
 
 def _lower_pad(low: Lowering, node: Node, target: Any) -> None:
@@ -119,35 +117,6 @@ def _border_codes(operator: Operator, frozen: Frozen, node: Node, args: tuple[An
         return None
     codes = tuple(x.grid.quantize(torch.tensor(kwargs["values"], device=x.codes.device)).tolist())
     return QuantizedTensor(_border(x.codes, kwargs["amounts"], codes), x.grid)
-
-
-def _lower_resize(low: Lowering, node: Node, target: Any) -> None:
-    bound = low.bind(node, target, _RESIZE, mode="nearest")
-    before, after = low.shape(node.args[0])[2:], node.sizes[2:]
-    whole = all(new % old == 0 for old, new in zip(before, after, strict=True))
-    refuse_if(
-        bound["mode"] not in ("nearest", "nearest-exact") or not whole or len(after) not in (1, 2),
-        "only nearest upsampling by whole factors runs in integers",
-    )
-    factors = tuple(new // old for old, new in zip(before, after, strict=True))
-    _require_whole_factors(node, bound, factors)
-    low.become(node, RESIZE, (node.args[0],), factors=factors)
-
-
-def _require_whole_factors(node: Node, bound: dict[str, Any], factors: tuple[int, ...]) -> None:
-    """A factor of 2.1 may double the size, but not every pixel."""
-    given = None if bound.get("recompute_scale_factor") else bound.get("scale_factor")
-    if isinstance(given, (int, float)):
-        given = (given,) * len(factors)
-    if given is not None and tuple(given) != factors:
-        raise UserError(
-            f"{node.label} resizes by factors that its output size only comes near to, which PyTorch and ONNX do "
-            "differently; use recompute_scale_factor=True or size="
-        )
-
-
-def _resize(x: Tensor, factors: tuple[int, ...]) -> Tensor:
-    return F.interpolate(x, scale_factor=[float(factor) for factor in factors], mode="nearest")
 
 
 # -- shuffles and rolls ------------------------------------------------------------------------------------------------
@@ -264,15 +233,6 @@ BORDER = Operator(
     pads=True,
     internal=True,
 )
-RESIZE = mover(
-    name="resize",
-    docs="nearest upsampling by whole factors",
-    kernel="Resize",
-    tail=Tail.BESIDE_OTHERS,
-    floats=plain(_resize),
-    torch=(F.interpolate, nn.Upsample, nn.UpsamplingNearest2d),
-    lower=_lower_resize,
-)
 ROLL = mover(
     name="roll",
     docs="elements that leave one end and enter at the other",
@@ -287,7 +247,6 @@ ROWS = (
     TRANSPOSE,
     PAD,
     BORDER,
-    RESIZE,
     ROLL,
     Rewrite(name="reshape_like", becomes="a reshape", torch=("view_as", "reshape_as"), lower=_lower_reshape_like),
     Rewrite(name="attribute", becomes="a transposition of matrices", torch=(getattr,), lower=_lower_attribute),

@@ -1,4 +1,4 @@
-"""Pooling over windows: max, average and adaptive pools."""
+"""Windows: max, average and adaptive pools, and upsampling, which reads between the pixels of a window."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,11 @@ from qkd_deploy.graph.quantized import POOL_CODE, QuantizedTensor, QuantParams, 
 
 _MAX_POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_RESIZE = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+_MOST_COPIES = 4
+_WHOLE = (
+    "only nearest upsampling by whole factors, and bilinear by small ones without aligned corners, runs in integers"
+)
 _INDICES = "a max-pool that returns indices has no integer kernel"
 
 
@@ -156,6 +163,91 @@ def _fixed_pool(low: Lowering, node: Node, kind: Operator, word: str, **options:
     low.become(node, kind, (node.args[0],), kernel_size=size, stride=size, padding=(0,) * len(size), **options)
 
 
+# -- upsampling --------------------------------------------------------------------------------------------------------
+
+
+def _lower_resize(low: Lowering, node: Node, target: Any) -> None:
+    bound = low.bind(node, target, _RESIZE, mode="nearest")
+    before, after = low.shape(node.args[0])[2:], node.sizes[2:]
+    given = _given_factors(bound, len(after))
+    if bound["mode"] in ("linear", "bilinear") and before == after and given in (None, (1,) * len(after)):
+        low.remove(node)
+        return
+    refuse_if(any(new % old for old, new in zip(before, after, strict=True)) or len(after) not in (1, 2), _WHOLE)
+    factors = tuple(new // old for old, new in zip(before, after, strict=True))
+    if bound["mode"] == "bilinear":
+        other = bound.get("align_corners") or bound.get("antialias") or given not in (None, factors)
+        refuse_if(other or copies_of_windows(factors) > _MOST_COPIES, _WHOLE)
+        low.become(node, BILINEAR, (node.args[0],), factors=factors)
+        return
+    refuse_if(bound["mode"] not in ("nearest", "nearest-exact"), _WHOLE)
+    if given not in (None, factors):  # a factor of 2.1 may double the size, but not every pixel
+        raise UserError(
+            f"{node.label} resizes by factors that its output size only comes near to, which PyTorch and ONNX do "
+            "differently; use recompute_scale_factor=True or size="
+        )
+    low.become(node, RESIZE, (node.args[0],), factors=factors)
+
+
+def _given_factors(bound: dict[str, Any], dimensions: int) -> tuple[float, ...] | None:
+    """The factors of a call; None where sizes alone count."""
+    given = None if bound.get("recompute_scale_factor") else bound.get("scale_factor")
+    if given is None:
+        return None
+    return (given,) * dimensions if isinstance(given, (int, float)) else tuple(given)
+
+
+def _resize(x: Tensor, factors: tuple[int, ...]) -> Tensor:
+    return F.interpolate(x, scale_factor=[float(factor) for factor in factors], mode="nearest")
+
+
+def _bilinear(x: Tensor, factors: tuple[int, ...]) -> Tensor:
+    return F.interpolate(x, scale_factor=[float(factor) for factor in factors], mode="bilinear")
+
+
+def _shares(factor: int) -> list[tuple[int, int]]:
+    """Whole shares of two neighbours in the ``factor`` places between them; all pairs have one sum."""
+    if factor % 2:
+        return [(factor - k, k) for k in range(factor)]
+    return [(2 * factor - k, k) for k in range(1, 2 * factor, 2)]
+
+
+def window_weights(factors: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Whole weights of a window of 2 x 2 for each place between its pixels, [places, 2, 2]."""
+    rows, columns = (np.array(_shares(factor)) for factor in factors)
+    return np.einsum("ia,jb->ijab", rows, columns).reshape(-1, 2, 2)
+
+
+def copies_of_windows(factors: tuple[int, ...]) -> int:
+    """How many times an image is read so that each time all weights are within 64, which is safe on every x86 CPU."""
+    return int(-(-window_weights(factors).max() // POOL_CODE))
+
+
+def first_places(factors: tuple[int, ...]) -> tuple[int, int]:
+    """Where the image begins among the places between the pixels of an image with a border of one pixel."""
+    rows, columns = ((factor + 1) // 2 for factor in factors)
+    return rows, columns
+
+
+def bilinear_scale(factors: tuple[int, ...]) -> float:
+    """What one weight stands for: weights of a window add up to 1."""
+    return float(np.float32(1 / window_weights(factors)[0].sum()))
+
+
+def _bilinear_codes(grid: QuantParams, x: QuantizedTensor, factors: tuple[int, int]) -> Tensor:
+    """A convolution of windows of 2 x 2 with whole weights, its results put in order (decision 41)."""
+    images, channels, height, width = x.codes.shape
+    rows, columns = factors
+    weights = torch.from_numpy(window_weights(factors)).to(x.codes.device).double().unsqueeze(1)
+    bordered = F.pad(x.codes.double(), (1, 1, 1, 1), mode="replicate").reshape(-1, 1, height + 2, width + 2)
+    sums = F.conv2d(bordered, weights).view(images, channels, rows, columns, height + 1, width + 1)
+    places = sums.permute(0, 1, 4, 2, 5, 3).reshape(images, channels, rows * (height + 1), columns * (width + 1))
+    top, left = first_places(factors)
+    sums = places[:, :, top : top + rows * height, left : left + columns * width].float()
+    scale = x.grid.scale.new_tensor(bilinear_scale(factors))
+    return torch.round((sums * (x.grid.scale * scale / grid.scale)).clamp_(grid.lo, grid.hi))
+
+
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 MAX_POOL = mover(
@@ -193,10 +285,34 @@ UNEVEN_AVG_POOL = Operator(
     sign=as_operands,
     absorbs_clip=True,
 )
+RESIZE = mover(
+    name="resize",
+    docs="nearest upsampling by whole factors",
+    kernel="Resize",
+    tail=Tail.BESIDE_OTHERS,
+    floats=plain(_resize),
+    torch=(F.interpolate, nn.Upsample, nn.UpsamplingNearest2d),
+    lower=_lower_resize,
+)
+BILINEAR = Operator(
+    name="bilinear",
+    docs="bilinear upsampling by small whole factors, without aligned corners",
+    kernel="QLinearConv",
+    operands=Operands.WIDE,
+    own_scale=True,
+    tail=Tail.ALWAYS,
+    floats=plain(_bilinear),
+    integers=kernel(_bilinear_codes),
+    sign=as_operands,
+    absorbs_clip=True,
+    lower_bound=least_of_operand,
+)
 ROWS = (
     MAX_POOL,
     AVG_POOL,
     UNEVEN_AVG_POOL,
+    RESIZE,
+    BILINEAR,
     Rewrite(
         name="adaptive_avg_pool",
         becomes="a global average pool, or an average pool where windows have one size",

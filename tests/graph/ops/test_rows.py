@@ -33,6 +33,8 @@ concat           QLinearConcat            WIDE       own -   -        -       ta
 max_pool         MaxPool                  CODES      -   -   -        -       beside moves_with_clip
 avg_pool         QLinearConv              WIDE       own -   -        bounded -      absorbs_clip
 uneven_avg_pool  QLinearAveragePool       WIDE       own -   -        -       -      absorbs_clip
+resize           Resize                   CODES      -   -   -        -       beside -
+bilinear         QLinearConv              WIDE       own -   -        bounded tail   absorbs_clip
 global_avg_pool  QLinearGlobalAveragePool EIGHT_BITS own -   portable bounded -      absorbs_clip
 amax             ReduceMax                CODES      -   -   -        -       beside -
 amin             ReduceMin                CODES      -   -   -        -       beside -
@@ -52,7 +54,6 @@ reshape          Reshape                  CODES      -   -   -        -       - 
 transpose        Transpose                CODES      -   -   -        -       -      moves_with_clip
 pad              Pad                      CODES      -   -   -        -       beside pads
 border           Concat                   CODES      -   -   -        -       beside pads internal
-resize           Resize                   CODES      -   -   -        -       beside -
 roll             Concat                   CODES      -   -   -        -       beside -
 slice            Slice                    CODES      -   -   -        -       -      -
 index            Gather                   CODES      -   -   -        -       -      -
@@ -143,6 +144,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {
     "pad": ((REF,), {"amounts": ((0, 0), (0, 0), (1, 0), (0, 2)), "mode": "constant"}, None),
     "border": ((REF,), {"amounts": ((0, 0), (0, 0), (1, 0), (0, 2)), "values": (0.5, -1.0, 0.0, 2.0)}, None),
     "resize": ((REF,), {"factors": (2, 2)}, None),
+    "bilinear": ((REF,), {"factors": (2, 2)}, None),
     "roll": ((REF,), {"shifts": (3,), "dims": (2,)}, None),
     "slice": ((REF,), {"ranges": ((2, 1, 5, 2),)}, None),
     "index": ((REF,), {"dim": 1, "positions": (3, 0, 0)}, None),
@@ -225,6 +227,7 @@ EXPECTED: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
         [F.pad(c, (0, 2, 1, 0), value=v) for c, v in zip(x.unbind(1), (0.5, -1, 0, 2), strict=True)], 1
     ),
     "resize": lambda x, y, z: F.interpolate(x, scale_factor=2),
+    "bilinear": lambda x, y, z: F.interpolate(x, scale_factor=2, mode="bilinear"),
     "roll": lambda x, y, z: x.roll(3, 2),
     "slice": lambda x, y, z: x[:, :, 1:5:2],
     "index": lambda x, y, z: x[:, [3, 0, 0]],
@@ -365,7 +368,8 @@ def test_functions_of_single_elements_have_the_signs_that_they_claim(lookup: Loo
 
 NO_SLICES = {
     *("input", "conv", "requantize", "max_pool", "avg_pool", "uneven_avg_pool", "global_avg_pool", "amax", "amin"),
-    *("batch_norm", "exponential", "pad", "border", "resize", "roll", "slice", "index", "expand", "float_op"),
+    *("batch_norm", "exponential", "pad", "border", "resize", "bilinear", "roll", "slice", "index", "expand"),
+    "float_op",
     *("part", "expectation"),
 }
 SLICED = {"linear": [1, 2], "softmax": [1, 2], "layer_norm": [1, 2], "concat": [2, 3], "reshape": [1]}

@@ -33,11 +33,11 @@ ISLANDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "no integer ConvTranspose",
     ),
     "smooth upsampling": (
-        lambda: Small(lambda n, x: F.interpolate(x, scale_factor=2, mode="bilinear")),
+        lambda: Small(lambda n, x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
         "only nearest upsampling",
     ),
     "smooth upsampling to a size": (
-        lambda: Small(lambda n, x: F.interpolate(F.max_pool2d(x, 2), size=x.shape[-2:], mode="bilinear")),
+        lambda: Small(lambda n, x: F.interpolate(F.max_pool2d(x, 2), size=x.shape[-2:], mode="bicubic")),
         "only nearest upsampling",
     ),
     "quotient": (lambda: Small(lambda n, x: x / (x.mean((2, 3), keepdim=True) + 1)), "integer Div"),
