@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
 
+import dense_models  # noqa: E402
 import hub_models  # noqa: E402
 import timm_models  # noqa: E402
 import torch  # noqa: E402
@@ -66,7 +67,7 @@ def _networks(notes: Console) -> Iterator[tuple[str, Callable[[], nn.Module], tu
         return
     for name in timm_models.MODELS:
         yield f"timm: {name}", partial(timm_models.build, name), timm_models.input_shape(name), None
-    for name, build, shape in hub_models.cases():
+    for name, build, shape in (*hub_models.cases(), *dense_models.cases()):
         yield name, build, shape, None
 
 

@@ -46,6 +46,7 @@ _SMALL_VIT = {
 }
 _CLASSES = {"num_labels": 10}
 _FOUR_STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
+_SMALL_SWIN = {"image_size": _PIXELS, "window_size": 4, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4]}
 _HEADS = {"num_attention_heads": [1, 2, 3, 4]}
 
 TRANSFORMERS: dict[str, dict[str, Any]] = {
@@ -68,6 +69,10 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "MobileNetV2ForImageClassification": _CLASSES | {"depth_multiplier": 0.35},
     "MobileViTForImageClassification": _CLASSES | {"hidden_sizes": [32, 48, 64], "image_size": 256},
     "SegformerForImageClassification": _FOUR_STAGES | _HEADS | _CLASSES,
+    "SwinForImageClassification": _CLASSES | _SMALL_SWIN,
+    "DPTForDepthEstimation": _SMALL_VIT
+    | {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [16, 24, 32, 32]}
+    | {"fusion_hidden_size": 16, "is_hybrid": False},
     "SegformerForSemanticSegmentation": _FOUR_STAGES | _HEADS | _CLASSES | {"decoder_hidden_size": 32},
     "PoolFormerForImageClassification": _FOUR_STAGES | _CLASSES,
     "PvtForImageClassification": _FOUR_STAGES | _HEADS | _CLASSES | {"image_size": _PIXELS},

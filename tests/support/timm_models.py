@@ -44,6 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "deit_tiny_patch16_224": {"img_size": 64},
     "mixer_s32_224": {"img_size": 64},
     "levit_128s": {"pixels": 224},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 4},
 }
 """Names of timm's, with further arguments; ``pixels`` (64 unless given) is the size of the images."""
 

@@ -215,7 +215,7 @@ def _shares(factor: int) -> list[tuple[int, int]]:
 def window_weights(factors: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Whole weights of a window of 2 x 2 for each place between its pixels, [places, 2, 2]."""
     rows, columns = (np.array(_shares(factor)) for factor in factors)
-    return np.einsum("ia,jb->ijab", rows, columns).reshape(-1, 2, 2)
+    return np.asarray(np.einsum("ia,jb->ijab", rows, columns).reshape(-1, 2, 2))
 
 
 def copies_of_windows(factors: tuple[int, ...]) -> int:
