@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from dense_models import is_dense
 from torch import nn
 from trial import WIDTHS
 
@@ -133,8 +134,33 @@ def page(rows: list[dict[str, Any]]) -> str:
             "",
             *_table(head, [_network_row(name, by_bits) for name, by_bits in networks.items()]),
             "",
+            *_dense_part({name: by_bits for name, by_bits in networks.items() if is_dense(name)}),
         ]
     )
+
+
+def _dense_part(networks: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
+    """What the family "dense" comes to; nothing where none of it was measured."""
+    rows = [row for by_bits in networks.values() for row in by_bits.values() if "error" not in row]
+    if not rows:
+        return []
+    sums = {
+        key: sum(row[key] for row in rows)
+        for key in ("differing", "compared", "differing_behind_float", "behind_float")
+    }
+    least = min(rows, key=lambda row: float(row["integer_macs"]))
+    behind = f"{sums['differing_behind_float']:,} of {sums['behind_float']:,}"
+    return [
+        "## The family of dense networks",
+        "",
+        "Networks that answer for every place of an image (detection, segmentation, depth), and backbones that they",
+        f"are built on: {len(networks)} of those above, {len(rows)} files.",
+        f"{sums['differing']:,} of {sums['compared']:,} codes differ, and behind operations in float {behind}.",
+        f"The least share of MACs in integer kernels is {least['integer_macs']:.1%}, of {least['network']}.",
+        "",
+        *(f"- {name}" for name in networks),
+        "",
+    ]
 
 
 def _speed_heads() -> list[str]:
