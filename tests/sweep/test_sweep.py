@@ -120,6 +120,7 @@ def test_a_sweep_from_start_to_end(tmp_path: Path) -> None:
         assert entry["verified"] and entry["differing_codes"] == 0 and entry["float_operations"] == 0
         report = json.loads((tmp_path / "runs" / "s" / entry["id"] / "verify.json").read_text())
         assert entry["accuracy"] == report["accuracy"]["runtime"] == entry["frozen"]
+        assert entry["figures"] == report["figures"]["runtime"]
     accuracies = [entry["accuracy"] for entry in found["entries"][:2]]
     assert found["combinations"][0]["mean"] == pytest.approx(sum(accuracies) / 2)
     assert (found["combinations"][0]["low"], found["combinations"][0]["high"]) == (min(accuracies), max(accuracies))
