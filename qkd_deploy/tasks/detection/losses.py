@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.tasks.detection.assign import Assignment, assign
 from qkd_deploy.tasks.detection.levels import Places, boxes_around, distances_to, expected_distances, places_of
 from qkd_deploy.tasks.detection.overlap import generalized_iou
@@ -91,7 +92,13 @@ def imitation_loss(answers: Sequence[Tensor], imitated: Sequence[Tensor], temper
 
     Returns:
         "score_kl" and "box_kl".
+
+    Raises:
+        UserError: the networks have other levels or bins.
     """
+    shapes, others = ([list(item.shape[1:]) for item in maps] for maps in (answers, imitated))
+    if shapes != others:
+        raise UserError(f"the student's maps are {shapes}, the teacher's {others}; give both the same levels and bins")
     learner = places_of(answers)
     teacher = places_of([item.detach() for item in imitated])
     confidence = teacher.scores.sigmoid()

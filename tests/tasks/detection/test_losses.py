@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.tasks.detection.losses import (
     DISTRIBUTION_WEIGHT,
     OVERLAP_WEIGHT,
@@ -186,6 +187,12 @@ def test_imitation_is_finite_and_nothing_for_equals(scale: float, random_maps: C
     loss.backward()
     assert loss.isfinite()
     assert all(item.grad is not None and item.grad.isfinite().all() for item in one)
+
+
+def test_networks_of_other_bins_cannot_be_compared(random_maps: Callable[..., Maps]) -> None:
+    with pytest.raises(UserError, match=r"the student.s maps are .* give both the same levels and bins"):
+        imitation_loss(random_maps(bins=4), random_maps(bins=5), 2.0)
+    imitation_loss(random_maps(bins=5), random_maps(bins=5), 2.0)
 
 
 def test_binary_divergence_is_exact_at_the_ends() -> None:
