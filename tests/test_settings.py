@@ -99,5 +99,5 @@ def test_choices_are_those_that_exist() -> None:
     assert tuple(QUANTIZERS) == QUANTIZER_NAMES
     assert choices["quantizer"] == ("auto", *QUANTIZERS)
     assert METHODS == SCALE_METHODS
-    assert choices["augmentation"] == PRESETS
+    assert choices["augmentation"] == (*PRESETS, "mosaic")
     assert choices["soft_loss_decay"] == tuple(DECAYS)

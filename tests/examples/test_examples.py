@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+TESTS = Path(__file__).parents[1]
+EXAMPLES = TESTS.parent / "examples"
 
 
 def output_of(example: str, folder: Path) -> str:
@@ -29,5 +30,6 @@ def test_loops_of_ones_own_end_verified_with_a_useful_accuracy(example: str, tmp
 
 
 def test_every_example_is_tested() -> None:
-    text = Path(__file__).read_text(encoding="utf-8")
-    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text] == []
+    text = "".join(path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py"))
+    run = re.findall(r'(?:"|\b)(\w+)(?:\.py"|:\w)', text)  # as a script, or as module:name
+    assert [path.name for path in EXAMPLES.glob("*.py") if path.stem not in run] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -57,7 +58,8 @@ def nothing(): return 3
 def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("my_maps", "timm"):
         (tmp_path / f"{name}.py").write_text(USER_MODULE)
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that what the test imports is forgotten after it
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
