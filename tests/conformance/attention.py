@@ -1,4 +1,4 @@
-"""Swin-Tiny and SegFormer-B0 at the sizes that they are used at: what of them runs in integers, and whether it is exact.
+"""Swin-Tiny and SegFormer-B0 at the sizes they are used at: what of them runs in integers, and whether it is exact.
 
     QKD_DEPLOY_TIMM=.conformance python tests/conformance/attention.py --json docs/results/attention.json
 
