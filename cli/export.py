@@ -12,8 +12,9 @@ import click
 
 from qkd_deploy.cli.options import GroupedCommand, named, option, options_of, refuse_without
 from qkd_deploy.cli.printing import echo
-from qkd_deploy.cli.values import Choice, Points
-from qkd_deploy.export.settings import INPUTS, OPSETS, TAILS, TARGETS, WEIGHTS
+from qkd_deploy.cli.targets import refuse_for_target, write_for_target
+from qkd_deploy.cli.values import Choice, Points, TargetName
+from qkd_deploy.export.settings import INPUTS, OPSETS, ORT, TAILS, WEIGHTS
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.workflows.settings import PostTraining
 
@@ -43,12 +44,18 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     help="The bits that the checkpoint must be trained at; with `--calibrate`, those to quantize to: required, unless "
     "`--auto-bits` is given, which takes the first of `--auto-bits-from`.",
 )
-@option("--output", type=Path, help="The file to write.", usual="beside the checkpoint, suffix .onnx")
+@option("--output", type=Path, help="The file to write.", usual="beside the checkpoint, with the target's suffix")
 @option(
     "--model",
     help="Your own network, `package.module:factory`; with `--calibrate`, the network of the weights.",
 )
-@option("--target", type=Choice(TARGETS), default="ort", help="The runtime: `ort` (ONNX Runtime).")
+@option(
+    "--target",
+    type=TargetName(),
+    default="ort",
+    help="The runtime that the file is for: `ort` (ONNX Runtime), `ort-mobile` (its `.ort` format), or what another "
+    "package registers. The file is run there before it is written.",
+)
 @option(
     "--weights",
     type=Choice(WEIGHTS),
@@ -127,10 +134,14 @@ def command(
     are named on stderr.
     """
     given = named(options)
+    if target != ORT:
+        refuse_for_target(target, opset=opset, dynamic_size=dynamic_size, strict_codes=strict_codes)
     form: dict[str, Any] = {"weights": weights, "input": input_type, "opset": opset, "dynamic_size": dynamic_size}
     form["tail"] = tail
     if calibrate is None:
         refuse_without("--calibrate", "--calibrate DATASET", {**given, **named({"max_drop": max_drop})})
+        if target != ORT:
+            return write_for_target(target, checkpoint, output, bits, model, weights, input_type, as_json)
         from qkd_deploy.workflows.export import export_checkpoint
 
         report = export_checkpoint(checkpoint, output, bits=bits, model=model, **form)
@@ -142,13 +153,17 @@ def command(
     from qkd_deploy.workflows.post_training import export_calibrated
 
     settings = {**given, "dataset": calibrate, **named({"bits": bits, "model": model})}
-    done = export_calibrated(checkpoint, output, settings=settings, progress=lambda line: echo(line, err=True), **form)
-    _print(done.report, target, as_json, done)
+    onnx = output if target == ORT else None
+    done = export_calibrated(checkpoint, onnx, settings=settings, progress=lambda line: echo(line, err=True), **form)
+    if target == ORT or not as_json:
+        _print(done.report, target, as_json, done)
     if max_drop is not None and done.drop > max_drop:
         fell = f"{done.measure} fell by {done.drop:.2f} points"
         echo(f"FAILED: {fell}, more than --max-drop {max_drop:g}; both files are written", err=True)
         return 1
     status = _judged(done.report, strict_codes)
+    if target != ORT:
+        return write_for_target(target, done.checkpoint, output, None, model, weights, input_type, as_json)
     if not as_json and not status:
         words = [*data_options(settings), "--checkpoint", str(done.checkpoint), *model_option(model)]
         echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")

@@ -25,6 +25,22 @@ class Choice(click.Choice[str]):
         return f"{value!r} is not supported; {hint}"
 
 
+class TargetName(click.ParamType[str]):
+    """The name of a runtime, of this package or registered by another one."""
+
+    name = "NAME"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Look it up; a wrong one gets a suggestion."""
+        from qkd_deploy.export.targets.registry import target_names
+
+        known = target_names()
+        if value not in known:
+            hint = closest(value, known, then=f"choose one of {', '.join(known)}")
+            self.fail(f"{value!r} is not supported; {hint}", param, ctx)
+        return str(value)
+
+
 class Points(click.FloatRange):
     """A number of percentage points: 0 or more, and finite."""
 

@@ -10,7 +10,7 @@ import click
 from qkd_deploy.atomic import atomic_write, is_same_file
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, require_checkpoint_of
 from qkd_deploy.cli.printing import echo
-from qkd_deploy.cli.values import Choice, Points
+from qkd_deploy.cli.values import Choice, Points, TargetName
 from qkd_deploy.settings import LARGEST, declarations
 from qkd_deploy.training.groups import DataSource
 from qkd_deploy.verification.settings import VerifyOptions
@@ -53,6 +53,12 @@ _DATA = (
     is_flag=True,
     help="Refuse to start without `--checkpoint`: for pipelines, which must not take CONSISTENT for VERIFIED.",
 )
+@option(
+    "--target",
+    type=TargetName(),
+    usual="what the file is for",
+    help="The runtime that the file has to be for; it is run there.",
+)
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option(
     "--tolerance",
@@ -74,6 +80,7 @@ def command(
     limit: int | None,
     checkpoint: Path | None,
     require_checkpoint: bool,
+    target: str | None,
     model: str | None,
     tolerance: float,
     require_integer: bool,
@@ -105,32 +112,28 @@ def command(
             raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data.sets.arrays import read_arrays
     from qkd_deploy.export.metadata import read_metadata
-    from qkd_deploy.gate.onnx_file import read_exported
+    from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
     from qkd_deploy.pixels.preprocessing import Preprocessing
     from qkd_deploy.training.run_data import dataset_of
     from qkd_deploy.workflows.export import verify_deployed
+    from qkd_deploy.workflows.targets import read_subject, verify_subject
 
-    exported, data = read_exported(file), None
+    subject, data = read_subject(file, target) or read_exported(file), None
     if "dataset" in given:
-        metadata = read_metadata(exported.model)
+        metadata = read_metadata(subject.model) if isinstance(subject, OnnxFile) else subject.record.described()
         recorded = metadata.preprocessing or {}
         own = {"classes": len(metadata.classes or ()), "input_range": recorded.get("input_range", 0)}
         source = DataSource(**{**own, **given})
         known = {key: recorded.get(key) for key in ("interpolation", "crop_pct", "fit")}
         expected = Preprocessing(**known)
         data = dataset_of(source, expected=expected)
-    report = verify_deployed(
-        exported,
-        checkpoint=checkpoint,
-        model=model,
-        data=data,
-        inputs=None if inputs is None else read_arrays(inputs),
-        split=split or "test",
-        limit=limit,
-        tolerance=tolerance,
-        require_integer=require_integer,
-        strict_codes=strict_codes,
-    )
+    common: dict[str, Any] = {"checkpoint": checkpoint, "model": model, "data": data, "split": split or "test"}
+    common |= {"inputs": None if inputs is None else read_arrays(inputs), "limit": limit}
+    common["require_integer"] = require_integer
+    if isinstance(subject, OnnxFile):
+        report = verify_deployed(subject, **common, tolerance=tolerance, strict_codes=strict_codes)
+    else:
+        report = verify_subject(subject, **common)
     for note in data.notes if data is not None else ():
         echo(f"note: {note}", err=True)
     _print(report, json_file)

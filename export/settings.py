@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-TARGETS = ("ort",)
-"""Runtimes."""
-
+ORT = "ort"
+"""The target whose files all others are compared with: ONNX Runtime."""
 WEIGHTS = ("int8", "packed")
 INPUTS = ("float32", "uint8")
 TAILS = ("separate", "inside", "none")

@@ -1,1 +1,1 @@
-"""Runtimes that files are written for, one file each: what a finished file must show there before anybody gets it."""
+"""Runtimes that take files of their own form: a description of each, which runs in a process of its own."""

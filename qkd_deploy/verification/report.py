@@ -38,6 +38,9 @@ class VerificationReport:
     network's, at most; None where that was not compared.
     ``wasted_codes`` are parts of tensors whose codes lose what their values tell, on the first inputs.
     ``saturation`` is None until the file could be read; its ``layers`` are empty for a file that is exact on every CPU.
+    ``target`` is the runtime of a file for another one than ONNX Runtime; ``compared_codes`` are output codes then,
+    ``steps_off`` by how many steps of their grid they differ at most, and ``agreement`` the percentage of images with
+    the same class.
     ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float; whoever
     measures puts them there (see ``verify_deployed``).
     """
@@ -64,6 +67,9 @@ class VerificationReport:
     file_bytes: int = 0
     latency_seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    target: str | None = None
+    steps_off: int | None = None
+    agreement: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -106,11 +112,17 @@ class VerificationReport:
 
     def _proof(self) -> str:
         floats = len(self.float_ops)
-        compared = f"0 of {self.compared_codes:,} codes differ" if self.compared_codes else "outputs agree"
+        off = f" by {self.steps_off} steps at most" if self.steps_off else ""
+        kind = "output codes" if self.target else "codes"
+        compared = f"{self.differing_codes:,} of {self.compared_codes:,} {kind} differ{off}"
+        compared = compared if self.compared_codes else "outputs agree"
         behind = f" but {len(self.tail)} behind the last" if self.tail else ""
         kernels = f"{floats} float operators" if floats else f"every kernel in integers{behind}"
         decoded = "" if self.decode_difference is None else f", decoded within {self.decode_difference:.2g}"
-        return f"{self._score()}{compared}, {kernels}{decoded}"
+        if self.target and not self.kernels:
+            kernels = "kernels not told"
+        where = f" in {self.target}" if self.target else ""
+        return f"{self._score()}{compared}, {kernels}{decoded}{where}"
 
     def _score(self) -> str:
         """The accuracy and a comma; empty where it was not measured."""

@@ -1,0 +1,64 @@
+"""How far a runtime's outputs are from the integer model's, in steps of the outputs' grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qkd_deploy.export.targets.record import TargetRecord
+
+MOST = 255
+"""Steps of a whole grid; what has another shape or is no number is that far off."""
+
+
+@dataclass
+class StepsOff:
+    """Adds up differences over batches.
+
+    Attributes:
+        record: says what grids the outputs are on; steps of those on none are 255ths of their range.
+        compared, differing: output values; those on no grid differ in any bit.
+        worst: steps, at most.
+        counts: values by the steps that they are off, 0 to 255.
+    """
+
+    record: TargetRecord
+    compared: int = 0
+    differing: int = 0
+    worst: int = 0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(MOST + 1, np.int64))
+
+    def add(self, expected: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> None:
+        """Compare all outputs of a batch."""
+        for end, mine, other in zip(self.record.outputs, expected, got, strict=True):
+            steps = _steps(mine, np.asarray(other), end.scale)
+            self.compared += steps.size
+            self.differing += int(np.count_nonzero(steps) if end.scale is not None else _unequal(mine, other))
+            self.worst = max(self.worst, int(steps.max(initial=0)))
+            self.counts += np.bincount(steps.ravel(), minlength=MOST + 1)
+
+    def in_words(self) -> str:
+        """Say how many differ, and by how much."""
+        by = (", by less than a step", ", by one step", f", by {self.worst} steps at most")[min(self.worst, 2)]
+        return f"{self.differing:,} of {self.compared:,} output codes differ{by if self.differing else ''}"
+
+
+def _unequal(mine: np.ndarray, other: np.ndarray) -> int:
+    """How many floats differ in any bit but the kind of NaN."""
+    if mine.shape != np.shape(other):
+        return mine.size
+    return int(np.count_nonzero((mine != other) & ~(np.isnan(mine) & np.isnan(other))))
+
+
+def _steps(mine: np.ndarray, other: np.ndarray, scale: float | None) -> np.ndarray:
+    """Whole steps between two arrays."""
+    if mine.shape != other.shape:
+        return np.full(mine.shape, MOST, np.int64)
+    step = scale if scale is not None else max(float(np.ptp(mine)) if mine.size else 0.0, 1e-6) / MOST
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = np.abs(mine.astype(np.float64) - other.astype(np.float64)) / step
+    unequal = np.isnan(mine) != np.isnan(other)
+    off = np.where(np.isnan(mine) & np.isnan(other) | (mine == other), 0.0, off)
+    return np.where(unequal | ~np.isfinite(off), MOST, np.minimum(np.rint(off), MOST)).astype(np.int64)
