@@ -13,7 +13,7 @@ import click
 from qkd_deploy.cli.printing import echo
 
 if TYPE_CHECKING:
-    from qkd_deploy.export.target_file import TargetReport
+    from qkd_deploy.export.targets.file import TargetReport
 
 
 def refuse_for_target(target: str, **given: Any) -> None:

@@ -25,7 +25,7 @@ from qkd_deploy.export.metadata import (
 )
 from qkd_deploy.export.opset import tried_runtime, write_for
 from qkd_deploy.export.settings import DECODE_SUFFIX
-from qkd_deploy.export.trial_run import trial_run
+from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.graph.integer.cut import behind_of, find_cut, front_of
 from qkd_deploy.graph.integer.model import FrozenModel
 

@@ -38,7 +38,7 @@ from qkd_deploy.export.open_sizes import with_open_sizes
 from qkd_deploy.export.opset import tried_runtime, write_for
 from qkd_deploy.export.raw_pixels import require_raw_pixels
 from qkd_deploy.export.settings import INPUTS, OPSETS, TAILS, WEIGHTS
-from qkd_deploy.export.trial_run import trial_run
+from qkd_deploy.export.targets.ort import trial_run
 from qkd_deploy.export.weight_codes import weight_codes
 from qkd_deploy.gate.onnx_file import require_exported
 from qkd_deploy.gate.refusal import NotAsExportedError

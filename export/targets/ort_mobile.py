@@ -56,7 +56,7 @@ class OrtMobile:
             UserError: packed weights, which the format cannot hold.
         """
         if form.weights == "packed":
-            raise UserError("the .ort format cannot hold packed weights; export it with --weights int8")
+            raise UserError("the .ort format cannot hold packed weights; use --weights int8 (weights='int8' in Python)")
         from qkd_deploy.export.emit import emit  # a session needs no torch
 
         model = emit(frozen, weights=form.weights, input_type=form.input).model

@@ -11,8 +11,8 @@ import onnx
 
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.target_file import TargetFile, outputs_of
 from qkd_deploy.export.targets.child import TargetProcess
+from qkd_deploy.export.targets.file import TargetFile, outputs_of
 from qkd_deploy.export.targets.record import TargetRecord
 from qkd_deploy.export.targets.steps import StepsOff
 from qkd_deploy.export.targets.target import Target
@@ -181,7 +181,7 @@ def _codes(subject: Subject, running: TargetProcess, source: Source, report: Ver
         tally.add(sides, batch.samples, batch.labels)
     report.images = tally.images
     if subject.expected is None:
-        yield Level("codes", "skipped", ("without --checkpoint, outputs are compared on the golden inputs alone",))
+        yield Level("codes", "skipped", ("without a checkpoint, outputs are compared on the golden inputs alone",))
     else:
         report.compared_codes, report.differing_codes, report.steps_off = off.compared, off.differing, off.worst
         yield _judged("codes", off, subject, f"on {report.images} inputs")

@@ -166,15 +166,15 @@ def export_checkpoint(
     return export_onnx(trained.prepared, target, **form, tail=tail, metadata=trained.metadata)
 
 
-def output_beside(path: Path | str, output: Path | str | None) -> Path:
-    """Choose the ONNX file to write for the checkpoint at ``path``: ``output``, or its name with the suffix ``.onnx``.
+def output_beside(path: Path | str, output: Path | str | None, suffix: str = ".onnx") -> Path:
+    """Choose the file to write for the checkpoint at ``path``: ``output``, or its name with the suffix.
 
     Raises:
         UserError: it is the checkpoint itself.
     """
     if output is None and Path(path).suffix == ".onnx":
         raise UserError(f"{path} is no checkpoint by its name; use the model.pt of a training run")
-    target = split_archive(path)[0].with_suffix(".onnx") if output is None else Path(output)
+    target = split_archive(path)[0].with_suffix(suffix) if output is None else Path(output)
     if is_same_file(target, path):
         raise UserError(f"the output {target} is the checkpoint itself; choose another --output")
     return target

@@ -7,18 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from qkd_deploy.atomic import is_same_file
 from qkd_deploy.bits import BitWidths
-from qkd_deploy.checkpoints.weights_file import split_archive
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.target_file import TargetReport, build_target_file, export_for
+from qkd_deploy.export.targets.file import TargetReport, build_target_file, export_for
 from qkd_deploy.export.targets.record import read_record
 from qkd_deploy.export.targets.registry import require_installed, target_named, target_of
 from qkd_deploy.export.targets.target import Target
 from qkd_deploy.gate.onnx_file import LARGEST_FILE
 from qkd_deploy.verification.on_target import Subject, verify_on_target
 from qkd_deploy.verification.report import VerificationReport
-from qkd_deploy.workflows.export import load_trained
+from qkd_deploy.workflows.export import load_trained, output_beside
 
 
 def export_to_target(
@@ -53,11 +51,12 @@ def export_to_target(
 
 
 def _output(path: Path | str, output: Path | str | None, target: Target) -> Path:
-    file = Path(output) if output is not None else split_archive(path)[0].with_suffix(target.suffix)
+    file = output_beside(path, output, target.suffix)
     if not file.name.endswith(target.suffix):
-        raise UserError(f"files for {target.name} end in {target.suffix}, by which verify knows them; rename {file}")
-    if is_same_file(file, path):
-        raise UserError(f"the output {file} is the checkpoint itself; choose another --output")
+        raise UserError(
+            f"files for {target.name} end in {target.suffix}, by which verify knows them; use --output "
+            f"{file.with_suffix('')}{target.suffix}"
+        )
     return file
 
 

@@ -168,8 +168,9 @@ def test_a_changed_record_is_refused_or_fails(target: str, checkpoint: Path, tmp
     assert subject is not None
     text = subject.record.text
     file.write_bytes(content.replace(text.encode(), ("!" * len(text)).encode()))
-    with pytest.raises(UserError, match=r"what .* says of itself cannot be read"):
+    with pytest.raises(UserError, match=r"what .* says of itself cannot be read.*; export it again"):
         read_subject(file)
+    assert read_subject(exported(checkpoint, target, tmp_path)) is not None
 
 
 def test_a_file_of_another_checkpoint_fails(checkpoint: Path, tmp_path: Path) -> None:
@@ -179,19 +180,27 @@ def test_a_file_of_another_checkpoint_fails(checkpoint: Path, tmp_path: Path) ->
     assert not passed and "identity" in verdict
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--target", "litrt"), "is not supported; "),
-        (("--target", "fake", "--opset", "13"), "--opset is for ONNX files; leave it out with --target fake"),
-        (("--target", "fake", "--dynamic-size"), "--dynamic-size is for ONNX files"),
-        (("--target", "fake", "--output", "m.onnx"), "files for fake end in .fake, by which verify knows them"),
-        (("--target", "ort-mobile", "--weights", "packed"), "export it with --weights int8"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_a_sentence(options: tuple[str, ...], said: str, checkpoint: Path) -> None:
-    done = cli("export", checkpoint, "--model", FACTORY, *options)
-    assert done.exception is not None and said in str(getattr(done.exception, "message", done.exception))
+def _export(checkpoint: Path, *options: object) -> Result:
+    return cli("export", checkpoint, "--model", FACTORY, *options)
+
+
+def _is_refused(done: Result, said: str) -> None:
+    assert done.exception is not None and said in str(getattr(done.exception, "message", done.exception)), done.output
+
+
+def test_the_ways_out_of_the_command_work(checkpoint: Path, tmp_path: Path) -> None:
+    right = ("--output", tmp_path / "m.fake")
+    _is_refused(_export(checkpoint, "--target", "fkae", *right), "'fkae' is not supported; did you mean 'fake'?")
+    for wrong in (("--opset", "13"), ("--dynamic-size",), ("--strict-codes",)):
+        said = f"{wrong[0]} is for ONNX files; leave it out with --target fake"
+        _is_refused(_export(checkpoint, "--target", "fake", *wrong, *right), said)
+    wrong_name = _export(checkpoint, "--target", "fake", "--output", tmp_path / "m.onnx")
+    said = f"files for fake end in .fake, by which verify knows them; use --output {tmp_path / 'm.fake'}"
+    _is_refused(wrong_name, said)
+    packed = ("--target", "ort-mobile", "--output", tmp_path / "m.ort")
+    _is_refused(_export(checkpoint, *packed, "--weights", "packed"), "use --weights int8 (weights='int8' in Python)")
+    assert _export(checkpoint, "--target", "fake", *right).exception is None
+    assert _export(checkpoint, *packed, "--weights", "int8").exception is None
 
 
 def test_a_missing_runtime_names_its_extra(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -208,6 +217,7 @@ def test_verify_says_what_a_file_is_for(checkpoint: Path, tmp_path: Path) -> Non
     file = exported(checkpoint, "fake", tmp_path)
     with pytest.raises(UserError, match="was written for fake, not ort-mobile; use --target fake, or leave it out"):
         read_subject(file, "ort-mobile")
+    assert read_subject(file, "fake") is not None and read_subject(file) is not None
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"is no file for fake; give the \.fake file"):
         read_subject(tmp_path / "x.onnx", "fake")
@@ -223,3 +233,6 @@ def test_a_registered_target_that_does_not_import(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="registered as no_such_module:TARGET, cannot be imported"):
         target_named("broken")
     assert "broken" in target_names() and "no_such_module" not in sys.modules
+    (info / "entry_points.txt").unlink()  # uninstalled
+    with pytest.raises(UserError, match="there is no target 'broken'; choose one of ort, ort-mobile, fake"):
+        target_named("broken")

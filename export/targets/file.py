@@ -168,7 +168,7 @@ def _trial(made: TargetFile, file: Path) -> tuple[str, StepsOff, tuple[TargetKer
     if off.worst > made.record.tolerance or (off.differing and not made.record.tolerance):
         raise UserError(
             f"{title} {version} computes other outputs than the network ({off.in_words()}, where "
-            f"{made.record.tolerance} steps are allowed), so that nothing was written; choose another --target"
+            f"{made.record.tolerance} steps are allowed), so that nothing was written"
         )
     return version, off, tuple(kernels)
 
