@@ -64,6 +64,7 @@ def as_data(report: TargetReport) -> dict[str, Any]:
         "tolerance": report.tolerance,
         "kernels": [asdict(kernel) for kernel in report.kernels],
         "tail": list(report.tail),
+        "beside": list(map(str, report.beside)),
     }
 
 
@@ -75,5 +76,7 @@ def _print(report: TargetReport) -> None:
         if counted:
             echo(f"{where}: {', '.join(counted)}")
     echo(f"wrote {report.path} ({report.bits}, {report.size / 1000:,.1f} kB)")
+    for path in report.beside:
+        echo(f"wrote {path}")
     if report.tail:
         echo(f"left to your application: {', '.join(report.tail)}")

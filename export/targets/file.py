@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import onnx
 import torch
 from torch import nn
 
-from qkd_deploy.atomic import atomic_write
+from qkd_deploy.atomic import all_or_nothing, atomic_write
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.onnx_export import build_model, flat_tensors
 from qkd_deploy.export.targets.child import TargetProcess
@@ -61,6 +62,7 @@ class TargetReport:
         tolerance: how far they may be.
         kernels: what ran; empty where the runtime does not say.
         tail: tensors that a tail in float computes, which is in no file.
+        beside: further files.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class TargetReport:
     tolerance: int
     kernels: tuple[TargetKernel, ...]
     tail: tuple[str, ...]
+    beside: tuple[Path, ...]
 
 
 def build_target_file(
@@ -136,8 +139,14 @@ def export_for(
         trial.write_bytes(made.content)
         version, off, kernels = _trial(made, trial)
     final = build_target_file(model, target, **form, runtime=version)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(final.content)
+    further = target.beside(final.content)
+    others = {path.with_name(path.name.removesuffix(target.suffix) + end): data for end, data in further.items()}
+    with ExitStack() as stack:
+        for file in others:
+            stack.enter_context(all_or_nothing(file))
+        for file, data in {**others, path: final.content}.items():
+            with atomic_write(file) as temporary:
+                temporary.write_bytes(data)
     tail = made.record.described().decode
     return TargetReport(
         path,
@@ -150,6 +159,7 @@ def export_for(
         made.record.tolerance,
         kernels,
         () if tail is None else tail.tail,
+        tuple(others),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import re
 import tempfile
 from collections import Counter
@@ -62,6 +63,19 @@ class OrtMobile:
         model = emit(frozen, weights=form.weights, input_type=form.input).model
         onnx.helper.set_model_props(model, {_KEY: record})
         return _optimized(model)
+
+    def beside(self, content: bytes) -> dict[str, bytes]:
+        """Operators and types for a reduced build of ONNX Runtime (``--include_ops_by_config``)."""
+        from onnxruntime.tools.ort_format_model import create_config_from_models
+
+        logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)  # it would name a folder that is gone
+        with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
+            model, config = Path(folder) / "model.ort", Path(folder) / "config"
+            model.write_bytes(content)
+            create_config_from_models([model], config, enable_type_reduction=True)
+            lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not line.startswith("#")]  # which name a folder that is gone
+        return {".required_operators_and_types.config": "".join(kept).encode()}
 
     def record(self, content: bytes) -> str | None:
         """Read the record from the flatbuffer."""

@@ -90,6 +90,9 @@ class Target(Protocol):
             UserError: the runtime cannot take something, which the sentence names with what to do.
         """
 
+    def beside(self, content: bytes) -> dict[str, bytes]:
+        """Further files that builders of the runtime want, by the suffix of their names; most targets have none."""
+
     def record(self, content: bytes) -> str | None:
         """Read what ``build`` stored, without the runtime; None in a file of another kind."""
 

@@ -36,6 +36,9 @@ class FakeTarget:
         model = emit(frozen, weights=form.weights, input_type=form.input).model
         return MARK + len(record).to_bytes(4, "little") + record.encode() + model.SerializeToString(deterministic=True)
 
+    def beside(self, content: bytes) -> dict[str, bytes]:
+        return {}
+
     def record(self, content: bytes) -> str | None:
         if content[:4] != MARK:
             return None

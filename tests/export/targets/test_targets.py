@@ -89,6 +89,14 @@ def test_files_are_exact_and_verified(target: str, form: str, checkpoint: Path, 
     assert passed and verdict.startswith("CONSISTENT"), verdict
 
 
+def test_builders_of_a_reduced_runtime_get_its_operators(checkpoint: Path, tmp_path: Path) -> None:
+    done = cli("export", checkpoint, "--target", "ort-mobile", "--model", FACTORY, "--output", tmp_path / "m.ort")
+    config = tmp_path / "m.required_operators_and_types.config"
+    assert f"wrote {config}" in done.output
+    text = config.read_text()
+    assert "ai.onnx;21;" in text and "com.microsoft;1;QGemm" in text and "#" not in text
+
+
 def test_a_registered_target_is_listed_and_taken_by_the_commands(checkpoint: Path, tmp_path: Path) -> None:
     assert target_names() == ("ort", *sorted(TARGETS, reverse=True))
     done = cli("export", checkpoint, "--target", "fake", "--model", FACTORY, "--output", tmp_path / "m.fake")
