@@ -124,11 +124,17 @@ def _root(content: bytes) -> Any:
 
 
 def _plain(item: Any) -> Any:
-    """A table of a flatbuffer and all that it holds; lists of tables are sorted, unions left out."""
+    """A table of a flatbuffer and all that it holds; lists of tables are sorted, as their order says nothing."""
     if isinstance(item, bytes):
         return item.decode(errors="replace")
+    if type(item).__name__ == "Table":  # the only union in these files: the type of a value, which is a tensor
+        from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
+
+        tensor = TensorTypeAndShape()
+        tensor.Init(item.Bytes, item.Pos)
+        return _plain(tensor)
     if not hasattr(item, "_tab"):
-        return item if isinstance(item, (int, float, str)) else None
+        return item
     fields = [name for name in vars(type(item)) if f"{name}Length" in vars(type(item))]
     found = {name: _vector(item, name) for name in fields}
     for name, method in vars(type(item)).items():
