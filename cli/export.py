@@ -12,7 +12,7 @@ import click
 
 from qkd_deploy.cli.options import GroupedCommand, named, option, options_of, refuse_without
 from qkd_deploy.cli.printing import echo
-from qkd_deploy.cli.targets import refuse_for_target, write_for_target
+from qkd_deploy.cli.targets import onnx_beside, refuse_for_target, write_for_target
 from qkd_deploy.cli.values import Choice, Points, TargetName
 from qkd_deploy.export.settings import INPUTS, OPSETS, ORT, TAILS, WEIGHTS
 from qkd_deploy.graph.replacements import replaced_in_words
@@ -153,7 +153,7 @@ def command(
     from qkd_deploy.workflows.post_training import export_calibrated
 
     settings = {**given, "dataset": calibrate, **named({"bits": bits, "model": model})}
-    onnx = output if target == ORT else None
+    onnx = output if target == ORT or output is None else onnx_beside(target, output)
     done = export_calibrated(checkpoint, onnx, settings=settings, progress=lambda line: echo(line, err=True), **form)
     if target == ORT or not as_json:
         _print(done.report, target, as_json, done)
@@ -163,7 +163,8 @@ def command(
         return 1
     status = _judged(done.report, strict_codes)
     if target != ORT:
-        return write_for_target(target, done.checkpoint, output, None, model, weights, input_type, as_json)
+        words = data_options(settings)
+        return write_for_target(target, done.checkpoint, output, None, model, weights, input_type, as_json, words)
     if not as_json and not status:
         words = [*data_options(settings), "--checkpoint", str(done.checkpoint), *model_option(model)]
         echo(f"next: {shlex.join(['qkd-deploy', 'verify', str(done.report.path), *words])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,14 @@ def refuse_for_target(target: str, **given: Any) -> None:
         raise click.UsageError(f"{named[0]} is for ONNX files; leave it out with --target {target}")
 
 
+def onnx_beside(target: str, output: Path) -> Path:
+    """Where the ONNX file goes that calibration writes, too: beside the file of the target."""
+    from qkd_deploy.export.targets.registry import target_named
+
+    suffix = target_named(target).suffix
+    return output.with_name(output.name.removesuffix(suffix) + ".onnx")
+
+
 def write_for_target(
     target: str,
     checkpoint: Path,
@@ -36,8 +45,10 @@ def write_for_target(
     weights: str,
     input_type: str,
     as_json: bool,
+    data: Sequence[str] = ("--dataset", "DATASET"),
 ) -> int:
-    """Write a file for a target, and print its account."""
+    """Write a file for a target, and print its account; ``data`` are options of the next command."""
+    from qkd_deploy.workflows.next_command import model_option
     from qkd_deploy.workflows.targets import export_to_target
 
     report = export_to_target(checkpoint, target, output, bits=bits, model=model, weights=weights, input=input_type)
@@ -46,7 +57,7 @@ def write_for_target(
         return 0
     _print(report)
     words = ["qkd-deploy", "verify", str(report.path), "--checkpoint", str(checkpoint)]
-    echo(f"next: {shlex.join([*words, *(['--model', model] if model and ':' in model else [])])} --dataset DATASET")
+    echo(f"next: {shlex.join([*words, *model_option(model), *data])}")
     return 0
 
 

@@ -280,3 +280,16 @@ def test_a_failed_export_gives_the_old_checkpoint_back(material: Path, warm_run:
         assert old.read_bytes() == b"what was there"
     finally:
         old.unlink()
+
+
+def test_a_file_for_another_runtime_stands_beside_the_onnx_file(
+    floats: tuple[Path, float], warm_run: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "m.ort"
+    line = f"{PTQ} --model resnet8 float.pt --target ort-mobile --output {output}"
+    said = ok(warm_run(line, floats[0])).strip()
+    assert f"wrote {tmp_path / 'm.onnx'}" in said and f"wrote {output}" in said
+    checkpoint = tmp_path / "m.quantized.pt"
+    following = f"verify {output} --checkpoint {checkpoint} --dataset digits"
+    assert said.splitlines()[-1] == f"next: qkd-deploy {following}"
+    assert ok(warm_run(following, tmp_path)).strip().splitlines()[-1].startswith("VERIFIED")
