@@ -30,12 +30,12 @@ from qkd_deploy.verification.checks.kernels import check_kernels
 from qkd_deploy.verification.checks.preview import check_preview
 from qkd_deploy.verification.decoding import decode_beside
 from qkd_deploy.verification.findings import Level
+from qkd_deploy.verification.job import Check, Job
 from qkd_deploy.verification.model_under_test import ModelUnderTest
 from qkd_deploy.verification.overflow.saturation import Saturation, find_saturation
 from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.runnable import require_runnable, samples_at_a_time
 from qkd_deploy.verification.source import Source, from_arrays, from_dataset, from_golden, of_other_sizes
-from qkd_deploy.verification.task import Check, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,7 +116,7 @@ def verify_onnx(
     if data is not None:
         about = {"name": data.known_as, "fingerprint": data.fingerprint}
         report.dataset = {**about, "split": split, "images": source.images}
-    task = Task(
+    job = Job(
         file,
         subject,
         source,
@@ -130,14 +130,14 @@ def verify_onnx(
         samples_at_a_time(file, batch_size),
     )
     if data is not None and split == "test":
-        task = replace(task, recorded=recorded_for(subject.metadata, data, source.images))
-    task = replace(task, other_sizes=of_other_sizes(model, subject.metadata))
+        job = replace(job, recorded=recorded_for(subject.metadata, data, source.images))
+    job = replace(job, other_sizes=of_other_sizes(model, subject.metadata))
     with evaluating(prepared):
         for name, check in CHECKS.items():
             if name == "decode" and subject.metadata.decode is None:
                 continue
-            report.levels.append(_judged(name, check, task))
-        report.saturation = _saturation(task)
+            report.levels.append(_judged(name, check, job))
+        report.saturation = _saturation(job)
     return report
 
 
@@ -150,32 +150,32 @@ def _subject(file: OnnxFile, frozen: FrozenModel | None, prepared: PreparedModel
     return ModelUnderTest(file.model, metadata, frozen, prepared, whole, decode_beside(file, metadata.decode))
 
 
-def _judged(name: str, check: Check, task: Task) -> Level:
+def _judged(name: str, check: Check, job: Job) -> Level:
     """The level of a check; what a changed file cannot even be asked counts as failed."""
     try:
-        return check(task)
+        return check(job)
     except UserError as error:
-        if not task.report.identity:
+        if not job.report.identity:
             raise
         return Level(name, "failed", (str(error),))
 
 
-def _saturation(task: Task) -> Saturation | None:
+def _saturation(job: Job) -> Saturation | None:
     """Find what saturates, and where codes differ on a CPU that saturates, whether that is why."""
-    subject, report = task.subject, task.report
+    subject, report = job.subject, job.report
     try:
         found = find_saturation(subject.model, subject.reference, subject.metadata, report.cpu)
     except UserError:  # the levels have said that the file cannot be read
         return None
     if found.layers and found.here and report.failed("codes"):
-        return found.explained(_agrees_without_saturation(task))
+        return found.explained(_agrees_without_saturation(job))
     return found
 
 
-def _agrees_without_saturation(task: Task) -> bool:
+def _agrees_without_saturation(job: Job) -> bool:
     """True where all codes are equal where no sum of 8-bit products saturates."""
-    scratch = VerificationReport(task.report.path)
-    again = replace(task, subject=replace(task.subject, precise=True), threads=(1,), report=scratch)
+    scratch = VerificationReport(job.report.path)
+    again = replace(job, subject=replace(job.subject, precise=True), threads=(1,), report=scratch)
     return check_codes(again).status != "failed"
 
 

@@ -121,7 +121,7 @@ EXPORT = [
     case("export --bits w8a8 model.pt", "trained at w4a4, not w8a8", "use --bits w4a4"),
     case("export --bits w9a9 model.pt", "out of range", "did you mean 'w8a8'?"),
     case("export --bits 4w4a model.pt", "not of the form wXaY", "did you mean 'w4a4'?"),
-    case("export --target openvino model.pt", "'openvino' is not supported", "choose ort"),
+    case("export --target tensorrt model.pt", "'tensorrt' is not supported", "choose one of ort, "),
     case("export --weights pakced model.pt", "did you mean 'packed'?"),
     case("export --input uint16 model.pt", "did you mean 'uint8'?"),
     case("export model.pt --output folder", "cannot write folder: it is a folder", "name a file"),

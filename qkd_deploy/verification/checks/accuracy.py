@@ -9,37 +9,37 @@ from qkd_deploy.verification.checks.outputs import FLIP_TOLERANCE, FLOAT_TOLERAN
 from qkd_deploy.verification.checks.tally import Outputs, Tally
 from qkd_deploy.verification.checks.torch_side import outputs_of
 from qkd_deploy.verification.findings import Level
+from qkd_deploy.verification.job import Job
 from qkd_deploy.verification.onnx_graph import names_of
 from qkd_deploy.verification.runtime import RuntimeModel
 from qkd_deploy.verification.source import Batch
-from qkd_deploy.verification.task import Task
 
 if TYPE_CHECKING:
     from qkd_deploy.data.dataset import ImageDataset
 
 
-def check_accuracy(task: Task) -> Level:
+def check_accuracy(job: Job) -> Level:
     """Run every side on all images; frozen model and runtime must agree, and the preview be near them.
 
     Raises:
         UserError: the sides give outputs of other shapes, or not one for each label.
     """
-    subject, source, report = task.subject, task.source, task.report
+    subject, source, report = job.subject, job.source, job.report
     if not source.labelled and subject.frozen is None:
         return Level("accuracy", "skipped", ("there are no labels and no checkpoint to compare with",))
     decoded = source.labelled and subject.metadata.decode is not None
     if decoded and (subject.decode is None or report.failed("decode")):
         return Level("accuracy", "skipped", ("labels are of decoded outputs, and no decode file fits",))
-    runtime = RuntimeModel(subject.model, max(task.threads), runtime=subject.runtime)
-    tally = Tally(_outputs_comparison(task, decoded), source.data)
-    for batch in source.batches(task.batch_size):
-        tally.add(_sides(task, runtime, batch, decoded), batch.samples, batch.labels)
+    runtime = RuntimeModel(subject.model, max(job.threads), runtime=subject.runtime)
+    tally = Tally(_outputs_comparison(job, decoded), source.data)
+    for batch in source.batches(job.batch_size):
+        tally.add(_sides(job, runtime, batch, decoded), batch.samples, batch.labels)
     report.images = tally.images
     if not source.labelled:
         return tally.outputs_result()
     report.accuracy.update(tally.percent)
     report.figures = tally.figures
-    return _with_recorded(task, tally, tally.accuracy_result(task.tolerance))
+    return _with_recorded(job, tally, tally.accuracy_result(job.tolerance))
 
 
 def recorded_for(metadata: Metadata, data: ImageDataset, images: int) -> float | None:
@@ -51,22 +51,22 @@ def recorded_for(metadata: Metadata, data: ImageDataset, images: int) -> float |
     return float(claim["integer"]) if same_pictures else None
 
 
-def _with_recorded(task: Task, tally: Tally, level: Level) -> Level:
+def _with_recorded(job: Job, tally: Tally, level: Level) -> Level:
     """The level, failed where the file claims another accuracy than the runtime reaches.
 
     Equality is asked for where nothing in float has a part in the outputs; elsewhere rounding may decide an image.
     """
-    claimed, reached = task.recorded, tally.percent["runtime"]
-    allowed = 1e-6 if tally.is_exact else max(task.tolerance or 0.0, 100.0 / tally.images)
+    claimed, reached = job.recorded, tally.percent["runtime"]
+    allowed = 1e-6 if tally.is_exact else max(job.tolerance or 0.0, 100.0 / tally.images)
     if claimed is None or abs(claimed - reached) <= allowed:
         return level
     problem = f"the file claims {claimed:.2f} % on these images, but reaches {reached:.2f} %"
     return Level(level.name, "failed", (problem, *level.sentences))
 
 
-def _sides(task: Task, runtime: RuntimeModel, batch: Batch, decoded: bool) -> dict[str, Outputs]:
+def _sides(job: Job, runtime: RuntimeModel, batch: Batch, decoded: bool) -> dict[str, Outputs]:
     """The outputs of all sides for one batch, in graph order: of the file, or what the decode file makes of them."""
-    subject, found = task.subject, runtime.run(batch.feeds)
+    subject, found = job.subject, runtime.run(batch.feeds)
     if decoded and subject.decode is not None:
         found = subject.decode.run(found)
     sides = {"runtime": list(found.values())}
@@ -79,10 +79,10 @@ def _sides(task: Task, runtime: RuntimeModel, batch: Batch, decoded: bool) -> di
     return sides
 
 
-def _outputs_comparison(task: Task, decoded: bool) -> OutputsComparison:
+def _outputs_comparison(job: Job, decoded: bool) -> OutputsComparison:
     """Outputs must be equal in every bit, unless an operator in float has a part in them."""
-    subject = task.subject
-    after_float = subject.reference.run(next(iter(task.source.batches(1))).feeds).after_float
+    subject = job.subject
+    after_float = subject.reference.run(next(iter(job.source.batches(1))).feeds).after_float
     tolerance = FLIP_TOLERANCE if after_float & subject.values.keys() else FLOAT_TOLERANCE
     if decoded and subject.decode is not None:
         return OutputsComparison(dict.fromkeys(names_of(subject.decode.file.model.graph.output), False), tolerance)

@@ -12,34 +12,34 @@ from qkd_deploy.verification.checks.outputs import FLOAT_TOLERANCE
 from qkd_deploy.verification.checks.torch_side import tensors_for
 from qkd_deploy.verification.compare import CodesComparison, output_difference
 from qkd_deploy.verification.findings import Level
+from qkd_deploy.verification.job import Job
 from qkd_deploy.verification.reference.model import ReferenceResult
 from qkd_deploy.verification.source import Batch
-from qkd_deploy.verification.task import Task
 
 Codes = Mapping[str, np.ndarray]
 
 
-def check_codes(task: Task) -> Level:
+def check_codes(job: Job) -> Level:
     """Compare all codes and outputs; every code must be equal, but for those behind float operators."""
-    found = _Comparison(task, task.subject.comparison())
-    sessions = {count: task.subject.session(count) for count in task.threads}
-    for batch in _batches(task):
+    found = _Comparison(job, job.subject.comparison())
+    sessions = {count: job.subject.session(count) for count in job.threads}
+    for batch in _batches(job):
         for count, session in sessions.items():
             outputs, codes = session.run(batch.feeds)
             found.add_reference(batch, codes, outputs, f"{count} threads")
-            if task.subject.frozen is not None and count == task.threads[0]:
-                found.add_frozen(task.subject.frozen, batch, codes)
+            if job.subject.frozen is not None and count == job.threads[0]:
+                found.add_frozen(job.subject.frozen, batch, codes)
     codes_found = found.codes
-    task.report.compared_codes, task.report.differing_codes = codes_found.compared, codes_found.differing
-    task.report.first_difference = codes_found.first
+    job.report.compared_codes, job.report.differing_codes = codes_found.compared, codes_found.differing
+    job.report.first_difference = codes_found.first
     return found.judged()
 
 
-def _batches(task: Task) -> Iterator[Batch]:
+def _batches(job: Job) -> Iterator[Batch]:
     """The first batches, and one of each further size."""
-    limit = task.code_images
-    yield from task.source.batches(min(task.batch_size, limit), limit)
-    for source in task.other_sizes:
+    limit = job.code_images
+    yield from job.source.batches(min(job.batch_size, limit), limit)
+    for source in job.other_sizes:
         yield from source.batches(source.images)
 
 
@@ -48,20 +48,20 @@ class _Comparison:
     """Adds up what differs over batches and sessions.
 
     Attributes:
-        task: what is compared.
+        job: what is compared.
         codes: differences of codes.
         outputs: by name, by how much of its range an output differs that should not.
         after_float: values that a float operator had a part in.
     """
 
-    task: Task
+    job: Job
     codes: CodesComparison
     outputs: dict[str, float] = field(default_factory=dict)
     after_float: set[str] = field(default_factory=set)
 
     def add_reference(self, batch: Batch, codes: Codes, outputs: Codes, label: str) -> None:
         """Compare what the runtime gives with the reference's results."""
-        subject = self.task.subject
+        subject = self.job.subject
         result = subject.reference.run(batch.feeds, continue_with=codes)
         self.after_float = result.after_float
         own, exact = self._before_float(result.codes), self._before_float(codes)
@@ -74,7 +74,7 @@ class _Comparison:
 
     def add_frozen(self, model: FrozenModel, batch: Batch, codes: Codes) -> None:
         """Compare the codes that the runtime gives with the frozen model's."""
-        subject = self.task.subject
+        subject = self.job.subject
         known = {record.value for record in subject.metadata.tensors}
         exact = subject.by_tensor({name: codes[name] for name in self._before_float(codes) if name in known})
         frozen = model.codes(*tensors_for(model, batch.floats))
@@ -113,11 +113,11 @@ class _Comparison:
     def _summary(self) -> str:
         if not self.codes.compared:
             return f"the model has no integer codes; outputs agree within {FLOAT_TOLERANCE:g} of their range"
-        subject, threads = self.task.subject, " and ".join(map(str, self.task.threads))
+        subject, threads = self.job.subject, " and ".join(map(str, self.job.threads))
         frozen = ", frozen model" if subject.frozen is not None else ""
         sides = f"reference{frozen} and {subject.runtime.name}"
-        sizes = f", and {len(self.task.other_sizes)} other sizes" if self.task.other_sizes else ""
-        inputs = f"{self.task.code_images} inputs{sizes}"
+        sizes = f", and {len(self.job.other_sizes)} other sizes" if self.job.other_sizes else ""
+        inputs = f"{self.job.code_images} inputs{sizes}"
         return f"0 of {self.codes.compared:,} codes differ ({sides}, {inputs}, {threads} threads)"
 
     def _notes(self) -> Iterator[str]:

@@ -9,17 +9,17 @@ from qkd_deploy.export.metadata import Metadata, graph_digests
 from qkd_deploy.verification.checks.fresh_export import against_expected, compare, golden_against, graph_difference
 from qkd_deploy.verification.checks.golden import golden_differences
 from qkd_deploy.verification.findings import Difference, Level
+from qkd_deploy.verification.job import Job
 from qkd_deploy.verification.model_under_test import ModelUnderTest
-from qkd_deploy.verification.task import Task
 
 
-def check_identity(task: Task) -> Level:
+def check_identity(job: Job) -> Level:
     """Compare the file with its digests, with a fresh export of the checkpoint, and with its golden results.
 
     Raises:
         UserError: reference or runtime cannot run a file that is what was exported.
     """
-    task.report.identity, level = identity_level(task.subject, task.expected)
+    job.report.identity, level = identity_level(job.subject, job.expected)
     return level
 
 

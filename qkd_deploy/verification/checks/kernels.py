@@ -15,10 +15,10 @@ from qkd_deploy.export.metadata import Metadata
 from qkd_deploy.verification.checks.float_reasons import ExportedGraph
 from qkd_deploy.verification.checks.tail import Tail
 from qkd_deploy.verification.findings import Kernel, Level
+from qkd_deploy.verification.job import Job
 from qkd_deploy.verification.onnx_graph import OnnxGraph, attributes_of
 from qkd_deploy.verification.reference.movement import MOVES
 from qkd_deploy.verification.runtime import optimized_graph
-from qkd_deploy.verification.task import Task
 
 _INTEGER = re.compile(r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool")
 _ON_CODES = frozenset({"Clip", "Concat", "GatherElements", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "Resize"})
@@ -28,9 +28,9 @@ _TAIL = "it stands behind the last integer kernels, and outputs are floats"
 _EXACT_NORM = "it is computed in float32 from exact sums of integers, the same on every CPU"
 
 
-def check_kernels(task: Task) -> Level:
+def check_kernels(job: Job) -> Level:
     """List the kernels that ONNX Runtime built; float ones fail only where integers are required."""
-    subject, report = task.subject, task.report
+    subject, report = job.subject, job.report
     built = list_all(subject.model, optimized_graph(subject.model, subject.runtime), subject.metadata)
     report.kernels, report.tail = _outside_tail(built), [kernel for kernel in built if kernel.tail]
     total, floats = len(report.kernels), report.float_ops
@@ -39,7 +39,7 @@ def check_kernels(task: Task) -> Level:
         return Level("kernels", "passed", (f"all {total} kernels are integer kernels{tail}",))
     first = f"{floats[0].module} ({floats[0].op}): {floats[0].reason}"
     named = f"{len(floats)} of {total} kernels compute in float, first {first}"
-    return Level("kernels", "failed" if task.require_integer else "passed", (named,))
+    return Level("kernels", "failed" if job.require_integer else "passed", (named,))
 
 
 def list_kernels(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metadata) -> list[Kernel]:

@@ -6,16 +6,16 @@ from qkd_deploy.graph.integer.preview import preview_codes
 from qkd_deploy.verification.checks.torch_side import tensors_for
 from qkd_deploy.verification.compare import CodesComparison
 from qkd_deploy.verification.findings import Level
-from qkd_deploy.verification.task import Task
+from qkd_deploy.verification.job import Job
 
 
-def check_preview(task: Task) -> Level:
+def check_preview(job: Job) -> Level:
     """Compare single layers; a rounding tie may be decided otherwise, by one step, and in 1e-5 of the codes."""
-    subject = task.subject
+    subject = job.subject
     if subject.prepared is None or subject.frozen is None:
         return Level("preview", "skipped", ("no checkpoint was given",))
-    comparison, limit = subject.comparison(), task.code_images
-    for batch in task.source.batches(min(task.batch_size, limit), limit):
+    comparison, limit = subject.comparison(), job.code_images
+    for batch in job.source.batches(min(job.batch_size, limit), limit):
         inputs = tensors_for(subject.frozen, batch.floats)
         for name, preview, frozen in preview_codes(subject.prepared, subject.frozen, *inputs):
             comparison.within_a_step(name, preview, frozen)

@@ -58,6 +58,8 @@ class Tally:
     def _judge(self, answers: Mapping[str, Any], targets: Tensor) -> None:
         """Judge all sides; of classes and scores of single images it is known on how many two sides disagree."""
         assert self._data is not None
+        if not self._scores and self._data.metric is None:
+            self._require_known(answers["runtime"], len(targets))
         single: dict[str, Tensor] = {}
         for side, given in answers.items():
             score = self._scores.setdefault(side, self._data.score())
@@ -69,6 +71,17 @@ class Tally:
             single = {side: self._data.task.decisions(given) for side, given in answers.items()}
         if "frozen" in single:
             self._disagreements += int((single["frozen"] != single["runtime"]).sum())
+
+    def _require_known(self, answers: Any, images: int) -> None:
+        """Refuse a file whose answers are none of the task's that its labels belong to."""
+        assert self._data is not None
+        try:
+            self._data.task.check_answers(answers, images, len(self._data.classes), "the file")
+        except UserError as error:
+            raise UserError(
+                f"{error}; or verify it with the task that it was made for, --task NAME or package.module:Class "
+                "(task= of load_dataset in Python)"
+            ) from error
 
     def _answers(self, outputs: Outputs) -> Any:
         """Outputs as ``plain_answers`` has them: a tensor, a tuple, or, by name, what was a dict."""
@@ -112,7 +125,11 @@ class Tally:
             yield "the frozen model and ONNX Runtime reach other figures"
         yield from self._outputs.problems(exact_only=True)
         if tolerance is not None and self._is_preview_far(tolerance):
-            yield f"the float preview is more than {tolerance:g} points away from the integer model"
+            yield (
+                f"the float preview is more than {tolerance:g} points away from the integer model; where no code "
+                "differs, and few images or rare classes make the measure jump, allow more by --tolerance (tolerance= "
+                "in Python)"
+            )
 
     def _is_preview_far(self, tolerance: float) -> bool:
         percent = self.percent

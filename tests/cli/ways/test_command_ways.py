@@ -31,7 +31,10 @@ WAYS = {
         advice="did you mean 'packed'?",
     ),
     "a choice that there is not": Line(
-        "export model.pt --target openvino", "is not supported", "export model.pt --target ort", advice="choose ort"
+        "export model.pt --target tensorrt",
+        "is not supported",
+        "export model.pt --target ort",
+        advice="choose one of ort",
     ),
     "epochs that are no number": Line(f"{QKD} --epochs many", "give one number, or one per phase", f"{QKD} --epochs 3"),
     "epochs of phases": Line(f"{QKD} --epochs 1/1/1", "give one number, or one per phase", f"{QKD} --epochs 1,1,1"),

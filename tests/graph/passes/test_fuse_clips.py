@@ -10,7 +10,7 @@ from qkd_deploy.graph.passes.fuse_clips import fuse_clips
 
 ABSORBING = (
     *("conv", "linear", "add", "mul", "matmul", "concat", "avg_pool", "uneven_avg_pool", "global_avg_pool"),
-    *("leaky_relu", "batch_norm"),
+    *("leaky_relu", "batch_norm", "bilinear"),
 )
 MOVING = ("max_pool", "reshape", "transpose", "dropout")
 

@@ -1,4 +1,4 @@
-"""The task of a check: the model, the data, what is allowed, and the report that findings go into."""
+"""The job of a check: the model, the data, what is allowed, and the report that findings go into."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkd_deploy.verification.source import Source
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """One verification; the fields after ``report`` are arguments of ``verify_onnx``, but for the last two.
 
     ``file`` is the one that is verified, ``subject`` what is in it.
@@ -44,5 +44,5 @@ class Task:
         return min(self.source.images, code_images(self.source.sample_shape))
 
 
-Check = Callable[[Task], Level]
+Check = Callable[[Job], Level]
 """Looks at one side of the model, notes numbers in the report, and judges."""
