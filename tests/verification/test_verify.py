@@ -179,7 +179,7 @@ def test_tolerance_between_preview_and_integer_model(
     assert far.passed == (tolerance is None)
     if tolerance is not None:
         assert f"is more than {tolerance:g} points away" in far.verdict and "allow more by --tolerance" in far.verdict
-        assert verify_onnx(file, data=dataset, tolerance=3.0, batch_size=16, **two_wrong).passed  # type: ignore[arg-type]
+        assert verify_onnx(file, data=dataset, tolerance=5.0, batch_size=16, **two_wrong).passed  # type: ignore[arg-type]
 
 
 def test_float_operators_fail_only_where_integers_are_required(tmp_path: Path) -> None:
