@@ -11,7 +11,8 @@ from watched import images, prepared
 
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.registry import QUANTIZERS
-from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor, TensorObservation
+from qkd_deploy.training.monitoring.observation import TensorObservation
+from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 
 
 def named(model: PreparedModel, observer: QuantizerMonitor | None = None) -> dict[str, TensorObservation]:
@@ -129,3 +130,35 @@ def test_a_record_gets_the_summary() -> None:
         assert record.steps[tensor.name] == pytest.approx(tensor.scale, rel=1e-5)
         assert record.clipped[tensor.name] == pytest.approx(tensor.clipped, abs=1e-6)
         assert record.levels_used[tensor.name] == pytest.approx(tensor.levels_used, abs=1e-6)
+
+
+def test_noise_is_what_rounding_and_clipping_take() -> None:
+    model = prepared()
+    found = named(model)
+    values = values_before_quantizers(model)
+    compared = 0
+    for node in model.graph.nodes:
+        if node.quantizer is None or node.name == "noise":
+            continue
+        part, value = model.activation(node.quantizer), values[node.name].double()
+        error = value - part.codes(value.float()).double() * part.scale().detach().double()
+        expected = 10 * math.log10(value.square().sum() / error.square().sum()) if error.any() else math.inf
+        assert found[node.name].snr == pytest.approx(expected, abs=1e-3)
+        compared += math.isfinite(expected)
+    assert compared >= 5
+
+
+def test_weights_are_seen_without_images() -> None:
+    model = prepared()
+    alone, with_images = QuantizerMonitor(model).observe_weights().tensors, named(model)
+    assert [tensor.name for tensor in alone] == ["first.weight", "shared.weight", "fc.weight"]
+    assert all(tensor == with_images[tensor.name] for tensor in alone)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0.0, math.nan), (3.0, math.inf)])
+def test_tensors_without_signal_or_without_noise(code: float, expected: float) -> None:
+    model = prepared()
+    (layer,) = [node for node in model.layers() if node.target == "fc"]
+    with torch.no_grad():
+        model.network.get_parameter("fc.weight").copy_(code * model.weight(layer).scale().reshape(-1, 1))
+    assert named(model)["fc.weight"].snr == pytest.approx(expected, nan_ok=True)

@@ -15,7 +15,8 @@ from watched import images, prepared
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.monitoring.events import scalars
 from qkd_deploy.training.monitoring.metrics import EpochRecord, read_metrics
-from qkd_deploy.training.monitoring.quantizer_monitor import Observation, QuantizerMonitor
+from qkd_deploy.training.monitoring.observation import Observation
+from qkd_deploy.training.monitoring.quantizer_monitor import QuantizerMonitor
 from qkd_deploy.training.monitoring.recorder import RunRecorder
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qkd_deploy.training.monitoring.metrics import EpochRecord
-from qkd_deploy.training.monitoring.quantizer_monitor import Observation, TensorObservation
+from qkd_deploy.training.monitoring.observation import Observation, TensorObservation
 
 _NAME = "events.out.tfevents."
 

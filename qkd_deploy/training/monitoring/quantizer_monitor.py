@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -18,70 +18,22 @@ from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.ops.layers import layer_parameters
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.quantizers.base import along_channels
-from qkd_deploy.training.monitoring.metrics import EpochRecord
-
-
-@dataclass(frozen=True)
-class TensorObservation:
-    """One quantized tensor.
-
-    Attributes:
-        name: of an activation, its name in reports and in the exported file; of weights, ``MODULE.weight``.
-        kind: what it is.
-        bits: of its codes.
-        lo: the smallest centered code.
-        scale: the step size, in units of the tensor; the geometric mean where each channel has its own.
-        movement: ``log(scale / scale_before)``, the relative movement since the last observation.
-        counts: how often each centered code ``lo, lo + 1, ...`` occurs. Values that are not numbers have no code.
-        below, above: share of the values whose nearest code lies below or above the grid.
-    """
-
-    name: str
-    kind: Literal["weight", "activation"]
-    bits: int
-    lo: int
-    scale: float
-    movement: float
-    counts: tuple[int, ...]
-    below: float
-    above: float
-
-    @property
-    def clipped(self) -> float:
-        """Share of the values that were clipped."""
-        return self.below + self.above
-
-    @property
-    def levels_used(self) -> float:
-        """Share of the codes that occur."""
-        return sum(count > 0 for count in self.counts) / len(self.counts)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """All quantized tensors: the weights in execution order, then the activations."""
-
-    tensors: tuple[TensorObservation, ...]
-
-    def added_to(self, record: EpochRecord) -> EpochRecord:
-        """The record of the epoch that was just finished, with what was observed after it."""
-        return replace(
-            record,
-            steps={tensor.name: float(f"{tensor.scale:.6g}") for tensor in self.tensors},
-            clipped={tensor.name: round(tensor.clipped, 6) for tensor in self.tensors},
-            levels_used={tensor.name: round(tensor.levels_used, 6) for tensor in self.tensors},
-        )
+from qkd_deploy.training.monitoring.observation import Observation, TensorObservation
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """One quantizer's effect, still on the device: ``counts`` is int64 [2 + levels]: below, above, each code."""
+    """One quantizer's effect, still on the device.
+
+    ``counts`` is int64 [2 + levels]: below, above, each code. ``numbers`` is float32 [3]: the scale, the energy of the
+    values, and that of the noise.
+    """
 
     name: str
     kind: Literal["weight", "activation"]
     spec: TensorSpec
     values: int
-    scale: Tensor
+    numbers: Tensor
     counts: Tensor
 
 
@@ -107,19 +59,27 @@ class QuantizerMonitor:
                 observations comparable.
         """
         with _undisturbed(self._prepared, inputs[0].device):
-            measured = [*self._weights(), *self._activations(inputs)]
+            return self._observed([*self._weights(), *self._activations(inputs)])
+
+    def observe_weights(self) -> Observation:
+        """Look at the weights alone, for which no images are needed."""
+        with torch.no_grad():
+            return self._observed(list(self._weights()))
+
+    def _observed(self, measured: list[_Measured]) -> Observation:
         # everything crosses from the device in two transfers
-        scales = torch.stack([one.scale for one in measured]).tolist()
+        numbers = torch.stack([one.numbers for one in measured]).tolist()
         counts = iter(torch.cat([one.counts for one in measured]).tolist())
         tensors = [
-            self._observation(one, scale, list(islice(counts, len(one.counts))))
-            for one, scale in zip(measured, scales, strict=True)
+            self._observation(one, of_tensor, list(islice(counts, len(one.counts))))
+            for one, of_tensor in zip(measured, numbers, strict=True)
         ]
-        self._before = {tensor.name: tensor.scale for tensor in tensors}
+        self._before |= {tensor.name: tensor.scale for tensor in tensors}
         return Observation(tuple(tensors))
 
-    def _observation(self, measured: _Measured, scale: float, counts: list[int]) -> TensorObservation:
+    def _observation(self, measured: _Measured, numbers: list[float], counts: list[int]) -> TensorObservation:
         below, above, *codes = counts
+        scale, signal, noise = numbers
         return TensorObservation(
             name=measured.name,
             kind=measured.kind,
@@ -130,6 +90,7 @@ class QuantizerMonitor:
             counts=tuple(codes),
             below=below / measured.values,
             above=above / measured.values,
+            snr=_decibels(signal, noise),
         )
 
     def _layers(self) -> dict[str, Node]:
@@ -164,8 +125,10 @@ class QuantizerMonitor:
 def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, value: Tensor) -> _Measured:
     """Count the codes of a tensor, and its values whose nearest code lies beyond the grid."""
     spec, scale = quantizer.spec, quantizer.scale()
-    nearest = torch.round(value.float() / along_channels(scale, value))
+    value, step = value.float(), along_channels(scale, value)
+    nearest = torch.round(value / step)
     codes = quantizer.codes(value)
+    energies = value.square().nansum(), (value - codes * step).square().nansum()
     codes = codes[~codes.isnan()].long() - spec.lo
     counts = torch.cat(
         [
@@ -173,7 +136,13 @@ def _measure(name: str, kind: Literal["weight", "activation"], quantizer: Any, v
             torch.bincount(codes, minlength=spec.hi - spec.lo + 1),
         ]
     )
-    return _Measured(name, kind, spec, value.numel(), _mean(scale), counts)
+    return _Measured(name, kind, spec, value.numel(), torch.stack([_mean(scale), *energies]), counts)
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not signal > 0:
+        return math.nan
+    return 10 * math.log10(signal / noise) if noise > 0 else math.inf
 
 
 def _mean(scales: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from qkd_deploy.training.monitoring.events import EventFiles
 from qkd_deploy.training.monitoring.metrics import EpochRecord, MetricsFile
+from qkd_deploy.training.monitoring.observation import Observation
 from qkd_deploy.training.monitoring.plot import plot_run
-from qkd_deploy.training.monitoring.quantizer_monitor import Observation
 
 
 class RunRecorder:
