@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": "Train, export and verify every combination of some settings.",
     "export": "Write a trained model as an integer ONNX file.",
     "verify": "Prove that an ONNX file computes what was trained.",
+    "report": "Write all about a run into one HTML file.",
     "inspect": "Show the layers of a model: bits, scales, kernels, size.",
     "bench": "Measure latency, throughput, memory and size, also against fp32.",
 }
@@ -81,7 +82,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             print_our_warnings()
-            result = cli.main(args, prog_name="qkd-deploy", standalone_mode=False)
+            typed = list(sys.argv[1:] if args is None else args)
+            result = cli.main(typed, prog_name="qkd-deploy", standalone_mode=False, obj=typed)
     except BaseException as error:  # noqa: BLE001 - code of the user's raises what it likes
         return exit_code_of(error)
     return result if isinstance(result, int) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from typing import Any
 
@@ -16,6 +17,11 @@ _LONGEST = 2_000
 def echo(text: str, *, err: bool = False) -> None:
     """Print ``text`` on stdout, or stderr, with control characters made visible."""
     click.echo(printable(text), err=err)
+
+
+def command_line() -> str:
+    """Write what the user typed to run the present command, for the records of its results."""
+    return shlex.join(["qkd-deploy", *(click.get_current_context().find_root().obj or ())])
 
 
 def echo_line(text: str) -> None:

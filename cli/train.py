@@ -14,7 +14,7 @@ import click
 
 from qkd_deploy.cli.ending import Terminated
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, split_teacher
-from qkd_deploy.cli.printing import echo
+from qkd_deploy.cli.printing import command_line, echo
 from qkd_deploy.distill.methods import METHODS, OPEN
 from qkd_deploy.settings import Declaration
 from qkd_deploy.training.config import TrainConfig, make_config, read_config
@@ -73,7 +73,7 @@ def command(config_file: Path | None, out: Path | None, resume: bool, as_json: b
         given = {**asdict(config_of_run(folder)), **given}
     config = make_config(given)
     try:
-        result = train(config, folder, resume=resume)
+        result = train(config, folder, resume=resume, command=command_line())
     except (KeyboardInterrupt, Terminated):
         if (folder / "config.toml").exists():
             echo(f"continue with: qkd-deploy train --out {shlex.quote(str(folder))} --resume", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     return {"model": name, "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else UNKNOWN}
 
 
+@cache
 def _commit() -> str:
     """Name the commit of the checkout that this file belongs to, with "+changes" when files differ from it.
 

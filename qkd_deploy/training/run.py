@@ -45,7 +45,12 @@ _OBSERVED_IMAGES = 128
 
 
 def train(
-    config: TrainConfig, out: Path | str, *, resume: bool = False, progress: RunProgress | None = None
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    progress: RunProgress | None = None,
+    command: str = "",
 ) -> TrainResult:
     """Run ``config`` and leave its files in the folder ``out``.
 
@@ -57,6 +62,7 @@ def train(
         out: a folder without a run; with ``resume``, the folder of the run to continue from its last epoch.
         resume: continue; ``config`` must equal that of the run (``config_of_run``).
         progress: receives what happens; by default it is shown on stderr.
+        command: what the user typed, for ``origin.jsonl``.
 
     Raises:
         UserError: anything the user can correct: unusable data, networks, weights or folder, or diverging training.
@@ -77,7 +83,7 @@ def train(
         held.callback(torch.set_num_threads, threads)
         start = processes.agree(_start(folder, shown) if resume and processes.writes else None)
         _set_threads(config.threads, start, shown)
-        result = _Run(config, folder, shown, processes, start).execute()
+        result = _Run(config, folder, shown, processes, start).execute(command)
         shown.summary(result.folder, result.teacher_accuracy)
         return result
 
@@ -149,10 +155,11 @@ class _Run:
         if self._budget is not None:
             self._budget.require_possible(self._networks["student"])
 
-    def execute(self) -> TrainResult:
+    def execute(self, command: str) -> TrainResult:
         """Train what is left to train; the files are written when it returns."""
         config, data, processes, folder, start = self._config, self._data, self._processes, self._folder, self._start
-        opened = folder.opened(config, start, resume=self._resumes) if processes.writes else nullcontext()
+        held = folder.opened(config, start, resume=self._resumes, command=command)
+        opened = held if processes.writes else nullcontext()
         observed = self._images[:_OBSERVED_IMAGES]
         with opened, closing(StageRunner(config, data, observed, folder, self._progress, processes, start)) as stages:
             self._announce()

@@ -16,9 +16,10 @@ from qkd_deploy.atomic import atomic_write, is_same_file
 from qkd_deploy.distill.phases import Role
 from qkd_deploy.errors import UserError
 from qkd_deploy.training.config import TrainConfig, make_config, read_config, write_config
+from qkd_deploy.training.run_origin import add_origin
 from qkd_deploy.training.start.run_state import RunState, newest_state
 
-_OURS = ("config.toml", "checkpoints", "metrics.jsonl", "events", "plot.png", ".lock")
+_OURS = ("config.toml", "checkpoints", "metrics.jsonl", "events", "plot.png", "origin.jsonl", ".lock")
 """What a run makes before it is finished."""
 
 
@@ -64,7 +65,7 @@ class RunFolder:
             self._lock.release()
 
     @contextmanager
-    def opened(self, config: TrainConfig, start: RunState, *, resume: bool) -> Iterator[None]:
+    def opened(self, config: TrainConfig, start: RunState, *, resume: bool, command: str = "") -> Iterator[None]:
         """Hold the folder for one run: check that it may be started or continued, lock it, write ``config.toml``.
 
         A new run that fails before the end of its first epoch leaves nothing behind.
@@ -73,6 +74,7 @@ class RunFolder:
             config: of the run.
             start: the state that a new run starts with.
             resume: continue the run that is there.
+            command: what the user typed.
 
         Raises:
             UserError: the folder holds a run already (without ``resume``) or none (with it), the run has other
@@ -88,6 +90,7 @@ class RunFolder:
                     self.previous.unlink(missing_ok=True)
                     start.write(self.last)
                 write_config(config, self.config)
+                add_origin(self.path, command, resume=resume)
                 yield
             except Exception:
                 if not self._trained:

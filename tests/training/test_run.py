@@ -100,6 +100,7 @@ def test_the_folder_holds_the_whole_run(finished: Path) -> None:
         "model.pt",
         "teacher.pt",
         "metrics.jsonl",
+        "origin.jsonl",
         "plot.png",
         "events/events.out.tfevents.0000000001",
         "checkpoints/last.pt",

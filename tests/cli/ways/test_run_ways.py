@@ -52,6 +52,12 @@ WAYS = {
     "other settings for another run": Line(
         f"{TRAIN} --resume --out run --seed 7", "was started with {} = {}, not {}", f"{NEW} --seed 7"
     ),
+    "an origin that is none": Line(
+        NEW,
+        "free some space, or choose another --out",
+        f"{TRAIN} --out other",
+        before=lambda folder: (folder / "new" / "origin.jsonl").mkdir(parents=True),
+    ),
     "metrics that are none": Line(
         NEW,
         "check the folder of the run",
