@@ -86,6 +86,10 @@ class OrtSession:
             raise _fault(error) from error
         return dict(zip(self._outputs, results, strict=True))
 
+    def end_profiling(self) -> str:
+        """End the profile that the session's options asked for, and name the file that it is in."""
+        return str(self._session.end_profiling())
+
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """All optimizations, a fixed number of threads that sleep when idle, so that sessions do not disturb each other."""

@@ -56,6 +56,11 @@ def list_all(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metad
     return _Kernels(model, optimized, metadata).listed()
 
 
+def kernels_by_node(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metadata) -> dict[str, Kernel]:
+    """What every node of ``optimized`` is, by its name; those that only move or round data are left out."""
+    return _Kernels(model, optimized, metadata).by_node()
+
+
 def _outside_tail(kernels: list[Kernel]) -> list[Kernel]:
     return [kernel for kernel in kernels if not kernel.tail]
 
@@ -70,6 +75,10 @@ class _Kernels:
     def listed(self) -> list[Kernel]:
         kernels = map(self._kernel, self._built.nodes)
         return [kernel for kernel in kernels if kernel is not None]
+
+    def by_node(self) -> dict[str, Kernel]:
+        kernels = ((node.name, self._kernel(node)) for node in self._built.nodes)
+        return {name: kernel for name, kernel in kernels if kernel is not None}
 
     def _kernel(self, node: onnx.NodeProto) -> Kernel | None:
         """The kernel that a node of the optimized graph is; None for one that computes nothing."""

@@ -1,0 +1,70 @@
+"""The time that each layer of an exported file takes, and the kernel that takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qkd_deploy.bench.session import load_session
+from qkd_deploy.errors import UserError
+from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.gate.onnx_file import OnnxFile
+from qkd_deploy.runtimes.limited_run import noise_for
+from qkd_deploy.runtimes.profile import NodeTime, node_times
+from qkd_deploy.runtimes.runtime import RuntimeFault
+from qkd_deploy.verification.checks.kernels import kernels_by_node
+from qkd_deploy.verification.findings import Kernel
+from qkd_deploy.verification.runtime import optimized_graph
+
+Arithmetic = Literal["integer", "float", "moves"]
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel that ONNX Runtime runs.
+
+    Attributes:
+        module: the user's module that it belongs to; "" where no name tells.
+        op: the kernel.
+        arithmetic: what it computes with; "moves" where it only moves or rounds data.
+        seconds: of one image on one thread, over many runs.
+    """
+
+    module: str
+    op: str
+    arithmetic: Arithmetic
+    seconds: float
+
+
+def kernel_times(file: OnnxFile, *, seconds: float = 1.0) -> tuple[KernelTime, ...]:
+    """Time every kernel of an exported file that has been tried before, in the order in which they run.
+
+    Args:
+        file: what ``read_exported`` made of it.
+        seconds: for which it runs.
+
+    Raises:
+        UserError: the runtime cannot run the file.
+    """
+    metadata = read_metadata(file.model)
+    optimized = optimized_graph(file.model)
+    known = kernels_by_node(file.model, optimized, metadata)
+    try:
+        feeds = noise_for(load_session(file.data, 1), 1, metadata.open_sizes)
+        times = node_times(file.data, feeds, seconds=seconds)
+    except RuntimeFault as error:
+        raise UserError(f"ONNX Runtime cannot run {file.path}: {error.last_line}") from error
+
+    def described(node: NodeTime) -> KernelTime:
+        kernel = known.get(node.name)
+        ours = "/" in node.name  # the runtime's own nodes have no owner in front
+        module = kernel.module if kernel is not None else metadata.module_of(node.name) if ours else ""
+        return KernelTime(module, node.op, _arithmetic(kernel), node.seconds)
+
+    return tuple(map(described, times))
+
+
+def _arithmetic(kernel: Kernel | None) -> Arithmetic:
+    if kernel is None:
+        return "moves"
+    return "integer" if kernel.integer else "float"
