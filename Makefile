@@ -1,4 +1,5 @@
-# make demo    train on the embedded digits, export W4A4, verify: runs/demo/model.pt and runs/demo/model.onnx
+# make demo    train on the embedded digits, export W4A4, verify: runs/demo/model.pt and runs/demo/model.onnx, and
+#              runs/demo/report.html about them
 # make test    all tests
 # make lint    style;  make types    static types
 # make conformance    many architectures at three widths, those of timm, torchvision, transformers and ultralytics too:
@@ -23,6 +24,7 @@ demo: .venv/.installed
 	$(BIN)/qkd-deploy train --out $(DEMO)
 	$(BIN)/qkd-deploy export --bits w4a4 --output $(DEMO)/model.onnx $(DEMO)/model.pt
 	$(BIN)/qkd-deploy verify $(DEMO)/model.onnx --dataset digits --checkpoint $(DEMO)/model.pt --require-integer
+	$(BIN)/qkd-deploy report $(DEMO) $(DEMO)/model.onnx
 
 test: .venv/.installed-dev
 	$(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile

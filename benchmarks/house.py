@@ -25,6 +25,7 @@ PACKAGE = ROOT / "qkd_deploy"
 LAYERS = (
     "cli",
     "sweep",
+    "report",
     "workflows",
     "training",
     "mixed_precision",

@@ -48,6 +48,12 @@ def dataset_names() -> list[str]:
     return list(DATASETS)
 
 
+def is_own_code(name: str) -> bool:
+    """True where a name is ``package.module:factory``, which is imported to open the data set."""
+    prefixes = (_HUGGING_FACE, _MASKS, *_OF_PATHS)
+    return ":" in name and not name.startswith(prefixes) and not name.endswith(_ARRAYS)
+
+
 def load_dataset(
     name: str,
     data_dir: Path | str | None = None,

@@ -197,17 +197,17 @@ def inspect_checkpoint(path: Path | str, *, model: str | nn.Module | None = None
     )
 
 
-def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
+def inspect_onnx(path: Path | str | OnnxFile, *, build: bool = True) -> Inspection:
     """Describe an exported file.
 
     Args:
-        path: the file.
+        path: the file, or what ``read_exported`` made of it.
         build: let ONNX Runtime build its kernels and list them, and what computes in float.
 
     Raises:
         UserError: the file cannot be used, or was not exported by this package.
     """
-    file = read_exported(path)
+    file = path if isinstance(path, OnnxFile) else read_exported(path)
     model = file.model
     metadata = read_metadata(model)
     if build:
@@ -217,7 +217,7 @@ def inspect_onnx(path: Path | str, *, build: bool = True) -> Inspection:
     origin: dict[str, Any] = {"version": metadata.version, "checkpoint_sha256": metadata.checkpoint_sha256}
     origin |= {"accuracy": metadata.accuracy, "normalization": metadata.normalization}
     return Inspection(
-        path=str(path),
+        path=str(file.path),
         kind="onnx",
         bits=metadata.bits,
         placement=metadata.placement,

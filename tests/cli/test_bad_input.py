@@ -224,8 +224,21 @@ BENCH = [
     case("bench model.onnx --batch 0", "--batch"),
     case("bench model.onnx --rounds 0", "--rounds"),
 ]
+REPORT = [
+    case("report", "Missing argument"),
+    case("report folder", "folder holds no run", "give a folder that qkd-deploy train --out wrote"),
+    case("report missing", "missing holds no run"),
+    case("report model.pt", "model.pt holds no run"),
+    case("report run missing.onnx", "no file missing.onnx"),
+    case("report run foreign.onnx", "not exported by qkd-deploy"),
+    case("report run truncated.onnx", "truncated.onnx is no ONNX model, or it is damaged"),
+    case("report run --output folder", "cannot write folder: it is a folder"),
+    case("report run --output run/config.toml", "would replace run/config.toml", "choose another --output"),
+    case("report run --limit 0", "--limit"),
+    case("report run --dataset digts", "unknown data set 'digts'"),
+]
 
-CASES = [*TRAIN, *EXPORT, *VERIFY, *INSPECT, *BENCH]
+CASES = [*TRAIN, *EXPORT, *VERIFY, *INSPECT, *BENCH, *REPORT]
 
 
 class Payload:
@@ -351,7 +364,7 @@ def listing(folder: Path) -> dict[str, str]:
 
 def test_there_are_enough_cases() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 40
-    assert {case.line.split()[0] for case in CASES} == {"train", "export", "verify", "inspect", "bench"}
+    assert {case.line.split()[0] for case in CASES} == {"train", "export", "verify", "inspect", "bench", "report"}
 
 
 @pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.name)

@@ -20,6 +20,7 @@ rm -rf runs/demo
 .venv/bin/qkd-deploy train --out runs/demo
 .venv/bin/qkd-deploy export --bits w4a4 --output runs/demo/model.onnx runs/demo/model.pt
 .venv/bin/qkd-deploy verify runs/demo/model.onnx --dataset digits --checkpoint runs/demo/model.pt --require-integer
+.venv/bin/qkd-deploy report runs/demo runs/demo/model.onnx
 """
 
 
@@ -68,7 +69,7 @@ def without_code(text: str) -> str:
 
 
 @needs_make
-def test_make_demo_runs_the_three_commands(tmp_path: Path) -> None:
+def test_make_demo_runs_the_four_commands(tmp_path: Path) -> None:
     shutil.copy(CHECKOUT / "Makefile", tmp_path)
     installed = tmp_path / ".venv" / ".installed"
     installed.parent.mkdir()

@@ -1,0 +1,1 @@
+"""The sections of a report, one file each: what its template of the same name shows."""
