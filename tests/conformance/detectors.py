@@ -3,14 +3,16 @@
     QKD_DEPLOY_TIMM=.conformance python tests/conformance/detectors.py --json docs/results/detectors.json
 
 Every network of ultralytics' families (with random weights, from its own configuration) is prepared without a wrapper,
-exported with ``tail="separate"``, and verified at several batch sizes: all codes of the integer file, and the outputs
-of both files together against the float head of the frozen model. The exit status is 1 where a code differs, a
-convolution other than a transposed one is left in float, or an output is off by more than 1e-4 of its range.
+trained three steps by its own loss, exported with ``tail="separate"``, and verified at several batch sizes: all codes
+of the integer file, and the outputs of both files together against the float head of the frozen model. The exit status
+is 1 where a code differs, a convolution other than a transposed one is left in float, or an output is off by more than
+1e-4 of its range.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shlex
 import sys
@@ -35,6 +37,7 @@ from qkd_deploy.verification.checks.decode import TOLERANCE  # noqa: E402
 
 BATCHES = (1, 2, 7)
 PIXELS = 64
+STEPS = 3
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
@@ -50,8 +53,39 @@ def deployed(build: Callable[[], nn.Module], bits: str, file: Path, pixels: int 
         network.train()(batch)  # batch norms get the statistics of this batch
     model = qkd.prepare(network.eval(), bits, (batch[:2],))
     qkd.initialize(model, batch)
+    train_by_own_loss(network, model, batch)
     qkd.export_onnx(model.eval(), file)
     return model
+
+
+def train_by_own_loss(network: nn.Module, model: PreparedModel, batch: Tensor) -> None:
+    """Three steps of a prepared network by the loss that ultralytics has for it, on boxes anywhere."""
+    network.args = importlib.import_module("ultralytics.cfg").get_cfg()
+    loss, wanted = network.init_criterion(), labels(len(batch))  # type: ignore[operator]
+    if "Classification" in type(network).__name__:
+        wanted["cls"] = torch.arange(len(batch))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model.train()
+    for _ in range(STEPS):
+        value = loss(model(batch), wanted)[0].sum()
+        assert bool(torch.isfinite(value))
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
+def labels(images: int) -> dict[str, Tensor]:
+    """One object an image, as all losses of ultralytics take it: class, box, mask and key points."""
+    boxes = torch.tensor([[0.5, 0.5, 0.6, 0.4]]).repeat(images, 1)
+    masks = torch.zeros(images, PIXELS // 4, PIXELS // 4)
+    masks[:, 5:11, 3:13] = 1
+    points = torch.rand(images, 17, 3, generator=torch.Generator().manual_seed(0)).mul(0.4).add(0.3)
+    points[..., 2] = 2
+    found = {"batch_idx": torch.arange(images).float(), "bboxes": boxes, "masks": masks, "keypoints": points}
+    return found | {"cls": torch.zeros(images, 1)}
 
 
 def images(count: int, pixels: int, seed: int = 0) -> Tensor:
