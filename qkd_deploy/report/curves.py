@@ -9,11 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from qkd_deploy.report import svg
 from qkd_deploy.report.charts import WIDE, both, kind_of, thinned
 from qkd_deploy.report.svg import as_svg, drawing
+from qkd_deploy.report.tables import number
 
 _POINTS = 1000
 """Of one line."""
@@ -83,6 +84,10 @@ def _curves(
             axes.set_ylim(bounds)
         elif values and min(values) > 0 and max(values) > _LOGARITHMIC_FROM * min(values):
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        else:
+            axes.ticklabel_format(axis="y", style="plain", useOffset=False)
         axes.set_xlim(0.5, max((span.stop for span in spans), default=2) - 0.5)
         axes.grid(axis="y", color=svg.GRID, linewidth=1)
         axes.xaxis.set_major_locator(MaxNLocator(9 if width == WIDE else 5, integer=True))
@@ -111,9 +116,10 @@ def _draw(axes: Axes, one: Series, spans: Sequence[range]) -> None:
 
 def _shade(axes: Axes, spans: Sequence[range]) -> None:
     """Every second phase gets a band, and all their number."""
-    for number, span in enumerate(spans, start=1):
-        if number % 2 == 0:
+    for place, span in enumerate(spans, start=1):
+        if place % 2 == 0:
             axes.axvspan(span.start - 0.5, span.stop - 0.5, color=svg.BAND, linewidth=0, zorder=0)
         middle = (span.start + span.stop - 1) / 2
-        place = axes.get_xaxis_transform()
-        axes.text(middle, 1.03, str(number), transform=place, color=svg.TEXT, ha="center", weight="bold")
+        axes.text(
+            middle, 1.03, str(place), transform=axes.get_xaxis_transform(), color=svg.TEXT, ha="center", weight="bold"
+        )

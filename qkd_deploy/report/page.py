@@ -83,6 +83,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
+    environment.filters["in_parts"] = _in_parts
     environment.globals |= {"duration": duration, "kilobytes": kilobytes}
     return environment
 
@@ -90,6 +91,11 @@ def _environment() -> Environment:
 def _shown(value: Any) -> Any:
     """Text with its control characters made visible; drawings are made of such text already."""
     return value if isinstance(value, Markup) else escape(printable(str(value)))
+
+
+def _in_parts(name: str) -> Markup:
+    """The path of a module, which may be broken behind its dots."""
+    return Markup(".<wbr>").join(_shown(part) for part in name.split("."))
 
 
 def _contents(findings: Findings, known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ class Sources:
 
     def of(self, file: Path | None, metadata: Metadata | None) -> dict[str, Source]:
         """By section, where its numbers come from."""
-        own = self._now("this report", self.machine["command"])
+        own = self._now("codes, noise, and the time of each kernel", self.machine["command"])
         sources = {"training": self._training(), "codes": own}
         if file is None or metadata is None:
             return {**sources, "layers": self._now("layers and sizes", self._line("inspect", self._checkpoint))}
@@ -45,7 +45,7 @@ class Sources:
         sources["layers"] = self._now("layers and sizes", self._line("inspect", str(file)))
         against = ("--against", "fp32", "--checkpoint", self._checkpoint, *model_option(self.model))
         sources["speed"] = self._now("time of the whole file", self._line("bench", str(file), *against))
-        sources["times"] = self._now("time of each kernel", self.machine["command"])
+        sources["times"] = own
         return sources
 
     @property

@@ -48,7 +48,7 @@ class Card:
     Attributes:
         name: of the tensor.
         drawing: SVG.
-        lines: what stands below.
+        lines: what stands below, in pieces that stay whole.
         warnings: a few words for each thing to look at.
     """
 
@@ -79,7 +79,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def percent(value: float | None) -> str:
     """A figure in percent."""
-    return "–" if value is None else f"{value:.2f} %"
+    return "–" if value is None else f"{value:.2f}\N{NO-BREAK SPACE}%"
 
 
 def share(value: float) -> str:

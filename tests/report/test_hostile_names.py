@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from html_page import read_html
 
+from qkd_deploy.errors import printable
 from qkd_deploy.provenance import provenance
 from qkd_deploy.report.findings import Codes, Findings, Gap, Source
 from qkd_deploy.report.page import page
@@ -79,7 +80,7 @@ def test_names_are_text_everywhere() -> None:
         sources={"training": Source(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)},
     )
     text = page(found)
-    assert text.encode("utf-8") and text.replace("\n", "").isprintable()
+    assert text.encode("utf-8") and printable(text) == text
     html = read_html(text)
     assert not html.all("script") and not html.all("img")
     cards = [card.one("code").text for card in html.all("li", "card")]

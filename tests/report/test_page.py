@@ -72,6 +72,11 @@ def test_every_drawing_has_a_label_and_a_table(html: Element) -> None:
         assert all(one.attributes.get("scope") == "col" for one in numbers.one("thead").all("th"))
 
 
+def test_axes_are_labelled_with_plain_numbers(html: Element) -> None:
+    texts = [one.text for plot in html.all("figure", "plot")[:2] for one in plot.all("text")]
+    assert len(texts) > 20 and all(re.fullmatch(r"[−\d.,]+|epoch|loss|%", text) for text in texts)
+
+
 def test_both_widths_have_their_drawing(html: Element) -> None:
     plots = html.all("figure", "plot")
     assert plots
@@ -130,7 +135,7 @@ def test_counts_of_codes_are_those_of_the_file(reported: Path, html: Element) ->
     assert rows[name][7] == " ".join(map(str, expected))
     assert rows[name][3] == f"{sum(map(bool, expected))} of 15"
     cards = {card.one("code").text: card.text for card in section(html, "codes").all("li", "card")}
-    assert f"4 bits, {rows[name][3]} levels used" in cards[name]
+    assert f"4 bits {rows[name][3]} levels used" in cards[name]
 
 
 def test_sizes_add_up_to_the_file(reported: Path, html: Element) -> None:

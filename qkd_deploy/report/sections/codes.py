@@ -95,7 +95,8 @@ def _used(one: TensorObservation) -> int:
 def _card(one: TensorObservation, colour: str) -> Card:
     used = f"{_used(one)} of {len(one.counts)} levels used"
     label = f"How often each code of {one.name} occurs, {used}"
-    lines = [f"{count(one.bits, 'bit')}, {used}", f"{number(one.snr, 3)} dB, {share(one.clipped)} clipped"]
+    noise = "no noise" if math.isinf(one.snr) else f"{number(one.snr, 3)} dB"
+    lines = [count(one.bits, "bit"), used, noise, f"{share(one.clipped)} clipped"]
     return Card(one.name, histogram(one.counts, colour, label), lines, _warnings(one))
 
 

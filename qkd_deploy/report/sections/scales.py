@@ -20,11 +20,12 @@ _SETTLED = 0.02
 
 @dataclass(frozen=True)
 class Scales:
-    """The section: weights and activations, and how many of all still move."""
+    """The section: weights and activations, how many of all still move, and the epochs that recorded them."""
 
     groups: Sequence[Cards]
     tensors: int
     moving: int
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def scales(findings: Findings) -> Scales | None:
         for title, found in (("Weights", weights), ("Activations", activations))
         if found
     ]
-    return Scales(groups, len(histories), sum(one.moving for one in histories))
+    return Scales(groups, len(histories), sum(one.moving for one in histories), len(records))
 
 
 def _history(name: str, records: Sequence[EpochRecord]) -> _History:
@@ -78,6 +79,8 @@ def _card(one: _History, starts: Sequence[int]) -> Card:
     label = f"Scale of {one.name} from {number(before, 3)} to {number(after, 3)}"
     warnings = [f"moved {100 * one.last_movement:.1f} % in the last epoch"] if one.moving else []
     lines = [f"{number(before, 3)} → {number(after, 3)}", change(before, after)]
+    if len(one.values) < 2:
+        lines = [number(after, 3)]
     return Card(one.name, sparkline(one.values, starts, label), lines, warnings)
 
 

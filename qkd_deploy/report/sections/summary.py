@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from qkd_deploy.bits import BitWidths
 from qkd_deploy.report.findings import Findings
 from qkd_deploy.report.sections.proof import first_difference
 from qkd_deploy.report.tables import duration, kilobytes, percent
@@ -102,16 +103,20 @@ def _figure(findings: Findings) -> Tile | None:
         known = [record for record in findings.records if record.accuracy is not None]
         return Tile(f"{findings.measure} so far", percent(known[-1].accuracy), "last epoch") if known else None
     remark = "of the integer model" if start is None else f"float: {percent(start)}"
+    report = findings.verification
+    if report is not None and not report.passed and report.accuracy["runtime"] is not None:
+        remark = f"as trained, but {percent(report.accuracy['runtime'])} of the file on {report.images:,} images"
     further = "".join(f", {name} {percent(value)}" for name, value in list(training.figures.items())[1:])
     return Tile(findings.measure, percent(training.accuracy), remark + further)
 
 
 def _bits(findings: Findings) -> Tile:
     config = findings.config
+    of = "weights, and float activations" if BitWidths.parse(config.bits).weights_only else "weights and activations"
     ends = f"first and last layer {config.first_last_bits} bits"
-    if config.auto_bits:
-        ends = f"chosen by layer under {config.auto_bits}"
-    return Tile("bits", config.bits.upper(), f"of weights and activations, {ends}")
+    if config.bits_for or config.auto_bits:
+        ends = f"chosen by layer under {config.auto_bits}" if config.auto_bits else f"{ends}, some layers others"
+    return Tile("bits", config.bits.upper(), f"of {of}, {ends}")
 
 
 def _proof(findings: Findings) -> Tile | None:
