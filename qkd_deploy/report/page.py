@@ -121,7 +121,12 @@ def _float_tables(findings: Findings) -> dict[str, Table | None]:
 
 
 def _parts(caption: str, parts: tuple[FloatPart, ...]) -> Table:
-    return Table(caption, ["layer", "operator", "why"], [[part.module, part.op, part.reason] for part in parts])
+    """A row for each operator with its reason, and the layers that it stands in."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for part in parts:
+        layers.setdefault((part.op, part.reason), []).append(part.module)
+    rows = [[op, reason, str(len(names)), ", ".join(names)] for (op, reason), names in layers.items()]
+    return Table(caption, ["operator", "why it is in float", "times#", "layers"], rows)
 
 
 def _software(machine: Mapping[str, Any]) -> Table:

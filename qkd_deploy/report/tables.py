@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+_SEEN = 24
+"""Small drawings of one kind that are seen at once."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -66,6 +69,19 @@ class Cards:
     cards: Sequence[Card]
     table: Table
     hidden: int = 0
+
+    @property
+    def first(self) -> list[Card]:
+        """Those that are seen at once: what is to be looked at, and the first others."""
+        room = _SEEN - sum(bool(card.warnings) for card in self.cards)
+        others = [card for card in self.cards if not card.warnings][: max(room, 0)]
+        return [card for card in self.cards if card.warnings or card in others]
+
+    @property
+    def more(self) -> list[Card]:
+        """The others."""
+        first = self.first
+        return [card for card in self.cards if card not in first]
 
 
 def number(value: float | None, digits: int = 4) -> str:

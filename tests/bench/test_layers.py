@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch.nn.functional as F
 from exported import Network, exported
 
 from qkd_deploy.bench.layers import kernel_times
@@ -39,3 +42,13 @@ def test_kernels_are_those_of_verify_with_their_layers(file: OnnxFile) -> None:
     assert sorted(found) == sorted(known)
     assert ("layer", "QLinearConv", "integer") in found and any(kind == "float" for *_, kind in found)
     assert all("token" not in one.module for one in times), "the runtime's own nodes belong to nobody"
+
+
+def test_every_step_of_a_layer_norm_computes(tmp_path: Path) -> None:
+    exported(Network(lambda y: F.layer_norm(y.flatten(2).transpose(1, 2), (4,)).mean(1)), tmp_path / "model.onnx")
+    times = kernel_times(read_exported(tmp_path / "model.onnx"), seconds=0.05)
+    found = {one.op: one.arithmetic for one in times}
+    assert found["Sqrt"] == found["Div"] == "float" and found["ReduceSum"] != "moves"
+    assert {one.op for one in times if one.arithmetic == "moves"} <= {
+        *("Cast", "DequantizeLinear", "QuantizeLinear", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+    }

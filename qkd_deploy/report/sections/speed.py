@@ -27,14 +27,14 @@ class Speed:
 
     Attributes:
         plot: time by layer.
-        kernels: how many there are, by what they do.
+        steps: how many there are, by what they do.
         total: seconds of all kernels.
         integer, fp32: seconds of one image; None where not measured.
         hidden: layers that are only in the table.
     """
 
     plot: Plot
-    kernels: Mapping[str, int]
+    steps: Mapping[str, int]
     total: float
     integer: float | None
     fp32: float | None
@@ -84,4 +84,4 @@ def _table(times: Sequence[KernelTime], total: float) -> Table:
         ]
         for kernel in times
     ]
-    return Table("Kernels in the order in which they run", ["layer", "kernel", "what it does", "time#", "share#"], rows)
+    return Table("Steps in the order in which they run", ["layer", "kernel", "what it does", "time#", "share#"], rows)

@@ -10,6 +10,7 @@ from qkd_deploy.bits import BitWidths
 from qkd_deploy.report.findings import Findings
 from qkd_deploy.report.sections.proof import first_difference
 from qkd_deploy.report.tables import duration, kilobytes, percent
+from qkd_deploy.verification.report import VerificationReport
 
 _FLOAT_BYTES = 4
 Mood = Literal["good", "half", "bad", "open"]
@@ -60,14 +61,21 @@ def _verdict(findings: Findings) -> tuple[Mood, str, str, str]:
     if report is None:
         return "open", "NOT EXPORTED", "The network is trained. No file for devices was written yet.", ""
     if report.proven == "VERIFIED":
-        return "good", "VERIFIED", "The file computes exactly what was trained: every code of every layer is equal.", ""
+        told = "The file computes exactly what was trained: every code of every layer is equal."
+        return "good", "VERIFIED", told + _lost(report), ""
     if report.proven == "CONSISTENT":
         told = "The file agrees with itself. Whether it is what was trained is not proved: model.pt is not there."
-        return "half", "CONSISTENT", told, ""
+        return "half", "CONSISTENT", told + _lost(report), ""
     layer, how = first_difference(report)
     if layer:
         return "bad", "DIFFERS", f"The file does not compute what was trained. {how[:1].upper()}{how[1:]}.", layer
     return "bad", "FAILED", f"The file did not pass. {report.verdict}.", ""
+
+
+def _lost(report: VerificationReport) -> str:
+    """A remark on tensors whose codes say hardly anything."""
+    named = ", ".join(wasted.tensor for wasted in report.wasted_codes)
+    return f" But parts of {named} have codes that tell their values no longer, as the proof says." if named else ""
 
 
 def _lead(findings: Findings) -> str:
@@ -106,7 +114,7 @@ def _figure(findings: Findings) -> Tile | None:
     report = findings.verification
     if report is not None and not report.passed and report.accuracy["runtime"] is not None:
         remark = f"as trained, but {percent(report.accuracy['runtime'])} of the file on {report.images:,} images"
-    further = "".join(f", {name} {percent(value)}" for name, value in list(training.figures.items())[1:])
+    further = "".join(f". {name}: {percent(value)}" for name, value in list(training.figures.items())[1:])
     return Tile(findings.measure, percent(training.accuracy), remark + further)
 
 

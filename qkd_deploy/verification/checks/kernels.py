@@ -57,7 +57,10 @@ def list_all(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metad
 
 
 def kernels_by_node(model: onnx.ModelProto, optimized: onnx.ModelProto, metadata: Metadata) -> dict[str, Kernel]:
-    """What every node of ``optimized`` is, by its name; those that only move or round data are left out."""
+    """What every node of ``optimized`` computes, by its name; those that only move or round data are left out.
+
+    Unlike in ``list_all``, every step of a LayerNorm is there, and what adds and multiplies whole numbers in it.
+    """
     return _Kernels(model, optimized, metadata).by_node()
 
 
@@ -77,8 +80,15 @@ class _Kernels:
         return [kernel for kernel in kernels if kernel is not None]
 
     def by_node(self) -> dict[str, Kernel]:
-        kernels = ((node.name, self._kernel(node)) for node in self._built.nodes)
-        return {name: kernel for name, kernel in kernels if kernel is not None}
+        found = {}
+        for node in self._built.nodes:
+            self._norms.clear()
+            kernel = self._kernel(node)
+            if kernel is None and node.op_type not in _BETWEEN_KERNELS:
+                kernel = Kernel(node.op_type, self._module(node, self._source(node)), True)
+            if kernel is not None:
+                found[node.name] = kernel
+        return found
 
     def _kernel(self, node: onnx.NodeProto) -> Kernel | None:
         """The kernel that a node of the optimized graph is; None for one that computes nothing."""
