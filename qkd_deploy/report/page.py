@@ -21,7 +21,7 @@ from qkd_deploy.report.sections.size import size
 from qkd_deploy.report.sections.speed import speed
 from qkd_deploy.report.sections.summary import summary
 from qkd_deploy.report.sections.training import training
-from qkd_deploy.report.tables import Table, duration, kilobytes
+from qkd_deploy.report.tables import Table, count, duration, kilobytes
 from qkd_deploy.workflows.inspect import FloatPart
 
 _TITLES = {
@@ -125,8 +125,8 @@ def _parts(caption: str, parts: tuple[FloatPart, ...]) -> Table:
     layers: dict[tuple[str, str], list[str]] = {}
     for part in parts:
         layers.setdefault((part.op, part.reason), []).append(part.module)
-    rows = [[op, reason, str(len(names)), ", ".join(names)] for (op, reason), names in layers.items()]
-    return Table(caption, ["operator", "why it is in float", "times#", "layers"], rows)
+    rows = [[op, reason, count(len(names), "place"), ", ".join(names)] for (op, reason), names in layers.items()]
+    return Table(caption, ["operator", "why it is in float", "how often", "layers"], rows)
 
 
 def _software(machine: Mapping[str, Any]) -> Table:
