@@ -64,6 +64,10 @@ class OrtMobile:
         onnx.helper.set_model_props(model, {_KEY: record})
         return _optimized(model)
 
+    def from_onnx(self, model: onnx.ModelProto) -> bytes:
+        """Optimize any ONNX model and keep what the optimizer made of it."""
+        return _optimized(model)
+
     def beside(self, content: bytes) -> dict[str, bytes]:
         """Operators and types for a reduced build of ONNX Runtime (``--include_ops_by_config``)."""
         from onnxruntime.tools.ort_format_model import create_config_from_models

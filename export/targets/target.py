@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import onnx
+
     from qkd_deploy.graph.integer.model import FrozenModel
 
 
@@ -101,3 +103,15 @@ class Target(Protocol):
 
     def load(self, path: Path, threads: int) -> TargetSession:
         """Load a file; called in a child process alone, so that an abort of the runtime is a result."""
+
+
+@runtime_checkable
+class TakesOnnx(Protocol):
+    """A target whose runtime also computes ONNX models; ``bench`` measures the network in float there, too."""
+
+    def from_onnx(self, model: onnx.ModelProto) -> bytes:
+        """Bring any ONNX model into the form of file that ``load`` takes.
+
+        Raises:
+            UserError: the runtime cannot take something in it.
+        """

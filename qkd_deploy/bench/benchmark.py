@@ -1,65 +1,34 @@
-"""Speed, memory and size of an exported file, by itself or against the same network in float."""
+"""Speed, memory and size of an exported file in its runtime, by itself or against other files."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from qkd_deploy.bench.session import RUNTIME, load_session
-from qkd_deploy.bench.timing import interleaved
+from qkd_deploy.bench.child import Loaded, Stopwatch
+from qkd_deploy.bench.contestants import Contestant, Terms, cannot_run, float_file, measured_file, other_file
+from qkd_deploy.bench.layers import layer_times
+from qkd_deploy.bench.pinning import cpus_for
+from qkd_deploy.bench.report import FP32, INTEGER, UNREPLACED, BenchReport, Measurement, Ratio
+from qkd_deploy.bench.timing import in_turns
+from qkd_deploy.bench.yardsticks import CHAIN, PEAK_MACS, chain, inputs_of, overhead_of, product
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata import read_metadata
-from qkd_deploy.gate.onnx_file import read_exported, read_onnx
-from qkd_deploy.runtimes.limited_run import limited_run, noise_for
+from qkd_deploy.export.settings import ORT
+from qkd_deploy.export.targets.child import SECONDS
+from qkd_deploy.runtimes.limited_run import noise_for
+from qkd_deploy.runtimes.ort import OnnxRuntime
+from qkd_deploy.runtimes.profile import NodeTime
 from qkd_deploy.runtimes.runtime import RuntimeFault
+from qkd_deploy.verification.overhead import Overhead
 
-INTEGER, FP32, UNREPLACED = "integer", "fp32", "unreplaced"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One model: seconds per batch (median and quartiles), images per second, bytes of memory and of the file."""
-
-    latency: float
-    latency_quartiles: tuple[float, float]
-    throughput: float
-    peak_memory: int | None
-    file_bytes: int
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """The other model over the integer one: median and quartiles of the rounds for latency, else one number."""
-
-    latency: float
-    latency_quartiles: tuple[float, float]
-    peak_memory: float | None
-    file_bytes: float
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """Measurements by name ("integer", and what it was compared with) and the ratios of the latter to the former."""
-
-    path: str
-    batch: int
-    threads: int
-    rounds: int
-    onnxruntime: str
-    models: dict[str, Measurement]
-    ratios: dict[str, Ratio]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for machines."""
-        return asdict(self)
+_PEAK, _ONE, _MANY = "int8 peak", "one operator", "many operators"
 
 
 def bench(
@@ -67,18 +36,20 @@ def bench(
     *,
     against: str | None = None,
     rival: onnx.ModelProto | None = None,
+    runtime: str | None = None,
     threads: int = 1,
     batch: int = 1,
     rounds: int = 100,
 ) -> BenchReport:
-    """Measure an exported file in ONNX Runtime, all optimizations on.
+    """Measure an exported file in its runtime; each file runs in a process of its own, all on the same CPUs, in turns.
 
     Args:
-        path: the file.
+        path: the file, for any target.
         against: "fp32" compares with the same network in float, "unreplaced" with the one with its own activation
-            functions, any other word with the ONNX file of that name; None measures the file alone.
+            functions, any other word with the file of that name, for any target; None measures the file alone.
         rival: what those two words mean, from ``Trained.build_float`` or ``Trained.build_unreplaced``.
-        threads: of each session.
+        runtime: the target whose runtime computes ONNX files; None takes ONNX Runtime, or what the file is for.
+        threads: of each runtime.
         batch: images per run.
         rounds: samples of about 10 ms for each model.
 
@@ -88,95 +59,137 @@ def bench(
     for name, number in (("threads", threads), ("batch", batch), ("rounds", rounds)):
         if number < 1:
             raise UserError(f"{name} is {number}; give 1 or more")
-    file = read_exported(path)
-    sizes = read_metadata(file.model).open_sizes
-    with _files(path, against, rival) as files:
-        trusted = {*({INTEGER} if file.cost.easy else ()), FP32, UNREPLACED}
-        memory = {name: _peak_memory(model, batch, threads, name in trusted, sizes) for name, model in files.items()}
-        samples = _timed({**files, INTEGER: file.data}, threads, batch, rounds, sizes)
-        models = {name: _measurement(model, samples[name], batch, memory[name]) for name, model in files.items()}
-    ratios = {name: _ratio(models, samples, name) for name in files if name != INTEGER}
-    return BenchReport(str(path), batch, threads, rounds, RUNTIME.version, models, ratios)
-
-
-def median_latencies(
-    model: bytes, fp32: onnx.ModelProto | None = None, rounds: int = 9, *, sizes: tuple[int, ...] = ()
-) -> dict[str, float]:
-    """Seconds per image of a model ("integer") and, where given, of the network in float ("fp32"), as medians.
-
-    One thread, batch 1; ``model`` is the content of its file; ``sizes`` are those that it leaves open beside the batch.
-
-    Raises:
-        UserError: the file cannot be run.
-    """
-    models: dict[str, bytes | Path] = {INTEGER: model}
-    if fp32 is not None:
-        models[FP32] = fp32.SerializeToString()
-    return {name: float(np.median(samples)) for name, samples in _timed(models, 1, 1, rounds, sizes).items()}
-
-
-@contextmanager
-def _files(path: Path | str, against: str | None, rival: onnx.ModelProto | None) -> Iterator[dict[str, Path]]:
-    """The files to time, by name; that of ``rival`` exists for a while."""
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
-        files = {INTEGER: Path(path)}
+        terms = Terms(batch, threads, Path(folder))
+        files = {INTEGER: measured_file(Path(path), runtime, terms)}
         if against is not None:
-            files[against] = _other_file(against, rival, Path(folder))
-        yield files
+            files[against] = _other(against, rival, files[INTEGER], terms)
+        taken = _measured(files, terms, rounds)
+    own = files[INTEGER].model
+    macs = next((macs for macs in (file.macs for file in files.values()) if macs is not None), None)
+    models = {name: _measurement(file, taken, name, batch) for name, file in files.items()}
+    models[INTEGER] = _with_share(models[INTEGER], taken, macs, batch)
+    return BenchReport(
+        path=str(path),
+        batch=batch,
+        threads=threads,
+        rounds=rounds,
+        onnxruntime=OnnxRuntime.version,
+        models=models,
+        ratios={name: _ratio(models, taken, name) for name in files if name != INTEGER},
+        cpus=cpus_for(threads),
+        int8_peak=2 * PEAK_MACS / float(np.median(taken.medians(_PEAK))),
+        macs=macs,
+        overhead=_overhead(taken),
+        layers=() if own is None or not taken.nodes else layer_times(own, taken.nodes),
+    )
 
 
-def _other_file(against: str, rival: onnx.ModelProto | None, folder: Path) -> Path:
-    """The file to compare with; ``rival`` is written into ``folder`` first."""
+@dataclass(frozen=True)
+class _Taken:
+    """Loads and bytes by file, seconds of runs by file or yardstick and round, nodes of the file."""
+
+    loads: Mapping[str, Loaded]
+    sizes: Mapping[str, int]
+    seconds: Mapping[str, list[np.ndarray]]
+    nodes: list[NodeTime]
+
+    def medians(self, name: str) -> np.ndarray:
+        """Seconds of a run, by round."""
+        return np.array([float(np.median(values)) for values in self.seconds[name]])
+
+
+def _other(against: str, rival: onnx.ModelProto | None, own: Contestant, terms: Terms) -> Contestant:
+    """The file to compare with."""
     if against not in (FP32, UNREPLACED):
-        read_onnx(against)
-        return Path(against)
+        return other_file(Path(against), own.runtime, own.sizes, terms)
     if rival is None:
         raise UserError(
             f"{against} is the network of the checkpoint that the file was exported from; give --checkpoint too"
         )
-    file = folder / f"{against}.onnx"
-    file.write_bytes(rival.SerializeToString())
-    return file
+    return float_file(rival, against, own.runtime, own.sizes, terms)
 
 
-def _timed(
-    models: Mapping[str, bytes | Path], threads: int, batch: int, rounds: int, sizes: tuple[int, ...]
-) -> dict[str, np.ndarray]:
-    sessions = {name: load_session(model, threads) for name, model in models.items()}
-    runs = {name: partial(loaded.run, noise_for(loaded, batch, sizes)) for name, loaded in sessions.items()}
+def _measured(files: Mapping[str, Contestant], terms: Terms, rounds: int) -> _Taken:
+    """Time all files in turns, with the yardsticks, which run in the process of the first file."""
+    cpus = cpus_for(terms.threads)
+    loads: dict[str, Loaded] = {}
+    timers: dict[str, Callable[[int], list[float]]] = {}
+    with ExitStack() as stack:
+        for name, file in files.items():
+            watch = stack.enter_context(Stopwatch(file.title, cpus, None if file.runtime == ORT else SECONDS))
+            with _told(file):
+                noise = [*noise_for(file.inputs, terms.batch, file.sizes).values()]
+                loads[name] = watch.load(name, file.runtime, file.file, terms.threads, noise)
+            timers[name] = _timer(watch, name, file)
+            if name == INTEGER:
+                own = watch
+        for name, content in ((_PEAK, product()), (_ONE, chain(1)), (_MANY, chain(1 + CHAIN))):
+            yardstick = terms.folder / f"{name}.onnx"
+            yardstick.write_bytes(content)
+            own.load(name, ORT, yardstick, terms.threads, [inputs_of(content)])
+            timers[name] = partial(own.times, name)
+        seconds = in_turns(timers, rounds)
+        with _told(files[INTEGER]):
+            nodes = own.profile(INTEGER)
+    return _Taken(loads, {name: file.file.stat().st_size for name, file in files.items()}, seconds, nodes)
+
+
+@contextmanager
+def _told(file: Contestant) -> Iterator[None]:
+    """Tell users which file a runtime fails on."""
     try:
-        return interleaved(runs, rounds)
+        yield
     except RuntimeFault as error:
-        raise _failure("the model", error) from error
+        raise cannot_run(file, error) from error
 
 
-def _peak_memory(file: Path, batch: int, threads: int, trusted: bool, sizes: tuple[int, ...]) -> int | None:
-    """Bytes that one batch needs; what nobody vouches for runs within limits, before it runs in this process.
+def _timer(watch: Stopwatch, name: str, file: Contestant) -> Callable[[int], list[float]]:
+    def timer(runs: int) -> list[float]:
+        with _told(file):
+            return watch.times(name, runs)
 
-    Raises:
-        UserError: it takes too long or too much, or cannot be run at all.
-    """
-    try:
-        if trusted:
-            return limited_run(file, batch, threads, seconds=None, memory=0, sizes=sizes)
-        return limited_run(file, batch, threads, sizes=sizes)
-    except RuntimeFault as error:
-        if trusted:  # it says why where it is timed
-            return None
-        raise _failure(file, error) from error
+    return timer
 
 
-def _failure(model: Path | str, error: RuntimeFault) -> UserError:
-    return UserError(f"{RUNTIME.name} cannot run {model}: {error.last_line}; try another --batch or file")
+def _measurement(file: Contestant, taken: _Taken, name: str, batch: int) -> Measurement:
+    low, median, high = (float(value) for value in np.quantile(taken.medians(name), [0.25, 0.5, 0.75]))
+    single, loaded = np.concatenate(taken.seconds[name]), taken.loads[name]
+    return Measurement(
+        runtime=f"{file.title} {loaded.version}",
+        latency=median,
+        latency_quartiles=(low, high),
+        percentiles={str(percent): float(np.percentile(single, percent)) for percent in (50, 90, 99)},
+        throughput=batch / median,
+        load_seconds=loaded.seconds,
+        peak_memory=loaded.peak_memory,
+        file_bytes=taken.sizes[name],
+    )
 
 
-def _measurement(file: Path, samples: np.ndarray, batch: int, memory: int | None) -> Measurement:
-    low, median, high = (float(value) for value in np.quantile(samples, [0.25, 0.5, 0.75]))
-    return Measurement(median, (low, high), batch / median, memory, file.stat().st_size)
+def _with_share(found: Measurement, taken: _Taken, macs: int | None, batch: int) -> Measurement:
+    """The measurement with the share of the machine's int8 peak, round by round."""
+    if macs is None:
+        return found
+    shares = (macs * batch / taken.medians(INTEGER)) / (PEAK_MACS / taken.medians(_PEAK))
+    return replace(found, operations_per_second=2 * macs * batch / found.latency, peak_share=float(np.median(shares)))
 
 
-def _ratio(models: Mapping[str, Measurement], samples: Mapping[str, np.ndarray], other: str) -> Ratio:
-    low, median, high = (float(v) for v in np.quantile(samples[other] / samples[INTEGER], [0.25, 0.5, 0.75]))
+def _overhead(taken: _Taken) -> Overhead | None:
+    """What the operators of the file cost in this run; None where its runtime does not tell them."""
+    count = len(taken.nodes)
+    return Overhead(count, overhead_of(count, taken.medians(_ONE), taken.medians(_MANY))) if count else None
+
+
+def _ratio(models: Mapping[str, Measurement], taken: _Taken, other: str) -> Ratio:
+    rounds = taken.medians(other) / taken.medians(INTEGER)
+    low, median, high = (float(v) for v in np.quantile(rounds, [0.25, 0.5, 0.75]))
     theirs, ours = models[other], models[INTEGER]
     memory = theirs.peak_memory / ours.peak_memory if theirs.peak_memory and ours.peak_memory else None
-    return Ratio(median, (low, high), memory, theirs.file_bytes / ours.file_bytes)
+    return Ratio(
+        median,
+        (low, high),
+        memory,
+        theirs.file_bytes / ours.file_bytes,
+        theirs.load_seconds / ours.load_seconds,
+    )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from qkd_deploy.bench.session import load_session
+import onnx
+
+from qkd_deploy.bench.report import LayerTime
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata import read_metadata
 from qkd_deploy.gate.onnx_file import OnnxFile
 from qkd_deploy.runtimes.limited_run import noise_for
+from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.runtimes.profile import NodeTime, node_times
 from qkd_deploy.runtimes.runtime import RuntimeFault
 from qkd_deploy.verification.checks.kernels import kernels_by_node
@@ -46,14 +51,36 @@ def kernel_times(file: OnnxFile, *, seconds: float = 1.0) -> tuple[KernelTime, .
     Raises:
         UserError: the runtime cannot run the file.
     """
-    metadata = read_metadata(file.model)
-    optimized = optimized_graph(file.model)
-    known = kernels_by_node(file.model, optimized, metadata)
     try:
-        feeds = noise_for(load_session(file.data, 1), 1, metadata.open_sizes)
+        feeds = noise_for(OnnxRuntime().session(file.data).inputs, 1, read_metadata(file.model).open_sizes)
         times = node_times(file.data, feeds, seconds=seconds)
     except RuntimeFault as error:
         raise UserError(f"ONNX Runtime cannot run {file.path}: {error.last_line}") from error
+    return _described(file.model, times)
+
+
+def layer_times(model: onnx.ModelProto, nodes: Sequence[NodeTime]) -> tuple[LayerTime, ...]:
+    """Add up the nodes of an exported file by module, slowest first."""
+    modules: dict[str, list[KernelTime]] = {}
+    for kernel in _described(model, nodes):
+        modules.setdefault(kernel.module, []).append(kernel)
+    total = sum(node.seconds for node in nodes) or 1.0
+    found = [_layer(module, parts, total) for module, parts in modules.items()]
+    return tuple(sorted(found, key=lambda layer: layer.seconds, reverse=True))
+
+
+def _layer(module: str, parts: list[KernelTime], total: float) -> LayerTime:
+    seconds = sum(part.seconds for part in parts)
+    counted = Counter(part.op for part in sorted(parts, key=lambda part: -part.seconds))
+    names = tuple(name if count == 1 else f"{count} {name}" for name, count in counted.items())
+    kinds = {part.arithmetic for part in parts} - {"moves"}
+    return LayerTime(module, names, "float" not in kinds if kinds else None, seconds, seconds / total)
+
+
+def _described(model: onnx.ModelProto, times: Sequence[NodeTime]) -> tuple[KernelTime, ...]:
+    """The kernels that nodes are."""
+    metadata = read_metadata(model)
+    known = kernels_by_node(model, optimized_graph(model), metadata)
 
     def described(node: NodeTime) -> KernelTime:
         kernel = known.get(node.name)

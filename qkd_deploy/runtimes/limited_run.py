@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from qkd_deploy.runtimes.ort import OnnxRuntime
-from qkd_deploy.runtimes.runtime import RuntimeFault, Session, SessionInput
+from qkd_deploy.runtimes.runtime import RuntimeFault, SessionInput
 
 SECONDS = 60.0
 MEMORY = 4 * 2**30
@@ -62,16 +63,16 @@ def limited_run(
     return int(told) if told.isdigit() else None
 
 
-def noise_for(session: Session, batch: int, sizes: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+def noise_for(inputs: Sequence[SessionInput], batch: int, sizes: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     """Seeded noise for every input; zeros where it is of whole numbers, for not every class or place may exist.
 
     Args:
-        session: what takes it.
+        inputs: what is to be filled.
         batch: the first dimension where it has no fixed size.
         sizes: the others without one, in order; ``batch`` where they are not known.
     """
     generator = np.random.default_rng(0)
-    return {value.name: _noise(generator, value, batch, sizes) for value in session.inputs}
+    return {value.name: _noise(generator, value, batch, sizes) for value in inputs}
 
 
 def _noise(generator: np.random.Generator, value: SessionInput, batch: int, sizes: tuple[int, ...]) -> np.ndarray:
@@ -85,7 +86,7 @@ def _noise(generator: np.random.Generator, value: SessionInput, batch: int, size
     return np.zeros(shape, value.dtype)
 
 
-def _peak_resident() -> int | None:
+def peak_resident() -> int | None:
     """Highest resident size of this process so far, in bytes; known on Linux, whose kernel keeps it."""
     with contextlib.suppress(OSError, StopIteration):
         status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -102,19 +103,19 @@ def _limit_memory(memory: int) -> None:
 
 def _main(file: str, batch: int, threads: int, memory: int, *sizes: int) -> int:
     model = sys.stdin.buffer.read() if file == "-" else Path(file)
-    before = _peak_resident()
+    before = peak_resident()
     if memory != _UNLIMITED:
         _limit_memory(memory)
     try:
         session = OnnxRuntime().session(model, threads)
-        session.run(noise_for(session, batch, sizes))
+        session.run(noise_for(session.inputs, batch, sizes))
     except (MemoryError, RuntimeFault, ValueError) as error:
         line = " ".join(str(error).split())
         if isinstance(error, MemoryError) or any(word in line.lower() for word in _OUT_OF_MEMORY):
             line = f"one run on {batch} inputs needs more than {memory / 2**30:.0f} GB"
         sys.stderr.write(f"{line}\n")
         return 1
-    after = _peak_resident()
+    after = peak_resident()
     sys.stdout.write("" if before is None or after is None else str(after - before))
     return 0
 

@@ -33,9 +33,9 @@ class NodeTime:
 
 
 def node_times(
-    model: bytes, feeds: Mapping[str, np.ndarray], *, seconds: float = 1.0, most: int = 200
+    model: bytes, feeds: Mapping[str, np.ndarray], *, seconds: float = 1.0, most: int = 200, threads: int = 1
 ) -> tuple[NodeTime, ...]:
-    """Run a model for a while on one thread, and list its nodes in the order in which they run.
+    """Run a model for a while, and list its nodes in the order in which they run.
 
     The profiler counts whole microseconds and takes time itself, so that the sum is more than a run takes without it.
 
@@ -44,12 +44,13 @@ def node_times(
         feeds: one batch of inputs by name.
         seconds: after which no further run begins; there is one at least, behind one that is not counted.
         most: runs at most.
+        threads: that it computes with.
 
     Raises:
         RuntimeFault: the model cannot be loaded, or the inputs do not fit it.
     """
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
-        options = session_options(threads=1)
+        options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = OrtSession(model, options)

@@ -11,6 +11,7 @@ from qkd_deploy.errors import printable
 from qkd_deploy.export.information.wasted_codes import WastedCodes
 from qkd_deploy.verification.findings import Difference, FirstDifference, Kernel, Level
 from qkd_deploy.verification.overflow.saturation import Saturation
+from qkd_deploy.verification.overhead import TOO_SMALL, Overhead
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ class VerificationReport:
     ``steps_off`` by how many steps of their grid they differ at most, and ``agreement`` the percentage of images with
     the same class.
     ``latency_seconds`` of one image on one thread: "integer" is the file, "fp32" the same network in float; whoever
-    measures puts them there (see ``verify_deployed``).
+    measures puts them there (see ``verify_deployed``), with the ``overhead`` of operators where a network is small.
     """
 
     path: str
@@ -66,6 +67,7 @@ class VerificationReport:
     decode_difference: float | None = None
     file_bytes: int = 0
     latency_seconds: dict[str, float] = field(default_factory=dict)
+    overhead: Overhead | None = None
     versions: dict[str, str] = field(default_factory=dict)
     target: str | None = None
     steps_off: int | None = None
@@ -175,6 +177,8 @@ class VerificationReport:
             return ""
         integer, fp32 = self.latency_seconds["integer"], self.latency_seconds.get("fp32")
         own = f"; {integer * 1e3:.2f} ms an image"
+        if self.overhead is not None and self.overhead.too_small(integer, fp32):
+            return f"; {self.overhead.in_words(integer)} (one thread): {TOO_SMALL}"
         if fp32 is not None:
             return f"{own}, {fp32 / integer:.2f}x the speed of fp32 (one thread)"
         if self.checkpoint is not None:  # its network has no form in float

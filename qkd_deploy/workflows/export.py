@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from qkd_deploy.atomic import is_same_file
-from qkd_deploy.bench.benchmark import median_latencies
+from qkd_deploy.bench.quick import quick_latencies
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.one_batch import initialize
 from qkd_deploy.checkpoints.checkpoint import Checkpoint, load_checkpoint, prepared_with_own_functions, rebuild
@@ -229,7 +229,8 @@ def _timed(file: OnnxFile, report: VerificationReport, trained: Trained | None) 
     """The report of a file that passed, with its latency, and that of the network of its checkpoint in float."""
     if report.passed:
         fp32 = None if trained is None else _float_if_possible(trained)
-        report.latency_seconds = median_latencies(file.data, fp32, sizes=read_metadata(file.model).open_sizes)
+        sizes = read_metadata(file.model).open_sizes
+        report.latency_seconds, report.overhead = quick_latencies(file.data, fp32, sizes=sizes)
     return report
 
 

@@ -26,7 +26,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> OnnxFile:
 
 
 def test_every_node_of_the_built_graph_is_timed_once(file: OnnxFile) -> None:
-    feeds = noise_for(OnnxRuntime().session(file.data), 1)
+    feeds = noise_for(OnnxRuntime().session(file.data).inputs, 1)
     times = node_times(file.data, feeds, seconds=0.05)
     assert [(one.name, one.op) for one in times] == [
         (node.name, node.op_type) for node in optimized_graph(file.model).graph.node

@@ -78,7 +78,7 @@ def test_bench_says_what_replacing_gained(trained: tuple[Path, str], warm_run: A
     folder, _ = trained
     ok(warm_run(f"export run/model.pt {MODEL} --output bench.onnx", folder))
     measure = f"bench bench.onnx --rounds 1 --against unreplaced --checkpoint run/model.pt {MODEL}"
-    assert ok(warm_run(measure, folder)).splitlines()[-1].startswith("against unreplaced: ")
+    assert ok(warm_run(measure, folder)).startswith("against unreplaced: ")
     ok(warm_run(f"{TRAIN.replace('--method kd', '--method qat')} --out plain", folder))
     ok(warm_run(f"export plain/model.pt {MODEL}", folder))
     done = warm_run(measure.replace("bench.onnx", "plain/model.onnx").replace("run/", "plain/"), folder)
