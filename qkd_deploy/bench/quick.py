@@ -48,7 +48,7 @@ def quick_latencies(
         samples = {name: np.array([np.median(values) for values in own]) for name, own in taken.items()}
         operators = len(_RUNTIME.optimized_graph(model).graph.node) if small else 0
     except RuntimeFault as error:
-        raise UserError(f"{_RUNTIME.name} cannot run the model: {error.last_line}; export it again") from error
+        raise UserError(f"{_RUNTIME.name} cannot run the model: {error.last_line}") from error
     overhead = Overhead(operators, overhead_of(operators, samples[_ONE], samples[_MANY])) if small else None
     return {name: float(np.median(samples[name])) for name in models}, overhead
 
