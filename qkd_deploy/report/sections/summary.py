@@ -10,6 +10,7 @@ from qkd_deploy.bits import BitWidths
 from qkd_deploy.report.findings import Findings
 from qkd_deploy.report.sections.proof import first_difference
 from qkd_deploy.report.tables import duration, kilobytes, percent
+from qkd_deploy.verification.overhead import TOO_SMALL
 from qkd_deploy.verification.report import VerificationReport
 
 _FLOAT_BYTES = 4
@@ -152,5 +153,7 @@ def _file(findings: Findings) -> list[Tile]:
     latency = report.latency_seconds
     if "integer" in latency:
         remark = f"one thread, float32 takes {duration(latency['fp32'])}" if "fp32" in latency else "one thread"
+        if report.overhead is not None and report.overhead.too_small(latency["integer"], latency.get("fp32")):
+            remark += f"; {duration(report.overhead.seconds)} is overhead of operators: {TOO_SMALL}"
         tiles.append(Tile("time of an image", duration(latency["integer"]), remark))
     return tiles
