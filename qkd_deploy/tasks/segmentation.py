@@ -200,7 +200,7 @@ class Segmentation(Task):
             of = " as 'out', 'logits' or its first tensor" if isinstance(answers, (Mapping, tuple, list)) else ""
             raise UserError(
                 f"{name} returns {got}{of} for {images} images; segmentation needs logits of shape "
-                f"[{images}, {classes}, height, width]"
+                f"[{images}, {classes}, height, width], or a --task (task=...) of its own"
             )
 
     def check_targets(self, targets: Tensor, classes: Sequence[str], name: str) -> None:

@@ -67,7 +67,7 @@ class Detection(Task):
             got = shapes or (list(answers.shape) if hasattr(answers, "shape") else type(answers).__name__)
             raise UserError(
                 f"{name} returns {got} for {images} images; detection needs pairs of maps (scores [N, classes, h, w], "
-                "boxes [N, 4 * bins, h, w]), as the model detector returns them"
+                "boxes [N, 4 * bins, h, w]), as the model detector returns them, or a --task (task=...) of its own"
             )
         for level, (scores, boxes) in enumerate(zip(shapes[0::2], shapes[1::2], strict=True)):
             if scores[1] != classes or boxes[1] % 4 or boxes[1] < 8 or scores[2:] != boxes[2:]:

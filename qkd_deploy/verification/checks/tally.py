@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.errors import UserError
 from qkd_deploy.tasks.classification import Classification, MeanScore
-from qkd_deploy.tasks.task import Score
+from qkd_deploy.tasks.task import Score, Task
 from qkd_deploy.verification.checks.outputs import OutputsComparison
 from qkd_deploy.verification.findings import Level
 
@@ -63,10 +64,11 @@ class Tally:
         single: dict[str, Tensor] = {}
         for side, given in answers.items():
             score = self._scores.setdefault(side, self._data.score())
-            if isinstance(score, MeanScore):
-                single[side] = score.judge(given, targets)
-            else:
-                score.add(given, targets)
+            with _scoring(self._data.task):
+                if isinstance(score, MeanScore):
+                    single[side] = score.judge(given, targets)
+                else:
+                    score.add(given, targets)
         if self._classifies:  # two wrong classes are a disagreement, too
             single = {side: self._data.task.decisions(given) for side, given in answers.items()}
         if "frozen" in single:
@@ -147,6 +149,21 @@ class Tally:
         return f"{'; '.join(shown)} on {self.images} images"
 
 
+@contextmanager
+def _scoring(task: Task) -> Iterator[None]:
+    """Name the task whose score fails: that of a task of the user's raises what it likes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(
+            f"the score of the task {task.name} fails with {reason}; correct it, or let its check_answers refuse such "
+            "answers"
+        ) from error
+
+
 def _require_equal_shapes(sides: Mapping[str, Outputs], labels: int | None) -> None:
     """Refuse outputs that cannot be compared with each other, or with labels."""
     shapes = {side: [output.shape for output in outputs] for side, outputs in sides.items()}
@@ -168,6 +185,7 @@ def _logits(outputs: np.ndarray) -> np.ndarray:
     if outputs.ndim != 2:
         raise UserError(
             f"the model's first output is not [N, classes], so it is no classifier; {_BY_OUTPUTS}, or with a data set "
-            "that has a metric"
+            "that has a metric, or one of its own task "
+            "(--task on the command line)"
         )
     return outputs

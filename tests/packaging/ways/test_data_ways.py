@@ -126,7 +126,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str, list[dict[str, Any]]]] = {
     "maps for classes": (
         "maps",
         {"data": data()},
-        f"so it is no classifier; {BY_OUTPUTS}, or with a data set that has a metric",
+        f"so it is no classifier; {BY_OUTPUTS}, or with a data set that has a metric, or one of its own task",
         [{"inputs": PIXELS}, {"data": data(metric=score)}],
     ),
     "rows of other things than images": (
