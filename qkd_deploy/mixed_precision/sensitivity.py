@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from qkd_deploy.bits import BitWidths
 from qkd_deploy.calibration.settings import IMAGES
 from qkd_deploy.data import AnySplit, ImageDataset
+from qkd_deploy.errors import UserError
 from qkd_deploy.graph.modes import evaluating
 from qkd_deploy.graph.prepare import prepare
 from qkd_deploy.graph.prepared import PreparedModel
@@ -113,6 +114,14 @@ def _is_input(item: Any) -> bool:
     return isinstance(item, Tensor) and item.is_floating_point()
 
 
+def _require_known(labels: Tensor | None, classes: int) -> None:
+    if labels is not None and not bool(((labels >= 0) & (labels < classes)).all()):
+        raise UserError(
+            f"the network tells {classes} classes apart, but the images have labels {int(labels.min())}.."
+            f"{int(labels.max())}; measure on images of its own classes, or without labels"
+        )
+
+
 class _Totals:
     """Sums of the measure over batches: in full precision, and with each layer quantized."""
 
@@ -127,6 +136,8 @@ class _Totals:
     ) -> None:
         float_outputs = single.outputs(inputs)
         classified = labels is not None and len(float_outputs) == 1 and float_outputs[0].dim() == 2
+        if classified:
+            _require_known(labels, float_outputs[0].shape[1])
         self._measure = CROSS_ENTROPY if classified else OUTPUT_CHANGE
         self._images += len(float_outputs[0])
 

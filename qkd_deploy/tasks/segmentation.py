@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qkd_deploy.errors import UserError
-from qkd_deploy.tasks.task import Score, Task, Terms, plain_answers
+from qkd_deploy.tasks.task import Score, Task, Terms, plain_answers, uncertainty_of_mean
 
 if TYPE_CHECKING:  # the command line reads the tasks' names without torch
     from torch import Tensor
@@ -136,6 +136,10 @@ class ConfusionScore(Score):
             Segmentation.measure: 100.0 * sum(known) / max(len(known), 1),
             "pixel accuracy": 100.0 * right / max(pixels, 1),
         }
+
+    def uncertainty(self) -> float:
+        """Say by how many points chance moves the mean, from the number of pixels of each class."""
+        return 0.0 if self.counts is None else uncertainty_of_mean(self.counts.sum(dim=1).tolist())
 
     def by_class(self) -> list[float | None]:
         """Give the intersection over union, 0..1, of each class; None where neither mask nor network has it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:  # the command line reads the tasks' names without torch
@@ -32,6 +33,14 @@ class Score(ABC):
     @abstractmethod
     def figures(self) -> dict[str, float]:
         """Give the figures over all batches in percent; the first is the task's ``measure`` and stands for the rest."""
+
+    def uncertainty(self) -> float:
+        """Say by how many points chance moves the first figure on what was judged; a difference below means nothing.
+
+        `verify` allows the float preview so much where it is more than the tolerance: rounding ties decide objects
+        that are hardly seen, and one object of a rare class may be a point. 0 where every image counts alike.
+        """
+        return 0.0
 
 
 class Task(ABC):
@@ -110,6 +119,20 @@ class Task(ABC):
     def collate(self, targets: Tensor) -> Tensor:
         """Prepare the targets of a training batch, such as by leaving out padding."""
         return targets
+
+
+def uncertainty_of_mean(counts: Iterable[int]) -> float:
+    """Compute the uncertainty in points of a mean over classes.
+
+    It is the largest standard error that a mean of shares can have, that of objects which are found with a chance of
+    one half, each by itself; and at least what one object of the rarest class moves that is taken for one of the next
+    rarest. So it is 1.58 for 10 classes of 100 objects, and 10.1 where one of these classes has a single object.
+
+    Args:
+        counts: objects, or pixels, of each class; classes without any are in no mean.
+    """
+    shares = sorted((1 / count for count in counts if count), reverse=True)
+    return max(50.0 * math.sqrt(sum(shares)), 100.0 * sum(shares[:2])) / max(len(shares), 1)
 
 
 def plain_answers(answers: Any) -> Any:

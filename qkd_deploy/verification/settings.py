@@ -18,7 +18,8 @@ class VerifyOptions(Settings):
 
     tolerance: Annotated[
         NonNegativeFloat,
-        "Points of accuracy by which the float preview may differ from the integer model.",
+        "Points of accuracy by which the float preview may differ from the integer model, where chance does not move "
+        "the measure by more.",
         Wanted("it must be a number of points, 0 or more"),
     ] = 0.1
     require_integer: Annotated[bool, "Fail if ONNX Runtime computes anything in float."] = False

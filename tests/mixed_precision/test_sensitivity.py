@@ -140,3 +140,13 @@ def test_what_cannot_be_measured_is_refused_with_a_way_out(
     with pytest.raises(UserError, match=complaint):
         sensitivity(network(), data, bits, images=images)
     assert sensitivity(network(), *instead[:2], images=instead[2]).layers
+
+
+def test_labels_of_other_classes_are_refused() -> None:
+    """A network of three classes cannot be measured on the labels of ten."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    with pytest.raises(UserError, match=r"3 classes apart, .* labels 0\.\.9; measure on images of its own classes"):
+        sensitivity(model, [(IMAGES, LABELS)])
+    own = sensitivity(model, [(IMAGES[LABELS < 3], LABELS[LABELS < 3])])
+    assert own.measure == CROSS_ENTROPY and sensitivity(model, [IMAGES]).measure == OUTPUT_CHANGE

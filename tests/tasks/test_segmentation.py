@@ -219,3 +219,14 @@ def test_targets_that_are_no_masks_are_refused(targets: Tensor, said: str) -> No
 def test_more_classes_than_a_byte_tells_apart_are_refused() -> None:
     with pytest.raises(UserError, match="x has 256 classes; masks of bytes tell 255 apart"):
         SEGMENTATION.check_targets(masks(2, 4, 4), tuple(map(str, range(256))), "x")
+
+
+def test_the_uncertainty_comes_from_the_pixels_of_each_class() -> None:
+    score = SEGMENTATION.score()
+    assert score.uncertainty() == 0
+    targets = torch.full((1, 4, 5), IGNORED, dtype=torch.uint8)
+    targets[0, 0], targets[0, 1] = 0, 2
+    score.add(noise(1, 3, 4, 5), targets)
+    assert score.uncertainty() == pytest.approx(100 * (1 / 5 + 1 / 5) / 2)
+    score.add(noise(99, 3, 4, 5), targets.repeat(99, 1, 1))
+    assert score.uncertainty() == pytest.approx(50 * (1 / 500 + 1 / 500) ** 0.5 / 2)

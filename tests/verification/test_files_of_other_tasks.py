@@ -113,7 +113,10 @@ def test_only_the_data_of_its_own_task_are_scored(head: str, kind: str, files: P
     if TARGETS[kind][0] is CLASSIFICATION:
         assert "so it is no classifier" in message and "--task" in message
     else:
-        assert is_said(the_one_with("verify it with the task that it was made for", TEST), message) and "the file returns" in message
+        assert (
+            is_said(the_one_with("verify it with the task that it was made for", TEST), message)
+            and "the file returns" in message
+        )
     assert verified(files / f"{head}.onnx", data(own_kind, own)).passed
     assert qkd.verify_onnx(files / f"{head}.onnx", inputs=PIXELS.numpy(), threads=(1,)).passed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from qkd_deploy.tasks.detection.decode import detections_of
 from qkd_deploy.tasks.detection.targets import BOX, CLASS, CROWD
-from qkd_deploy.tasks.task import Score
+from qkd_deploy.tasks.task import Score, uncertainty_of_mean
 
 MEAN, AT_HALF = "mAP50-95", "mAP50"
 
@@ -51,6 +52,11 @@ class MeanPrecision(Score):
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # pycocotools reports as it goes
             figures = self._evaluate()
         return {MEAN: _percent(figures[0]), AT_HALF: _percent(figures[1])}
+
+    def uncertainty(self) -> float:
+        """Say by how many points chance moves the means, from the number of objects of each class."""
+        counts = Counter(int(row[CLASS]) for boxes in self._wanted for row in boxes if not row[CROWD])
+        return uncertainty_of_mean(counts.values())
 
     def _evaluate(self) -> Any:
         from pycocotools.coco import COCO

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from qkd_deploy.export.metadata import Metadata
 from qkd_deploy.verification.checks.outputs import FLIP_TOLERANCE, FLOAT_TOLERANCE, OutputsComparison
-from qkd_deploy.verification.checks.tally import Outputs, Tally
+from qkd_deploy.verification.checks.readable import Outputs
+from qkd_deploy.verification.checks.tally import Tally
 from qkd_deploy.verification.checks.torch_side import outputs_of
 from qkd_deploy.verification.findings import Level
 from qkd_deploy.verification.job import Job

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,18 +12,14 @@ import torch
 from torch import Tensor
 
 from qkd_deploy.data.dataset import ImageDataset
-from qkd_deploy.errors import UserError
 from qkd_deploy.tasks.classification import Classification, MeanScore
-from qkd_deploy.tasks.task import Score, Task
+from qkd_deploy.tasks.task import Score
 from qkd_deploy.verification.checks.outputs import OutputsComparison
+from qkd_deploy.verification.checks.readable import Outputs, logits_of, require_equal_shapes, require_readable, scoring
 from qkd_deploy.verification.findings import Level
-
-Outputs = list[np.ndarray]
-"""All outputs of one side, in graph order."""
 
 _IS_KEY = re.compile(r"(?!output(_\d+)?$)[A-Za-z_]\w*")
 """Names of outputs that are keys of a dict; tensors and tuples give ``output`` and ``output_0``, ``output_1`` ..."""
-_BY_OUTPUTS = "verify it with inputs=array (--inputs x.npy on the command line)"
 _SIDES = ("preview", "frozen", "runtime")
 
 
@@ -49,7 +44,7 @@ class Tally:
         Raises:
             UserError: the sides give outputs of other shapes, or not one for each label.
         """
-        _require_equal_shapes(sides, None if labels is None else samples)
+        require_equal_shapes(sides, None if labels is None else samples)
         self.images += samples
         if "frozen" in sides:
             self._outputs.add(sides["frozen"], sides["runtime"], samples)
@@ -60,11 +55,11 @@ class Tally:
         """Judge all sides; of classes and scores of single images it is known on how many two sides disagree."""
         assert self._data is not None
         if not self._scores and self._data.metric is None:
-            self._require_known(answers["runtime"], len(targets))
+            require_readable(self._data, answers["runtime"], len(targets))
         single: dict[str, Tensor] = {}
         for side, given in answers.items():
             score = self._scores.setdefault(side, self._data.score())
-            with _scoring(self._data.task):
+            with scoring(self._data.task):
                 if isinstance(score, MeanScore):
                     single[side] = score.judge(given, targets)
                 else:
@@ -74,21 +69,10 @@ class Tally:
         if "frozen" in single:
             self._disagreements += int((single["frozen"] != single["runtime"]).sum())
 
-    def _require_known(self, answers: Any, images: int) -> None:
-        """Refuse a file whose answers are none of the task's that its labels belong to."""
-        assert self._data is not None
-        try:
-            self._data.task.check_answers(answers, images, len(self._data.classes), "the file")
-        except UserError as error:
-            raise UserError(
-                f"{error}; or verify it with the task that it was made for, --task NAME or package.module:Class "
-                "(task= of load_dataset in Python)"
-            ) from error
-
     def _answers(self, outputs: Outputs) -> Any:
         """Outputs as ``plain_answers`` has them: a tensor, a tuple, or, by name, what was a dict."""
         if self._classifies:
-            return torch.from_numpy(_logits(outputs[0]))
+            return torch.from_numpy(logits_of(outputs[0]))
         tensors = dict(zip(self._outputs.exact, map(torch.from_numpy, outputs), strict=True))
         if all(map(_IS_KEY.fullmatch, tensors)):
             return tensors
@@ -117,7 +101,9 @@ class Tally:
     def accuracy_result(self, tolerance: float | None) -> Level:
         """With labels: frozen model and runtime must predict the same, the preview be within ``tolerance`` points."""
         problems = tuple(self._problems(tolerance))
-        return Level("accuracy", "failed" if problems else "passed", (*problems, self._summary()))
+        return Level(
+            "accuracy", "failed" if problems else "passed", (*problems, self._summary() + self._beyond(tolerance))
+        )
 
     def _problems(self, tolerance: float | None) -> Iterator[str]:
         if self._disagreements:
@@ -126,20 +112,41 @@ class Tally:
         elif self.is_exact and "frozen" in self.figures and self.figures["frozen"] != self.figures["runtime"]:
             yield "the frozen model and ONNX Runtime reach other figures"
         yield from self._outputs.problems(exact_only=True)
-        if tolerance is not None and self._is_preview_far(tolerance):
+        if tolerance is not None and self._distance > self._allowed(tolerance):
             yield (
-                f"the float preview is more than {tolerance:g} points away from the integer model; where no code "
-                "differs, and few images or rare classes make the measure jump, allow more by --tolerance (tolerance= "
-                "in Python)"
+                f"the float preview is more than {self._allowed(tolerance):.3g} points away from the integer model; where "
+                "no code differs, and few images or rare classes make the measure jump, allow more by --tolerance "
+                "(tolerance= in Python)"
             )
 
-    def _is_preview_far(self, tolerance: float) -> bool:
+    @property
+    def _distance(self) -> float:
+        """Points between the preview and the integer model; 0 where one is missing."""
         percent = self.percent
-        if "preview" not in percent or "frozen" not in percent:
-            return False
-        # a small set cannot express a tenth of a point: round up to whole images
-        allowed = 100.0 * np.ceil(tolerance * self.images / 100 - 1e-9) / self.images
-        return bool(abs(percent["preview"] - percent["frozen"]) > allowed + 1e-9)
+        return abs(percent["preview"] - percent["frozen"]) if {"preview", "frozen"} <= percent.keys() else 0.0
+
+    def _asked(self, tolerance: float) -> float:
+        """The tolerance in points; where every image counts alike, it is rounded up to whole ones."""
+        if self._scores["runtime"].uncertainty():
+            return tolerance
+        return float(100.0 * np.ceil(tolerance * self.images / 100 - 1e-9) / self.images + 1e-9)
+
+    def _allowed(self, tolerance: float) -> float:
+        """Points for which the preview need not answer: what is tolerated, or what the measure cannot tell apart.
+
+        The preview is a simulation in float, in which rounding ties fall otherwise; that each of its layers is right,
+        and that the runtime computes the codes of the frozen model, is proven by the codes, whatever is allowed here.
+        """
+        return max(self._asked(tolerance), self._scores["runtime"].uncertainty() if tolerance else 0.0)
+
+    def _beyond(self, tolerance: float | None) -> str:
+        """Say so where the preview is further away than is tolerated, and only within the measure's uncertainty."""
+        if not tolerance or not self._asked(tolerance) < self._distance <= self._allowed(tolerance):
+            return ""
+        return (
+            f" ({self._distance:.2f} points between preview and frozen, of which {self._allowed(tolerance):.2f} may be "
+            "chance)"
+        )
 
     def _summary(self) -> str:
         shown = []
@@ -147,45 +154,3 @@ class Tally:
             sides = [f"{side} {self.figures[side][name]:.2f} %" for side in _SIDES if side in self.figures]
             shown.append(f"{'' if self._classifies else f'{name}: '}{', '.join(sides)}")
         return f"{'; '.join(shown)} on {self.images} images"
-
-
-@contextmanager
-def _scoring(task: Task) -> Iterator[None]:
-    """Name the task whose score fails: that of a task of the user's raises what it likes."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise UserError(
-            f"the score of the task {task.name} fails with {reason}; correct it, or let its check_answers refuse such "
-            "answers"
-        ) from error
-
-
-def _require_equal_shapes(sides: Mapping[str, Outputs], labels: int | None) -> None:
-    """Refuse outputs that cannot be compared with each other, or with labels."""
-    shapes = {side: [output.shape for output in outputs] for side, outputs in sides.items()}
-    wanted = shapes["runtime"]
-    for side, found in shapes.items():
-        if found != wanted:
-            raise UserError(
-                f"ONNX Runtime gives outputs of shapes {wanted}, but the {side} model {found}, so nothing "
-                "can be compared; export that model again"
-            )
-    if labels is not None and wanted[0][:1] != (labels,):
-        raise UserError(
-            f"the model's first output has the shape {list(wanted[0])}, which does not hold one row per input; "
-            f"{_BY_OUTPUTS}"
-        )
-
-
-def _logits(outputs: np.ndarray) -> np.ndarray:
-    if outputs.ndim != 2:
-        raise UserError(
-            f"the model's first output is not [N, classes], so it is no classifier; {_BY_OUTPUTS}, or with a data set "
-            "that has a metric, or one of its own task "
-            "(--task on the command line)"
-        )
-    return outputs

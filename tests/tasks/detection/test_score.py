@@ -115,3 +115,14 @@ def test_files_give_pycocotools_the_same_figures(tmp_path: Path) -> None:
     expected = [round(100 * float(value), 10) for value in evaluation.stats[:2]]
     assert list(figures(found, targets).values()) == expected
     assert 20 < 100 * evaluation.stats[0] < 90
+
+
+def test_the_uncertainty_is_that_of_the_rarest_classes() -> None:
+    """A mean over classes is known no better than its rarest ones."""
+    score = DETECTION.score()
+    assert score.uncertainty() == 0
+    rows = torch.tensor([[label, 0, 0, 9, 9, 0] for label in (0, 0, 0, 0, 1)] + [[2, 0, 0, 9, 9, 1], [-1] * 6]).float()
+    score.add_detections([torch.zeros(0, 6)], rows[None])  # type: ignore[attr-defined]
+    assert score.uncertainty() == 100 * (1 / 4 + 1) / 2
+    score.add_detections([torch.zeros(0, 6)] * 99, rows[None].repeat(99, 1, 1))  # type: ignore[attr-defined]
+    assert score.uncertainty() == pytest.approx(5 * (1 / 4 + 1) ** 0.5 / 2)
