@@ -30,8 +30,8 @@ _RENAMED = {
     "batch_norm": "--calibrate-batch-norm",
     "correction": "--calibrate-correction/--no-calibrate-correction",
 }
-_NAMED_APART = ("dataset", "bits", "model", "workers", "strict")
-"""Settings of ``PostTraining`` that --calibrate, --bits and --model give, or that do not pay for few images."""
+_NAMED_APART = ("dataset", "bits", "model", "workers")
+"""Settings of ``PostTraining`` that --calibrate, --bits and --model give, or that does not pay for few images."""
 
 _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAMED_APART]
 

@@ -47,6 +47,7 @@ _SENSITIVITY = "with --sensitivity"
         "crop_pct",
         "fit",
         "input_range",
+        "strict",
         "model_args",
     ),
     renamed={"images": "--limit"},

@@ -34,7 +34,7 @@ class DataSource(Settings):
     dataset: Annotated[
         str,
         "`digits` (embedded), `cifar10`, `cifar100`, `tiny-imagenet`, `imagefolder:PATH`, `coco:PATH`, `yolo:PATH`, "
-        "`voc:PATH`, `FILE.npz`, `hf:NAME` or `package.module:factory`.",
+        "`voc:PATH`, `masks:PATH`, `FILE.npz`, `hf:NAME` or `package.module:factory`.",
     ] = "digits"
     task: Annotated[
         str,
@@ -82,7 +82,9 @@ class DataSource(Settings):
         int, Field(ge=0, le=1_000_000), "Number of classes, where unlabelled data and the teacher do not tell."
     ] = 0
     workers: Annotated[int, Field(ge=0, le=256), "Processes that decode images of sets too big for memory."] = 2
-    strict: Annotated[bool, "Stop at a corrupt image instead of skipping it."] = False
+    strict: Annotated[
+        bool, "Stop at the first image or label that is corrupt or wrong, and name it, instead of leaving it out."
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

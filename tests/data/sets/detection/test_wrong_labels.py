@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from box_files import WRITERS, coco_content, voc_text, write_coco, write_images, write_voc, write_yolo
+from command_ways import Answer, command
 from PIL import Image
+from torch import Tensor, nn
 
+import qkd_deploy as qkd
 from qkd_deploy.data import ImageDataset, load_dataset
 from qkd_deploy.data.sets.detection import coco_json, yolo_labels
 from qkd_deploy.errors import UserError
@@ -336,3 +341,82 @@ def test_control_characters_of_files_are_not_shown(tmp_path: Path) -> None:
     coco(lambda c: c["images"].append({"id": "\x1b[2J", "file_name": 3}))(tmp_path)
     (note,) = opened("coco", tmp_path).notes
     assert "\x1b" not in note and json.dumps(note)
+
+
+# -- on the command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a detector of two classes for images of 32 x 32 pixels."""
+    torch.manual_seed(0)
+    examples = torch.randn(2, 3, 32, 32)
+    model = nn.Sequential(nn.Conv2d(3, 10, 3, 32, 1), nn.ReLU(), Maps())
+    prepared = qkd.prepare(model.eval(), "w8a8", (examples,))
+    qkd.initialize(prepared, examples)
+    path = tmp_path_factory.mktemp("file") / "maps.onnx"
+    qkd.export_onnx(prepared.eval(), path)
+    return path
+
+
+class Maps(nn.Module):
+    """Scores of two classes, and distances over two bins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.boxes = nn.Conv2d(10, 2, 1), nn.Conv2d(10, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.scores(x), self.boxes(x)
+
+
+def verified(file: Path, kind: str, path: Path, *more: str) -> Answer:
+    line = ["verify", str(file), "--dataset", f"{kind}:{path}", "--image-size", "32", "--workers", "0", *more]
+    return command(shlex.join(line), path)
+
+
+@pytest.mark.parametrize("case", [("coco", "zero width"), ("coco", "missing"), ("yolo", "nan"), ("voc", "torn")])
+def test_a_command_goes_on_and_counts(case: tuple[str, str], file: Path, tmp_path: Path) -> None:
+    kind, change, said, *_ = LEFT_OUT[case[1]]
+    assert kind == case[0]
+    change(tmp_path)
+    answer = verified(file, kind, tmp_path)
+    notes = [line for line in answer.err.splitlines() if line.startswith("note: ") and "left out, first " in line]
+    assert answer.code == 0 and "CONSISTENT" in answer.out, answer.err
+    assert len(notes) == 1 and said.rstrip(", ") in notes[0]
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_with_strict_a_command_ends_in_one_line(case: str, file: Path, tmp_path: Path) -> None:
+    kind, change, said, *_ = LEFT_OUT[case]
+    change(tmp_path)
+    answer = verified(file, kind, tmp_path, "--strict")
+    assert answer.code == 2 and not answer.out and len(answer.err.splitlines()) == 1, answer.err
+    assert answer.err.startswith("Error: ") and said.removeprefix("1 ") in answer.err
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_ends_a_command_in_one_line(case: str, file: Path, tmp_path: Path) -> None:
+    kind, change, said = REFUSED[case]
+    change(tmp_path)
+    answer = verified(file, kind, tmp_path)
+    assert answer.code == 2 and not answer.out and len(answer.err.splitlines()) == 1, answer.err
+    assert answer.err.startswith("Error: ") and said in answer.err
+
+
+READERS = {
+    "train": "train --dataset {} --image-size 32 --model detector",
+    "export": "export x.pt --calibrate {} --image-size 32 --model detector --bits w8a8",
+    "inspect": "inspect x.pt --sensitivity --dataset {} --image-size 32 --model detector",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_command_that_reads_labels_can_be_strict(reader: str, tmp_path: Path) -> None:
+    """What is wrong in the labels is said before the network is built: weights that are none are not reached."""
+    LEFT_OUT["nan"][1](tmp_path / "boxes")
+    torch.save({}, tmp_path / "x.pt")
+    line = READERS[reader].format("yolo:boxes")
+    answer = command(f"{line} --strict", tmp_path)
+    assert answer.code == 2 and len(answer.err.splitlines()) == 1
+    assert "has boxes with numbers that are not finite, first images/train/a.png; correct them" in answer.err
