@@ -164,8 +164,11 @@ def test_packed_weights_raw_pixels_and_older_operators_have_decode_files_too(tmp
 
 
 def test_anchors_belong_to_one_size_but_maps_do_not(model: PreparedModel, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="export with --tail none"):
-        qkd.export_onnx(model, tmp_path / "m.onnx", dynamic_size=True)
+    for tail, said in (("separate", "export with --tail none"), ("inside", "export without --dynamic-size")):
+        with pytest.raises(UserError, match=said):
+            qkd.export_onnx(model, tmp_path / "m.onnx", dynamic_size=True, tail=tail)
+        qkd.export_onnx(model, tmp_path / "m.onnx", tail=tail)
+        assert qkd.verify_onnx(tmp_path / "m.onnx", frozen=qkd.freeze(model), threads=(1,)).passed
     qkd.export_onnx(model, tmp_path / "m.onnx", dynamic_size=True, tail="none")
     other = torch.rand(1, 3, 64, 96).numpy()
     assert run(tmp_path / "m.onnx", {"x": other})["boxes.1"].shape == (1, 64, 16, 24)

@@ -39,7 +39,7 @@ class Files:
 
     def _file(self, index: int) -> Path:
         file = self.root / self.names[index]
-        if file.exists() and not file.is_file():  # a named pipe would be waited for
+        if os.path.exists(file) and not os.path.isfile(file):  # a named pipe would be waited for
             raise Unreadable("no regular file")
         return file
 

@@ -88,7 +88,7 @@ def _part(root: Path, file: Path, content: CocoFile, classes: tuple[str, ...], p
 def _folder(root: Path, file: Path, content: CocoFile) -> PurePosixPath:
     """Find the folder, from the root, in which most of some images lie."""
     some = [name for name in content.names[:: max(1, len(content.names) // _LOOKED_FOR)] if not leads_out(name)]
-    found = {folder: sum((root / folder / name).is_file() for name in some) for folder in _folders(root, file)}
+    found = {folder: sum(os.path.isfile(root / folder / name) for name in some) for folder in _folders(root, file)}
     best = max(found, key=lambda folder: found[folder])
     if some and not found[best]:
         raise UserError(f"{file} names images such as {some[0]}, of which none lies near it; put them below {root}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,8 +38,11 @@ def read_rows(path: Path, image: int, name: str, problems: Problems) -> Iterator
         UserError: a row is left out, and problems are errors.
     """
     try:
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
+        if not path.is_file():  # a named pipe would be waited for
+            problems.add("label files that are no regular files", name)
+            return iter(())
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:

@@ -96,6 +96,17 @@ def written(file: str, kind: str, content: str | bytes) -> Change:
     return done
 
 
+def replaced(by: Callable[[Path], object]) -> Change:
+    """Put something else in the place of the label file of the first image."""
+
+    def done(path: Path) -> None:
+        file = write_yolo(path) / "labels" / "train" / "a.txt"
+        file.unlink()
+        by(file)
+
+    return done
+
+
 # all boxes are 7 and all images 5; the change, what the note says, and how many boxes and images remain
 LEFT_OUT: dict[str, tuple[str, Change, str, int, int]] = {
     "zero width": ("coco", annotation(bbox=[2, 3, 0, 6]), "1 boxes without width or height", 6, 5),
@@ -128,6 +139,13 @@ LEFT_OUT: dict[str, tuple[str, Change, str, int, int]] = {
         5,
         4,
     ),
+    "long name": (
+        "coco",
+        coco(lambda c: c["images"][0].update(file_name="a" * 5000)),
+        "1 images that cannot be read",
+        5,
+        4,
+    ),
     "missing": ("coco", without("train2017/a.png", "coco"), "1 images that cannot be read", 5, 4),
     "no picture": ("yolo", written("images/train/a.png", "yolo", "text"), "1 images that cannot be read", 5, 4),
     "class 2 of 2": ("yolo", yolo("2 .5 .5 .5 .5"), "1 boxes of unknown classes", 7, 5),
@@ -141,6 +159,8 @@ LEFT_OUT: dict[str, tuple[str, Change, str, int, int]] = {
     "nan outline": ("yolo", yolo("1 .5 .5 .7 nan .9 .9"), "1 boxes with numbers that are not finite", 7, 5),
     "pixels": ("yolo", yolo("1 20 10 4 4"), "1 boxes outside of their image", 7, 5),
     "not text": ("yolo", written("labels/train/a.txt", "yolo", b"\xff\xfe\x00"), "rows that are not made", 5, 5),
+    "folder": ("yolo", replaced(Path.mkdir), "1 label files that are no regular files", 5, 5),
+    "loop": ("yolo", replaced(lambda p: p.symlink_to(p.name)), "1 label files that are no regular files", 5, 5),
     "lonely": ("yolo", written("labels/train/z.txt", "yolo", "1 .5 .5 .5 .5"), "1 label files without an", 7, 5),
     "turned": ("voc", voc("<xmin>3</xmin>", "<xmin>20</xmin>"), "1 boxes without width or height", 6, 5),
     "half a number": ("voc", voc("<xmin>3</xmin>", "<xmin>3px</xmin>"), "1 boxes that are not four numbers", 6, 5),
@@ -315,7 +335,7 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
         (path / file).unlink()
         os.mkfifo(path / file)
     data = opened("yolo", path)
-    assert images(data) == 4 and any("no regular file" in note for note in data.notes)
+    assert images(data) == 4 and sum("no regular file" in note for note in data.notes) == 2
     os.mkfifo(tmp_path / "p.json")
     with pytest.raises(UserError, match="no file or folder"):
         opened("coco", tmp_path / "p.json")
