@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
 
 _KEY = f"{PREFIX}target"
+_LAYOUTS = ("NchwcTransformer",)
+"""Optimizers whose results hold on some x86 CPUs alone."""
 _MARK = b"ORTM"
 """At offset 4 of files of the format, as flatbuffers have it."""
 _INTEGER = re.compile(
@@ -62,10 +64,10 @@ class OrtMobile:
 
         model = emit(frozen, weights=form.weights, input_type=form.input).model
         onnx.helper.set_model_props(model, {_KEY: record})
-        return _optimized(model)
+        return _optimized(model, without=_LAYOUTS)
 
     def from_onnx(self, model: onnx.ModelProto) -> bytes:
-        """Optimize any ONNX model and keep what the optimizer made of it."""
+        """Optimize any ONNX model for this machine's CPU, also by layouts of it alone, and keep what that gave."""
         return _optimized(model)
 
     def beside(self, content: bytes) -> dict[str, bytes]:
@@ -174,7 +176,7 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _optimized(model: onnx.ModelProto) -> bytes:
+def _optimized(model: onnx.ModelProto, without: Sequence[str] = ()) -> bytes:
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
@@ -186,7 +188,7 @@ def _optimized(model: onnx.ModelProto) -> bytes:
             model.SerializeToString(deterministic=True),
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=["NchwcTransformer"],  # a layout of some x86 CPUs
+            disabled_optimizers=[*without],
         )
         return path.read_bytes()
 
