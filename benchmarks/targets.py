@@ -53,7 +53,7 @@ from qkd_deploy.verification.checks.kernels import list_kernels
 
 BITS = ("w8a8", "w4a8", "w4a4")
 _BATCH = 20
-_CALIBRATION = 200
+_CALIBRATION = 100
 
 Run = Callable[[list[np.ndarray]], list[np.ndarray]]
 
