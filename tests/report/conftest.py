@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
-from command_ways import command
+from command_ways import Answer, command
+from mutations import set_constant
 
 TRAINING = "train --model plaincnn --method qat --epochs 2 --pretrain-epochs 2 --out run"
 
@@ -27,6 +29,16 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(reported: Path) -> str:
     """The HTML of the report."""
     return (reported / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def differing(reported: Path) -> tuple[Path, Answer]:
+    """The report of the same run with a file in which features.4 has other weights, and what the command said."""
+    model = onnx.load(reported / "run/model.onnx")
+    set_constant(model, "features.4.weight", lambda codes: -codes)
+    (reported / "bad.onnx").write_bytes(model.SerializeToString())
+    answer = command("report run bad.onnx --output bad.html", reported)
+    return reported / "bad.html", answer
 
 
 @pytest.fixture

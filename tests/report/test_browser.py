@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser, browser
+from command_ways import Answer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
@@ -22,11 +23,17 @@ _SHOWN = "[...document.querySelectorAll('figure.plot > svg')].filter(s => s.getB
 _COLOUR = "getComputedStyle(document.querySelector('figure.plot > svg text')).fill"
 
 
+@pytest.fixture(params=["VERIFIED", "DIFFERS"])
+def report(request: pytest.FixtureRequest, reported: Path, differing: tuple[Path, Answer]) -> Path:
+    """Two reports: of a file that passes, and of one that does not."""
+    return reported / "run" / "report.html" if request.param == "VERIFIED" else differing[0]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-def test_it_fits_the_screen(chromium: Browser, reported: Path, width: int, scheme: str) -> None:
+def test_it_fits_the_screen(chromium: Browser, report: Path, width: int, scheme: str) -> None:
     page = chromium.open()
-    page.show(reported / "run" / "report.html", width, scheme)
+    page.show(report, width, scheme)
     assert page.complaints == []
     assert len(page.requests) == 1 and page.requests[0].startswith("file:")
     assert page.value("innerWidth") == width
@@ -40,10 +47,10 @@ def test_it_fits_the_screen(chromium: Browser, reported: Path, width: int, schem
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read(chromium: Browser, reported: Path, scheme: str) -> None:
+def test_text_can_be_read(chromium: Browser, report: Path, scheme: str) -> None:
     """The contrast of WCAG 2.1 level AA, 4.5, of every text against what it stands on."""
     page = chromium.open()
-    page.show(reported / "run" / "report.html", 1280, scheme)
+    page.show(report, 1280, scheme)
     page.value("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert page.value(_FAINT) == []
 
