@@ -24,6 +24,10 @@ from qkd_deploy.report.sections.training import training
 from qkd_deploy.report.tables import Table, count, duration, kilobytes
 from qkd_deploy.workflows.inspect import FloatPart
 
+LARGEST = 3_000_000
+"""Bytes of a report, of all but networks of many thousand tensors, whose tables alone take more."""
+_DRAWINGS = (120, 40, 0)
+"""Small drawings of one kind: of larger networks, those of what is most to be looked at; the tables have all."""
 _TITLES = {
     "proof": "Proof",
     "training": "Training",
@@ -37,12 +41,21 @@ _TITLES = {
 
 
 def page(findings: Findings) -> str:
-    """Write a report as HTML that needs nothing beside itself."""
+    """Write a report as HTML that needs nothing beside itself, with as many drawings as keep it small."""
+    text = ""
+    for drawings in _DRAWINGS:
+        text = _page(findings, drawings)
+        if len(text.encode()) < LARGEST:
+            break
+    return text
+
+
+def _page(findings: Findings, drawings: int) -> str:
     known: dict[str, Any] = {
         "proof": proof(findings),
         "training": training(findings) if findings.records else None,
-        "scales": scales(findings),
-        "codes": codes(findings),
+        "scales": scales(findings, drawings),
+        "codes": codes(findings, drawings),
         "speed": speed(findings),
         "size": size(findings),
     }

@@ -103,6 +103,19 @@ def test_large_networks_and_long_runs_make_no_large_page() -> None:
     assert rows == [301], "the table has all"
 
 
+def test_what_would_be_too_large_has_fewer_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qkd_deploy.report.page._DRAWINGS", (4, 2, 0))
+    names = [f"{n}{suffix}" for n in range(5) for suffix in (".weight", "")]
+    found = findings(epochs(names, 2), [tensor(name) for name in names])
+    whole = page(found)
+    assert len(read_html(whole).all("li", "card")) == 4 * 4
+    for largest, drawn in ((len(whole.encode()), 2), (1, 0)):
+        monkeypatch.setattr("qkd_deploy.report.page.LARGEST", largest)
+        html = read_html(page(found))
+        assert len(html.all("li", "card")) == 4 * drawn
+        assert html.text.count(f"{5 - drawn} more are in the table.") == 4
+
+
 def test_the_measure_has_the_name_of_its_task() -> None:
     html = read_html(page(findings(epochs(["a"], 2), [])))
     assert "Held-out mIoU" in [one.text for one in html.all("h3")]

@@ -14,7 +14,6 @@ from qkd_deploy.report.findings import Findings
 from qkd_deploy.report.tables import Card, Cards, Plot, Table, count, number, share
 from qkd_deploy.training.monitoring.observation import TensorObservation
 
-MOST_CARDS = 120
 MOST_BARS = 60
 """Drawings; a larger network's noisiest tensors are drawn, and the tables have all."""
 BEST: Mapping[int, float] = {2: 9.25, 3: 14.27, 4: 19.38, 5: 24.57, 6: 29.83, 7: 35.13, 8: 40.34}
@@ -40,8 +39,8 @@ class CodesSection:
     groups: Sequence[Cards]
 
 
-def codes(findings: Findings) -> CodesSection | None:
-    """Draw the codes of a trained network; None before training has ended."""
+def codes(findings: Findings, most: int) -> CodesSection | None:
+    """Draw the codes of a trained network, at most so many tensors of a kind; None before training has ended."""
     if findings.codes is None:
         return None
     tensors = findings.codes.tensors
@@ -55,7 +54,7 @@ def codes(findings: Findings) -> CodesSection | None:
         warned=sum(bool(_warnings(one)) for one in tensors),
         images=findings.codes.images,
         noise=[_noise(*kind) for kind in present],
-        groups=[_cards(*kind) for kind in present],
+        groups=[_cards(*kind, most) for kind in present],
     )
 
 
@@ -77,8 +76,8 @@ def _noise_table(title: str, tensors: Sequence[TensorObservation]) -> Table:
     return Table(f"Signal-to-noise of {title.lower()}", columns, rows)
 
 
-def _cards(title: str, colour: str, tensors: list[TensorObservation]) -> Cards:
-    drawn = {one.name for one in sorted(tensors, key=lambda one: _missing(one), reverse=True)[:MOST_CARDS]}
+def _cards(title: str, colour: str, tensors: list[TensorObservation], most: int) -> Cards:
+    drawn = {one.name for one in sorted(tensors, key=lambda one: _missing(one), reverse=True)[:most]}
     cards = [_card(one, colour) for one in tensors if one.name in drawn]
     return Cards(title, cards, _table(title, tensors), len(tensors) - len(cards))
 

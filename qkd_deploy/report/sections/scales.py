@@ -12,8 +12,6 @@ from qkd_deploy.report.sections.training import phase_starts
 from qkd_deploy.report.tables import Card, Cards, Table, change, number
 from qkd_deploy.training.monitoring.metrics import EpochRecord
 
-MOST_CARDS = 120
-"""Drawings of one kind; a larger network's most restless tensors are drawn."""
 _SETTLED = 0.02
 """Largest relative movement of a scale in the last epoch of a run that has settled."""
 
@@ -46,8 +44,8 @@ class _History:
         return self.last_movement > _SETTLED
 
 
-def scales(findings: Findings) -> Scales | None:
-    """Draw the scales of a run; None where no epoch recorded any."""
+def scales(findings: Findings, most: int) -> Scales | None:
+    """Draw the scales of a run, at most so many of a kind, the most restless; None where no epoch recorded any."""
     first = next((place for place, record in enumerate(findings.records) if record.steps), None)
     if first is None:
         return None
@@ -57,7 +55,7 @@ def scales(findings: Findings) -> Scales | None:
     weights = [one for one in histories if one.name.endswith(".weight")]
     activations = [one for one in histories if not one.name.endswith(".weight")]
     groups = [
-        _cards(title, found, records, starts)
+        _cards(title, found, records, starts, most)
         for title, found in (("Weights", weights), ("Activations", activations))
         if found
     ]
@@ -68,8 +66,10 @@ def _history(name: str, records: Sequence[EpochRecord]) -> _History:
     return _History(name, [record.steps[name] for record in records if record.steps.get(name, 0) > 0])
 
 
-def _cards(title: str, histories: list[_History], records: Sequence[EpochRecord], starts: Sequence[int]) -> Cards:
-    drawn = {one.name for one in sorted(histories, key=lambda one: -one.last_movement)[:MOST_CARDS]}
+def _cards(
+    title: str, histories: list[_History], records: Sequence[EpochRecord], starts: Sequence[int], most: int
+) -> Cards:
+    drawn = {one.name for one in sorted(histories, key=lambda one: -one.last_movement)[:most]}
     cards = [_card(one, starts) for one in histories if one.name in drawn and one.values]
     return Cards(title, cards, _table(title, histories, records, starts), len(histories) - len(cards))
 
