@@ -115,8 +115,8 @@ class Tally:
         if tolerance is not None and self._distance > self._allowed(tolerance):
             yield (
                 f"the float preview is more than {self._allowed(tolerance):.3g} points away from the integer model; "
-                "where no code differs, and few images or rare classes make the measure jump, allow more by --tolerance "
-                "(tolerance= in Python)"
+                "where no code differs, and few images or rare classes make the measure jump, allow more by "
+                "--tolerance (tolerance= in Python)"
             )
 
     @property
