@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_ways import command
+from html_page import read_html
 from squares import write_squares
 
 SMALL = "--batch-size 4 --threads 1 --pretrain-epochs 1 --teacher-pretrain-epochs 1 --teacher-feature-epochs 1"
@@ -39,4 +40,10 @@ def test_boxes_are_learned_exported_and_verified(method: str, tmp_path: Path) ->
     assert report["proven"] == "VERIFIED" and report["differing_codes"] == 0 and report["metric"] == "mAP50-95"
     figures = report["figures"]
     assert figures["frozen"] == figures["runtime"] and list(figures["runtime"]) == ["mAP50-95", "mAP50"]
+    if method == "qfd":
+        assert command("report run", tmp_path).code == 0
+        page = read_html((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+        tiles = {tile.one("dt").text: tile.one("dd", "value").text for tile in page.all("div", "tile")}
+        assert tiles["mAP50-95"] == f"{figures['runtime']['mAP50-95']:.2f} %" and "accuracy" not in tiles
+        assert "Held-out mAP50-95" in [title.text for title in page.all("h3")]
     assert last["accuracy"] == report["accuracy"]["runtime"] == figures["runtime"]["mAP50-95"]
