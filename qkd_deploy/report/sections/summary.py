@@ -154,6 +154,6 @@ def _file(findings: Findings) -> list[Tile]:
     if "integer" in latency:
         remark = f"one thread, float32 takes {duration(latency['fp32'])}" if "fp32" in latency else "one thread"
         if report.overhead is not None and report.overhead.too_small(latency["integer"], latency.get("fp32")):
-            remark += f"; {duration(report.overhead.seconds)} is overhead of operators: {TOO_SMALL}"
+            remark += f". Of this, {duration(report.overhead.seconds)} are overhead of operators: {TOO_SMALL}"
         tiles.append(Tile("time of an image", duration(latency["integer"]), remark))
     return tiles
