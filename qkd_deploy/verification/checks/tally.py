@@ -20,6 +20,8 @@ from qkd_deploy.verification.findings import Level
 
 _IS_KEY = re.compile(r"(?!output(_\d+)?$)[A-Za-z_]\w*")
 """Names of outputs that are keys of a dict; tensors and tuples give ``output`` and ``output_0``, ``output_1`` ..."""
+_TINY = 1e-9
+"""Points that sums of floats may be off."""
 _SIDES = ("preview", "frozen", "runtime")
 
 
@@ -112,7 +114,7 @@ class Tally:
         elif self.is_exact and "frozen" in self.figures and self.figures["frozen"] != self.figures["runtime"]:
             yield "the frozen model and ONNX Runtime reach other figures"
         yield from self._outputs.problems(exact_only=True)
-        if tolerance is not None and self._distance > self._allowed(tolerance):
+        if tolerance is not None and self._distance > self._allowed(tolerance) + _TINY:
             yield (
                 f"the float preview is more than {self._allowed(tolerance):.3g} points away from the integer model; "
                 "where no code differs, and few images or rare classes make the measure jump, allow more by "
@@ -129,7 +131,7 @@ class Tally:
         """The tolerance in points; where every image counts alike, it is rounded up to whole ones."""
         if self._scores["runtime"].uncertainty():
             return tolerance
-        return float(100.0 * np.ceil(tolerance * self.images / 100 - 1e-9) / self.images + 1e-9)
+        return float(100.0 * np.ceil(max(tolerance * self.images / 100 - _TINY, 0.0)) / self.images)
 
     def _allowed(self, tolerance: float) -> float:
         """Points for which the preview need not answer: what is tolerated, or what the measure cannot tell apart.
@@ -141,7 +143,7 @@ class Tally:
 
     def _beyond(self, tolerance: float | None) -> str:
         """Say so where the preview is further away than is tolerated, and only within the measure's uncertainty."""
-        if not tolerance or not self._asked(tolerance) < self._distance <= self._allowed(tolerance):
+        if not tolerance or not self._asked(tolerance) + _TINY < self._distance <= self._allowed(tolerance) + _TINY:
             return ""
         return (
             f" ({self._distance:.2f} points between preview and frozen, of which {self._allowed(tolerance):.2f} may be "
