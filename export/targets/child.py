@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -62,14 +62,7 @@ class TargetProcess(ChildProcess):
         return [TargetKernel(**kernel) for kernel in self.asked({"do": "kernels"})[0]["kernels"]]
 
 
-class Runs(Protocol):
-    """What computes one batch."""
-
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As ``TargetSession.run``."""
-
-
-def in_batches(session: Runs, batch: int | None, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def in_batches(session: TargetSession, batch: int | None, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Run samples in batches of a fixed size, of which the last is filled up with copies of its last sample."""
     if batch is None:
         return session.run(inputs)

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import onnx
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.targets.target import Form, TargetKernel
 from qkd_deploy.gate.names import PREFIX
+from qkd_deploy.runtimes.profile import NodeTime, Profiled, profiled
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
@@ -106,14 +108,23 @@ class _Session:
         import onnxruntime
 
         self.version: str = onnxruntime.__version__
-        self._options = _options(threads)
-        self._options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._path, self._threads, options = str(path), threads, _loading(threads)
         self._operators = _operators(path.read_bytes())
-        self._session = onnxruntime.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         self._names = [value.name for value in self._session.get_inputs()]
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(self._session.run(None, dict(zip(self._names, inputs, strict=True))))
+
+    def node_times(self, inputs: Sequence[np.ndarray], seconds: float) -> tuple[NodeTime, ...]:
+        import onnxruntime
+
+        def load(options: Any) -> Profiled:
+            session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+            feeds = dict(zip(self._names, inputs, strict=True))
+            return partial(session.run, None, feeds), session.end_profiling
+
+        return profiled(_loading(self._threads), load, seconds=seconds)
 
     def kernels(self) -> list[TargetKernel]:
         counted = Counter(name for name in self._operators if name not in _MOVES)
@@ -164,6 +175,15 @@ def _vector(item: Any, name: str) -> Any:
 def _operators(content: bytes) -> list[str]:
     graph = _root(content).Model().Graph()
     return [graph.Nodes(i).OpType().decode() for i in range(graph.NodesLength())]
+
+
+def _loading(threads: int) -> Any:
+    """Options with which a file is loaded as it is."""
+    import onnxruntime
+
+    options = _options(threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 def _options(threads: int) -> Any:

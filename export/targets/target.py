@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
     from qkd_deploy.graph.integer.model import FrozenModel
+    from qkd_deploy.runtimes.profile import NodeTime
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,14 @@ class Target(Protocol):
 
     def load(self, path: Path, threads: int) -> TargetSession:
         """Load a file; called in a child process alone, so that an abort of the runtime is a result."""
+
+
+@runtime_checkable
+class TimesNodes(Protocol):
+    """A session that also tells how long each node takes, whose names are those of the user's modules and a slash."""
+
+    def node_times(self, inputs: Sequence[np.ndarray], seconds: float) -> Sequence[NodeTime]:
+        """Run one batch again and again for about so many seconds; the nodes in order, seconds of a run for each."""
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ import onnx
 
 from qkd_deploy.bench.child import Loaded, Stopwatch
 from qkd_deploy.bench.contestants import Contestant, Terms, cannot_run, float_file, measured_file, other_file
-from qkd_deploy.bench.layers import layer_times
+from qkd_deploy.bench.layers import KernelTime, described, described_by_runtime, layer_times
 from qkd_deploy.bench.pinning import cpus_for
 from qkd_deploy.bench.report import FP32, INTEGER, UNREPLACED, BenchReport, Measurement, Ratio
 from qkd_deploy.bench.timing import in_turns
@@ -22,6 +22,7 @@ from qkd_deploy.bench.yardsticks import CHAIN, PEAK_MACS, chain, inputs_of, over
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.settings import ORT
 from qkd_deploy.export.targets.child import SECONDS
+from qkd_deploy.export.targets.target import TargetKernel
 from qkd_deploy.runtimes.limited_run import noise_for
 from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.runtimes.profile import NodeTime
@@ -65,7 +66,6 @@ def bench(
         if against is not None:
             files[against] = _other(against, rival, files[INTEGER], terms)
         taken = _measured(files, terms, rounds)
-    own = files[INTEGER].model
     macs = next((macs for macs in (file.macs for file in files.values()) if macs is not None), None)
     models = {name: _measurement(file, taken, name, batch) for name, file in files.items()}
     models[INTEGER] = _with_share(models[INTEGER], taken, macs, batch)
@@ -80,8 +80,8 @@ def bench(
         cpus=cpus_for(threads),
         int8_peak=2 * PEAK_MACS / float(np.median(taken.medians(_PEAK))),
         macs=macs,
-        overhead=_overhead(taken),
-        layers=() if own is None or not taken.nodes else layer_times(own, taken.nodes),
+        overhead=_overhead(files[INTEGER], taken),
+        layers=layer_times(_kernels(files[INTEGER], taken)),
     )
 
 
@@ -93,6 +93,7 @@ class _Taken:
     sizes: Mapping[str, int]
     seconds: Mapping[str, list[np.ndarray]]
     nodes: list[NodeTime]
+    kernels: list[TargetKernel]
 
     def medians(self, name: str) -> np.ndarray:
         """Seconds of a run, by round."""
@@ -131,8 +132,8 @@ def _measured(files: Mapping[str, Contestant], terms: Terms, rounds: int) -> _Ta
             timers[name] = partial(own.times, name)
         seconds = in_turns(timers, rounds)
         with _told(files[INTEGER]):
-            nodes = own.profile(INTEGER)
-    return _Taken(loads, {name: file.file.stat().st_size for name, file in files.items()}, seconds, nodes)
+            nodes, kernels = own.profile(INTEGER)
+    return _Taken(loads, {name: file.file.stat().st_size for name, file in files.items()}, seconds, nodes, kernels)
 
 
 @contextmanager
@@ -175,9 +176,16 @@ def _with_share(found: Measurement, taken: _Taken, macs: int | None, batch: int)
     return replace(found, operations_per_second=2 * macs * batch / found.latency, peak_share=float(np.median(shares)))
 
 
-def _overhead(taken: _Taken) -> Overhead | None:
-    """What the operators of the file cost in this run; None where its runtime does not tell them."""
-    count = len(taken.nodes)
+def _kernels(file: Contestant, taken: _Taken) -> Sequence[KernelTime]:
+    """The nodes of the file, described by its model or by what its runtime says."""
+    if file.runtime == ORT:
+        return () if file.model is None else described(file.model, taken.nodes)
+    return described_by_runtime(taken.kernels, taken.nodes, file.metadata)
+
+
+def _overhead(file: Contestant, taken: _Taken) -> Overhead | None:
+    """What the operators of the file cost in this run; None in another runtime than that of the yardsticks."""
+    count = len(taken.nodes) if file.title.startswith(OnnxRuntime.name) else 0
     return Overhead(count, overhead_of(count, taken.medians(_ONE), taken.medians(_MANY))) if count else None
 
 

@@ -21,7 +21,7 @@ from qkd_deploy.bench.timing import single_runs
 from qkd_deploy.export.settings import ORT
 from qkd_deploy.export.targets.child import in_batches
 from qkd_deploy.export.targets.registry import target_named
-from qkd_deploy.export.targets.target import TargetSession
+from qkd_deploy.export.targets.target import TargetKernel, TargetSession, TimesNodes
 from qkd_deploy.runtimes.child_process import Answer, ChildProcess, serve
 from qkd_deploy.runtimes.limited_run import peak_resident
 from qkd_deploy.runtimes.ort import OnnxRuntime
@@ -77,13 +77,14 @@ class Stopwatch(ChildProcess):
         """
         return list(map(float, self.asked({"do": "time", "name": name, "runs": runs})[0]["seconds"]))
 
-    def profile(self, name: str) -> list[NodeTime]:
-        """Seconds of each node; empty where the runtime does not say.
+    def profile(self, name: str) -> tuple[list[NodeTime], list[TargetKernel]]:
+        """Seconds of each node, and the kernels of a target's runtime; empty where the runtime does not say.
 
         Raises:
             RuntimeFault: the runtime fails.
         """
-        return [NodeTime(**node) for node in self.asked({"do": "profile", "name": name})[0]["nodes"]]
+        told = self.asked({"do": "profile", "name": name})[0]
+        return [NodeTime(**node) for node in told["nodes"]], [TargetKernel(**kernel) for kernel in told["kernels"]]
 
 
 class _OnnxFile:
@@ -104,9 +105,11 @@ class _OnnxFile:
         except RuntimeFault as error:
             raise RuntimeFault(error.last_line) from error
 
-    def node_times(self, inputs: Sequence[np.ndarray]) -> tuple[NodeTime, ...]:
-        content, feeds = self._path.read_bytes(), self._feeds(inputs)
-        return node_times(content, feeds, seconds=_PROFILED_SECONDS, threads=self._threads)
+    def node_times(self, inputs: Sequence[np.ndarray], seconds: float) -> tuple[NodeTime, ...]:
+        return node_times(self._path.read_bytes(), self._feeds(inputs), seconds=seconds, threads=self._threads)
+
+    def kernels(self) -> list[TargetKernel]:
+        return []  # the parent knows them from the optimized graph
 
     def _feeds(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self._names, inputs, strict=True))
@@ -117,7 +120,7 @@ class _Model:
 
     def __init__(self, runtime: str, file: Path, threads: int, inputs: list[np.ndarray]) -> None:
         self.inputs = inputs
-        self._load: Callable[[], TargetSession | _OnnxFile] = partial(_OnnxFile, file, threads)
+        self._load: Callable[[], TargetSession] = partial(_OnnxFile, file, threads)
         self._batch: int | None = None
         if runtime != ORT:
             target = target_named(runtime)
@@ -135,8 +138,16 @@ class _Model:
     def _loaded(self) -> float:
         """Load the file (again); returns the seconds."""
         started = time.perf_counter()
-        self.session: TargetSession | _OnnxFile = self._load()
+        self.session: TargetSession = self._load()
         return time.perf_counter() - started
+
+    def profile(self) -> dict[str, Any]:
+        """Nodes, and kernels where the runtime is a target's."""
+        session, batch = self.session, len(self.inputs[0])
+        if not isinstance(session, TimesNodes) or self._batch not in (None, batch):
+            return {"nodes": [], "kernels": []}
+        nodes = session.node_times(self.inputs, _PROFILED_SECONDS)
+        return {"nodes": [*map(vars, nodes)], "kernels": [*map(vars, self.session.kernels())]}
 
     def run(self) -> None:
         in_batches(self.session, self._batch, self.inputs)
@@ -155,8 +166,7 @@ def main(cpus: str) -> int:
         model = models[name]
         if words["do"] == "time":
             return {"seconds": single_runs(model.run)(words["runs"])}, []
-        nodes = model.session.node_times(model.inputs) if isinstance(model.session, _OnnxFile) else ()
-        return {"nodes": [*map(vars, nodes)]}, []
+        return model.profile(), []
 
     return serve(answer)
 

@@ -13,7 +13,7 @@ from onnx import helper
 from qkd_deploy.bench.macs import macs_of
 from qkd_deploy.bench.report import INTEGER
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.export.settings import ORT
 from qkd_deploy.export.targets.record import End, read_record
 from qkd_deploy.export.targets.registry import require_installed, target_named, target_of
@@ -36,6 +36,7 @@ class Contestant:
         inputs: of the model, in its order.
         sizes: those that the model leaves open beside the batch.
         model: the ONNX model that it is or was made from; None for a file of another kind.
+        metadata: what a file for a target says of itself.
         trusted: whether it may run without limits.
     """
 
@@ -47,6 +48,7 @@ class Contestant:
     sizes: tuple[int, ...] = ()
     model: onnx.ModelProto | None = None
     trusted: bool = False
+    metadata: Metadata | None = None
 
     @property
     def macs(self) -> int | None:
@@ -125,8 +127,9 @@ def _for_target(path: Path, runtime: str | None) -> Contestant | None:
     if runtime not in (None, target.name):
         raise UserError(f"{path} runs in {target.title} alone; leave --runtime out, or give an .onnx file")
     require_installed(target)
-    ends = read_record(text, str(path)).inputs
-    return Contestant(path, path, target.name, target.title, tuple(map(_input, ends)))
+    record = read_record(text, str(path))
+    inputs = tuple(map(_input, record.inputs))
+    return Contestant(path, path, target.name, target.title, inputs, metadata=record.described())
 
 
 def _onnx_runtime(runtime: str) -> str | None:

@@ -11,7 +11,8 @@ import onnx
 
 from qkd_deploy.bench.report import LayerTime
 from qkd_deploy.errors import UserError
-from qkd_deploy.export.metadata import read_metadata
+from qkd_deploy.export.metadata import Metadata, read_metadata
+from qkd_deploy.export.targets.target import TargetKernel
 from qkd_deploy.gate.onnx_file import OnnxFile
 from qkd_deploy.runtimes.limited_run import noise_for
 from qkd_deploy.runtimes.ort import OnnxRuntime
@@ -56,15 +57,15 @@ def kernel_times(file: OnnxFile, *, seconds: float = 1.0) -> tuple[KernelTime, .
         times = node_times(file.data, feeds, seconds=seconds)
     except RuntimeFault as error:
         raise UserError(f"ONNX Runtime cannot run {file.path}: {error.last_line}") from error
-    return _described(file.model, times)
+    return described(file.model, times)
 
 
-def layer_times(model: onnx.ModelProto, nodes: Sequence[NodeTime]) -> tuple[LayerTime, ...]:
-    """Add up the nodes of an exported file by module, slowest first."""
+def layer_times(kernels: Sequence[KernelTime]) -> tuple[LayerTime, ...]:
+    """Add up kernels by module, slowest first."""
     modules: dict[str, list[KernelTime]] = {}
-    for kernel in _described(model, nodes):
+    for kernel in kernels:
         modules.setdefault(kernel.module, []).append(kernel)
-    total = sum(node.seconds for node in nodes) or 1.0
+    total = sum(kernel.seconds for kernel in kernels) or 1.0
     found = [_layer(module, parts, total) for module, parts in modules.items()]
     return tuple(sorted(found, key=lambda layer: layer.seconds, reverse=True))
 
@@ -77,18 +78,30 @@ def _layer(module: str, parts: list[KernelTime], total: float) -> LayerTime:
     return LayerTime(module, names, "float" not in kinds if kinds else None, seconds, seconds / total)
 
 
-def _described(model: onnx.ModelProto, times: Sequence[NodeTime]) -> tuple[KernelTime, ...]:
-    """The kernels that nodes are."""
+def described_by_runtime(
+    kernels: Sequence[TargetKernel], times: Sequence[NodeTime], metadata: Metadata | None
+) -> tuple[KernelTime, ...]:
+    """Tell what the nodes of a file for a target are: kernels that its runtime does not list move data."""
+    kinds: dict[str, Arithmetic] = {kernel.name: "integer" if kernel.integer else "float" for kernel in kernels}
+
+    def module(name: str) -> str:
+        return metadata.module_of(name) if metadata is not None and "/" in name else ""
+
+    return tuple(KernelTime(module(node.name), node.op, kinds.get(node.op, "moves"), node.seconds) for node in times)
+
+
+def described(model: onnx.ModelProto, times: Sequence[NodeTime]) -> tuple[KernelTime, ...]:
+    """Tell what the nodes of an exported file are in ONNX Runtime."""
     metadata = read_metadata(model)
     known = kernels_by_node(model, optimized_graph(model), metadata)
 
-    def described(node: NodeTime) -> KernelTime:
+    def one(node: NodeTime) -> KernelTime:
         kernel = known.get(node.name)
         ours = "/" in node.name  # the runtime's own nodes have no owner in front
         module = kernel.module if kernel is not None else metadata.module_of(node.name) if ours else ""
         return KernelTime(module, node.op, _arithmetic(kernel), node.seconds)
 
-    return tuple(map(described, times))
+    return tuple(map(one, times))
 
 
 def _arithmetic(kernel: Kernel | None) -> Arithmetic:

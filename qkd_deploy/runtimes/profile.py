@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from qkd_deploy.runtimes.ort import OrtSession, session_options
 
 _KERNEL = "_kernel_time"
+
+Profiled = tuple[Callable[[], object], Callable[[], str]]
+"""What runs a session once, and what ends its profile and names the file."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,42 @@ def node_times(
     Raises:
         RuntimeFault: the model cannot be loaded, or the inputs do not fit it.
     """
+
+    def load(options: onnxruntime.SessionOptions) -> Profiled:
+        session = OrtSession(model, options)
+        return partial(session.run, feeds), session.end_profiling
+
+    return profiled(session_options(threads), load, seconds=seconds, most=most)
+
+
+def profiled(
+    options: onnxruntime.SessionOptions,
+    load: Callable[[onnxruntime.SessionOptions], Profiled],
+    *,
+    seconds: float = 1.0,
+    most: int = 200,
+) -> tuple[NodeTime, ...]:
+    """Time the nodes of what ``load`` makes with ``options``: a function that runs it once, and its ``end_profiling``.
+
+    Args:
+        options: of the session.
+        load: makes it.
+        seconds: as for ``node_times``.
+        most: as for ``node_times``.
+
+    Raises:
+        RuntimeFault: as ``load`` and its result.
+    """
     with tempfile.TemporaryDirectory(prefix="qkd-deploy-") as folder:
-        options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = OrtSession(model, options)
+        run, end_profiling = load(options)
         runs, end = 0, 0.0
         while runs == 0 or (runs <= most and time.perf_counter() < end):
-            session.run(feeds)
+            run()
             end = end or time.perf_counter() + seconds
             runs += 1
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        events = json.loads(Path(end_profiling()).read_text(encoding="utf-8"))
     return _means(events)
 
 
