@@ -68,17 +68,16 @@ def settled(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 class UNet(nn.Module):
-    """Ronneberger et al. 2015 in small: three scales joined by concatenation, and transposed convolutions.
+    """Ronneberger et al. 2015 in small: three scales, joined by concatenation and by upsampling to the nearest pixel.
 
     float [N, 3, S, S] -> [N, 11, S, S] for S divisible by 4.
     """
 
-    def __init__(self, width: int = 16, classes: int = 11) -> None:
+    def __init__(self, width: int = 32, classes: int = 11) -> None:
         super().__init__()
         self.down1, self.down2 = _double(3, width), _double(width, 2 * width)
         self.bottom, self.pool = _double(2 * width, 4 * width), nn.MaxPool2d(2)
-        self.up2 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
-        self.up1 = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.up2, self.up1 = _up(4 * width), _up(2 * width)
         self.conv2, self.conv1 = _double(4 * width, 2 * width), _double(2 * width, width)
         self.head = nn.Conv2d(width, classes, 1)
 
@@ -96,6 +95,10 @@ def _double(taken: int, given: int) -> nn.Sequential:
     for width in (taken, given):
         units += [nn.Conv2d(width, given, 3, padding=1, bias=False), nn.BatchNorm2d(given), nn.ReLU()]
     return nn.Sequential(*units)
+
+
+def _up(taken: int) -> nn.Sequential:
+    return nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), nn.Conv2d(taken, taken // 2, 1))
 
 
 def _none(files: Files) -> None:

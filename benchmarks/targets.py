@@ -71,17 +71,18 @@ class Integer:
     floats: list[np.ndarray]
 
 
-def integers(subject: Subject, files: Files, images: int, widths: Sequence[str]) -> Iterator[tuple[str, Integer]]:
-    """Quantize a network at some widths."""
+def integers(subject: Subject, files: Files, options: argparse.Namespace) -> Iterator[tuple[str, Integer]]:
+    """Quantize a network at some widths; on few images for speeds, which depend on none."""
+    images, calibration = (1, _BATCH) if options.speeds else (options.images, _CALIBRATION)
     read = subject.images(files)
     chosen = np.linspace(0, len(read.held_out), images, endpoint=False).astype(int)
     held_out = list(subject.kind.normalize(read.held_out[np.unique(chosen)]).split(_BATCH))
-    pixels = subject.kind.normalize(read.calibration[:_CALIBRATION])
+    pixels = subject.kind.normalize(read.calibration[:calibration])
     network = subject.network(files, pixels)
     example = torch.full((1, *pixels.shape[1:]), -1.0)  # negative: normalised pixels are signed
     with torch.no_grad():
         floats = [network(batch).argmax(1).numpy() for batch in held_out]
-    for bits in widths:
+    for bits in options.bits:
         prepared = prepare(network, bits, (example,), normalization=subject.kind.normalization)
         calibrate(prepared, list(pixels.split(_BATCH)))
         model, built = build_model(prepared.eval())
@@ -91,23 +92,28 @@ def integers(subject: Subject, files: Files, images: int, widths: Sequence[str])
         yield bits, Integer(prepared, model, rival, scales_of(built.frozen), held_out, outputs, floats)
 
 
-def cell(integer: Integer, target: str, folder: Path, rounds: int) -> dict[str, Any]:
-    """Export for a target, run it there on all images, and time it; or the reason why it is refused."""
+def cell(integer: Integer, target: str, folder: Path, options: argparse.Namespace, known: Any) -> dict[str, Any]:
+    """Export for a target, run it there on all images, and time it; or the reason why it is refused.
+
+    ``known`` is what an earlier run found, of which all but the speed stays with ``--speeds``.
+    """
     try:
         found = _on_onnx_runtime(integer, folder) if target == ORT else _elsewhere(integer, target, folder)
-        report = bench(found.pop("file"), against="fp32", rival=integer.rival, rounds=rounds)
+        file = found.pop("file")
+        return {**(known if options.speeds else found), **_speed(integer, file, options.rounds)}
     except (UserError, RuntimeFault) as error:
         return {"refused": str(error)}
+
+
+def _speed(integer: Integer, file: Path, rounds: int) -> dict[str, Any]:
+    """The size of a file, and its speed over the network in float."""
+    report = bench(file, against="fp32", rival=integer.rival, rounds=rounds)
     ratio, ours, theirs = report.ratios["fp32"], report.models["integer"], report.models["fp32"]
     speed = {"ratio": ratio.latency, "quartiles": ratio.latency_quartiles, "fp32_runtime": theirs.runtime}
     speed |= {"milliseconds": ours.latency * 1e3, "int8_peak_share": ours.peak_share, "too_small": report.too_small}
-    return {
-        **found,
-        "runtime": ours.runtime,
-        "bytes": ours.file_bytes,
-        "size_of_fp32": 1 / ratio.file_bytes,
-        "speed": speed,
-    }
+    speed |= {"waited": report.waited}
+    size = {"bytes": ours.file_bytes, "size_of_fp32": 1 / ratio.file_bytes}
+    return {"runtime": ours.runtime, **size, "speed": speed}
 
 
 def _on_onnx_runtime(integer: Integer, folder: Path) -> dict[str, Any]:
@@ -163,6 +169,7 @@ def arguments(names: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=[*names], choices=names)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=30, help="samples of about 10 ms for the speed")
+    parser.add_argument("--speeds", action="store_true", help="measure sizes and speeds anew, and no codes")
     parser.add_argument("--json", type=Path, help="write the results, and keep those of other cells, in this file")
     parser.add_argument("--table", type=Path, help="put the table between the markers of this document")
     return parser.parse_args()
@@ -177,13 +184,14 @@ def main() -> int:
     kept = options.json is not None and options.json.exists()
     record = json.loads(options.json.read_text(encoding="utf-8")) if kept else {"cells": {}}
     for name in options.networks:
-        for bits, integer in integers(SUBJECTS[name], files, options.images, options.bits):
+        for bits, integer in integers(SUBJECTS[name], files, options):
             for target in options.targets:
                 started = time.perf_counter()
                 with tempfile.TemporaryDirectory() as folder:
-                    found = cell(integer, target, Path(folder), options.rounds)
-                record["cells"][f"{target} {name} {bits}"] = found
-                print(f"{target} {name} {bits} ({time.perf_counter() - started:.0f} s): {found}", flush=True)
+                    key = f"{target} {name} {bits}"
+                    found = cell(integer, target, Path(folder), options, record["cells"].get(key))
+                record["cells"][key] = found
+                print(f"{key} ({time.perf_counter() - started:.0f} s): {found}", flush=True)
                 _write(record, options)
             del integer
             gc.collect()

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from qkd_deploy.bench.child import Loaded, Stopwatch
-from qkd_deploy.bench.contestants import Contestant, Terms, cannot_run, float_file, measured_file, other_file
+from qkd_deploy.bench.contestants import Contestant, Terms, float_file, measured_file, other_file
 from qkd_deploy.bench.layers import KernelTime, described, described_by_runtime, layer_times
+from qkd_deploy.bench.measuring import MANY, ONE, PEAK, WALL, Taken, measured
 from qkd_deploy.bench.pinning import cpus_for
 from qkd_deploy.bench.report import FP32, INTEGER, UNREPLACED, BenchReport, Measurement, Ratio
-from qkd_deploy.bench.timing import in_turns
-from qkd_deploy.bench.yardsticks import CHAIN, PEAK_MACS, chain, inputs_of, overhead_of, product
+from qkd_deploy.bench.yardsticks import PEAK_MACS, overhead_of
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.settings import ORT
-from qkd_deploy.export.targets.child import SECONDS
-from qkd_deploy.export.targets.target import TargetKernel
-from qkd_deploy.runtimes.limited_run import noise_for
 from qkd_deploy.runtimes.ort import OnnxRuntime
-from qkd_deploy.runtimes.profile import NodeTime
-from qkd_deploy.runtimes.runtime import RuntimeFault
 from qkd_deploy.verification.overhead import Overhead
-
-_PEAK, _ONE, _MANY = "int8 peak", "one operator", "many operators"
 
 
 def bench(
@@ -65,7 +55,7 @@ def bench(
         files = {INTEGER: measured_file(Path(path), runtime, terms)}
         if against is not None:
             files[against] = _other(against, rival, files[INTEGER], terms)
-        taken = _measured(files, terms, rounds)
+        taken = measured(files, terms, rounds)
     macs = next((macs for macs in (file.macs for file in files.values()) if macs is not None), None)
     models = {name: _measurement(file, taken, name, batch) for name, file in files.items()}
     models[INTEGER] = _with_share(models[INTEGER], taken, macs, batch)
@@ -78,26 +68,12 @@ def bench(
         models=models,
         ratios={name: _ratio(models, taken, name) for name in files if name != INTEGER},
         cpus=cpus_for(threads),
-        int8_peak=2 * PEAK_MACS / float(np.median(taken.medians(_PEAK))),
+        waited=taken.waited,
+        int8_peak=2 * PEAK_MACS / float(np.median(taken.fair(PEAK))),
         macs=macs,
         overhead=_overhead(files[INTEGER], taken),
         layers=layer_times(_kernels(files[INTEGER], taken)),
     )
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """Loads and bytes by file, seconds of runs by file or yardstick and round, nodes of the file."""
-
-    loads: Mapping[str, Loaded]
-    sizes: Mapping[str, int]
-    seconds: Mapping[str, list[np.ndarray]]
-    nodes: list[NodeTime]
-    kernels: list[TargetKernel]
-
-    def medians(self, name: str) -> np.ndarray:
-        """Seconds of a run, by round."""
-        return np.array([float(np.median(values)) for values in self.seconds[name]])
 
 
 def _other(against: str, rival: onnx.ModelProto | None, own: Contestant, terms: Terms) -> Contestant:
@@ -111,51 +87,9 @@ def _other(against: str, rival: onnx.ModelProto | None, own: Contestant, terms: 
     return float_file(rival, against, own.runtime, own.sizes, terms)
 
 
-def _measured(files: Mapping[str, Contestant], terms: Terms, rounds: int) -> _Taken:
-    """Time all files in turns, with the yardsticks, which run in the process of the first file."""
-    cpus = cpus_for(terms.threads)
-    loads: dict[str, Loaded] = {}
-    timers: dict[str, Callable[[int], list[float]]] = {}
-    with ExitStack() as stack:
-        for name, file in files.items():
-            watch = stack.enter_context(Stopwatch(file.title, cpus, None if file.runtime == ORT else SECONDS))
-            with _told(file):
-                noise = [*noise_for(file.inputs, terms.batch, file.sizes).values()]
-                loads[name] = watch.load(name, file.runtime, file.file, terms.threads, noise)
-            timers[name] = _timer(watch, name, file)
-            if name == INTEGER:
-                own = watch
-        for name, content in ((_PEAK, product()), (_ONE, chain(1)), (_MANY, chain(1 + CHAIN))):
-            yardstick = terms.folder / f"{name}.onnx"
-            yardstick.write_bytes(content)
-            own.load(name, ORT, yardstick, terms.threads, [inputs_of(content)])
-            timers[name] = partial(own.times, name)
-        seconds = in_turns(timers, rounds)
-        with _told(files[INTEGER]):
-            nodes, kernels = own.profile(INTEGER)
-    return _Taken(loads, {name: file.file.stat().st_size for name, file in files.items()}, seconds, nodes, kernels)
-
-
-@contextmanager
-def _told(file: Contestant) -> Iterator[None]:
-    """Tell users which file a runtime fails on."""
-    try:
-        yield
-    except RuntimeFault as error:
-        raise cannot_run(file, error) from error
-
-
-def _timer(watch: Stopwatch, name: str, file: Contestant) -> Callable[[int], list[float]]:
-    def timer(runs: int) -> list[float]:
-        with _told(file):
-            return watch.times(name, runs)
-
-    return timer
-
-
-def _measurement(file: Contestant, taken: _Taken, name: str, batch: int) -> Measurement:
-    low, median, high = (float(value) for value in np.quantile(taken.medians(name), [0.25, 0.5, 0.75]))
-    single, loaded = np.concatenate(taken.seconds[name]), taken.loads[name]
+def _measurement(file: Contestant, taken: Taken, name: str, batch: int) -> Measurement:
+    low, median, high = (float(value) for value in np.quantile(taken.walls(name), [0.25, 0.5, 0.75]))
+    single, loaded = np.concatenate([values[WALL] for values in taken.seconds[name]]), taken.loads[name]
     return Measurement(
         runtime=f"{file.title} {loaded.version}",
         latency=median,
@@ -168,29 +102,33 @@ def _measurement(file: Contestant, taken: _Taken, name: str, batch: int) -> Meas
     )
 
 
-def _with_share(found: Measurement, taken: _Taken, macs: int | None, batch: int) -> Measurement:
+def _with_share(found: Measurement, taken: Taken, macs: int | None, batch: int) -> Measurement:
     """The measurement with the share of the machine's int8 peak, round by round."""
     if macs is None:
         return found
-    shares = (macs * batch / taken.medians(INTEGER)) / (PEAK_MACS / taken.medians(_PEAK))
-    return replace(found, operations_per_second=2 * macs * batch / found.latency, peak_share=float(np.median(shares)))
+    shares = (macs * batch / taken.fair(INTEGER)) / (PEAK_MACS / taken.fair(PEAK))
+    return replace(
+        found,
+        operations_per_second=2 * macs * batch / float(np.median(taken.fair(INTEGER))),
+        peak_share=float(np.median(shares)),
+    )
 
 
-def _kernels(file: Contestant, taken: _Taken) -> Sequence[KernelTime]:
+def _kernels(file: Contestant, taken: Taken) -> Sequence[KernelTime]:
     """The nodes of the file, described by its model or by what its runtime says."""
     if file.runtime == ORT:
         return () if file.model is None else described(file.model, taken.nodes)
     return described_by_runtime(taken.kernels, taken.nodes, file.metadata)
 
 
-def _overhead(file: Contestant, taken: _Taken) -> Overhead | None:
+def _overhead(file: Contestant, taken: Taken) -> Overhead | None:
     """What the operators of the file cost in this run; None in another runtime than that of the yardsticks."""
     count = len(taken.nodes) if file.title.startswith(OnnxRuntime.name) else 0
-    return Overhead(count, overhead_of(count, taken.medians(_ONE), taken.medians(_MANY))) if count else None
+    return Overhead(count, overhead_of(count, taken.fair(ONE), taken.fair(MANY))) if count else None
 
 
-def _ratio(models: Mapping[str, Measurement], taken: _Taken, other: str) -> Ratio:
-    rounds = taken.medians(other) / taken.medians(INTEGER)
+def _ratio(models: Mapping[str, Measurement], taken: Taken, other: str) -> Ratio:
+    rounds = taken.fair(other) / taken.fair(INTEGER)
     low, median, high = (float(v) for v in np.quantile(rounds, [0.25, 0.5, 0.75]))
     theirs, ours = models[other], models[INTEGER]
     memory = theirs.peak_memory / ours.peak_memory if theirs.peak_memory and ours.peak_memory else None

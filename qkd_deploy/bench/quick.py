@@ -45,7 +45,7 @@ def quick_latencies(
         if small:
             runs |= {_ONE: _run(chain(1)), _MANY: _run(chain(1 + CHAIN))}
         taken = in_turns({name: single_runs(run) for name, run in runs.items()}, rounds)
-        samples = {name: np.array([np.median(values) for values in own]) for name, own in taken.items()}
+        samples = {name: np.array([np.median(values[0]) for values in own]) for name, own in taken.items()}
         operators = len(_RUNTIME.optimized_graph(model).graph.node) if small else 0
     except RuntimeFault as error:
         raise UserError(f"{_RUNTIME.name} cannot run the model: {error.last_line}") from error

@@ -8,6 +8,8 @@ from typing import Any
 
 from qkd_deploy.verification.overhead import TOO_SMALL, Overhead
 
+CROWDED = 0.03
+"""Share of the time that other processes have the CPU from which ratios are those of the own time of processes."""
 INTEGER, FP32, UNREPLACED = "integer", "fp32", "unreplaced"
 
 
@@ -70,6 +72,8 @@ class BenchReport:
 
     Attributes:
         cpus: that the runtimes kept to; empty where the system pins nothing.
+        waited: share of the time in which other processes had the CPU; None with several threads. Beyond ``CROWDED``,
+            ratios, shares and overhead are of the time in which the processes themselves ran.
         int8_peak: operations per second of a matrix product in ONNX Runtime's int8 kernel, in the same run.
         macs: multiplications and additions for one image; None where they could not be counted.
         overhead: what a run's operators cost before they compute anything; None in runtimes that do not tell operators.
@@ -84,6 +88,7 @@ class BenchReport:
     models: dict[str, Measurement]
     ratios: dict[str, Ratio]
     cpus: tuple[int, ...]
+    waited: float | None
     int8_peak: float
     macs: int | None
     overhead: Overhead | None
@@ -96,15 +101,20 @@ class BenchReport:
     @property
     def too_small(self) -> bool:
         """Whether operators' overhead is why integers gain nothing over the network in float."""
-        fp32 = self.models.get(FP32)
-        latency = self.models[INTEGER].latency
-        return self.overhead is not None and self.overhead.too_small(latency, None if fp32 is None else fp32.latency)
+        fp32, latency = self.ratios.get(FP32), self.models[INTEGER].latency
+        rival = None if fp32 is None else fp32.latency * latency
+        return self.overhead is not None and self.overhead.too_small(latency, rival)
 
     def sentences(self) -> Iterator[str]:
         """Say what was found: ratios first, then how far the machine's peak is, and what operators cost."""
         own = self.models[INTEGER]
         for name, ratio in self.ratios.items():
             yield self._compared(name, ratio)
+        if self.ratios and (self.waited or 0.0) > CROWDED:
+            yield (
+                f"other processes had the CPU for {100 * (self.waited or 0.0):.0f} % of the time: the ratios are those "
+                "of the time in which each file really ran"
+            )
         if own.operations_per_second is not None and own.peak_share is not None:
             yield (
                 f"{own.operations_per_second / 1e9:,.1f} GOPS, {100 * own.peak_share:.1f} % of the "

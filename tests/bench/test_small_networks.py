@@ -22,7 +22,9 @@ def report_of(integer: float, fp32: float, overhead: float) -> BenchReport:
         for name, own in (("integer", integer), ("fp32", fp32))
     }
     ratio = Ratio(fp32 / integer, (1.0, 1.0), None, 2.0, 1.0)
-    return BenchReport("m.onnx", 1, 1, 1, "1", models, {"fp32": ratio}, (), 1e12, 1000, Overhead(22, overhead), ())
+    return BenchReport(
+        "m.onnx", 1, 1, 1, "1", models, {"fp32": ratio}, (), None, 1e12, 1000, Overhead(22, overhead), ()
+    )
 
 
 @pytest.mark.parametrize(
