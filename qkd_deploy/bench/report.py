@@ -121,7 +121,7 @@ class BenchReport:
                 f"{self.int8_peak / 1e9:,.0f} GOPS of this machine's int8 kernels on {self.threads} thread(s)"
             )
         if self.overhead is not None:
-            told = self.overhead.in_words(own.latency)
+            told = self.overhead.in_words(own.latency, self.batch)
             yield f"{told}: {TOO_SMALL}" if self.too_small else told
 
     def _compared(self, name: str, ratio: Ratio) -> str:

@@ -17,10 +17,10 @@ class Overhead:
     operators: int
     seconds: float
 
-    def in_words(self, latency: float) -> str:
+    def in_words(self, latency: float, batch: int = 1) -> str:
         """Say how much of the time of a run it is."""
-        own = min(self.seconds, latency)
-        return f"{latency * 1e3:.3f} ms an image, of which {own * 1e3:.3f} ms is overhead of {self.operators} operators"
+        own, what = min(self.seconds, latency), "an image" if batch == 1 else "a run"
+        return f"{latency * 1e3:.3f} ms {what}, of which {own * 1e3:.3f} ms is overhead of {self.operators} operators"
 
     def too_small(self, latency: float, fp32: float | None) -> bool:
         """Whether it is why integers (``latency`` seconds) gain nothing over the network in float."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def test_small_networks_are_told_by_their_overhead(integer: float, fp32: float, 
     last = [*report.sentences()][-1]
     assert last.startswith(f"0.100 ms an image, of which {overhead * 1e3:.3f} ms is overhead of 22 operators")
     assert last.endswith(": the network is too small for integers to gain") == small
+    assert [*replace(report, batch=4).sentences()][-1].startswith("0.100 ms a run, of which")
     latencies = {"integer": integer, "fp32": fp32}
     verified = VerificationReport("m.onnx", "m.pt", latency_seconds=latencies, overhead=Overhead(22, overhead))
     words = verified._speed()
