@@ -10,6 +10,8 @@ from qkd_deploy.atomic import atomic_write
 from qkd_deploy.errors import UserError
 
 BEGIN, END = "<!-- target table: begin -->", "<!-- target table: end -->"
+_NAMED = 4
+"""Kernels in float that a cell names, the most frequent first."""
 _COLUMNS = (
     *("target", "network", "bits", "worst step (allowed)", "codes that differ", "same class", "as in float"),
     *("kernels: integer, float", "MB", "of fp32", "speed over fp32"),
@@ -55,8 +57,10 @@ def _kernels(kernels: Sequence[Mapping[str, Any]]) -> str:
         return "not told"
     floats = [kernel for kernel in kernels if not kernel["integer"]]
     integers = sum(kernel["count"] for kernel in kernels if kernel["integer"])
-    names = ", ".join(f"{kernel['count']} {kernel['name']}" for kernel in floats)
-    return f"{integers}, {names or 0}"
+    floats.sort(key=lambda kernel: -int(kernel["count"]))
+    names = [f"{kernel['count']} {kernel['name']}" for kernel in floats[:_NAMED]] + ["..."] * (len(floats) > _NAMED)
+    total = sum(kernel["count"] for kernel in floats)
+    return f"{integers}, {total}" + (f" ({', '.join(names)})" if names else "")
 
 
 def _summary(cells: Sequence[Mapping[str, Any]]) -> str:

@@ -199,8 +199,10 @@ def main() -> int:
 
 
 def _write(record: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write what is there, after every cell."""
-    record["provenance"] = provenance()
+    """Write what is there, after every cell, with all commands that filled it."""
+    runs: list[dict[str, Any]] = record.setdefault("runs", [])
+    own = provenance()
+    runs[:] = [*(run for run in runs if run["command"] != own["command"]), own]
     if options.json is not None:
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -34,12 +34,12 @@ _LAYOUTS = ("NchwcTransformer",)
 _MARK = b"ORTM"
 """At offset 4 of files of the format, as flatbuffers have it."""
 _INTEGER = re.compile(
-    r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool|(Clip|MaxPool|Concat|Resize|ReduceMax|ReduceMin)$"
+    r"QLinear|QGemm$|ConvInteger|MatMulInteger|NhwcMaxPool|(Clip|MaxPool|Concat|Resize|ReduceMax|ReduceMin|GatherElements)$"
 )
 """Kernels that compute on codes in the files of this package, whose floats are in none of them."""
 _MOVES = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Pad"}
-    | {"Gather", "Split", "Identity", "Cast", "Shape", "Expand"}
+    | {"Gather", "Split", "Identity", "Cast", "Shape", "Expand", "ConstantOfShape"}
 )
 
 

@@ -44,7 +44,7 @@ def test_a_failing_cell_says_so() -> None:
     cell |= {"passed": False, "kernels": [{"name": "Conv", "count": 2, "integer": False}], "bytes": 1_000_000}
     cell |= {"size_of_fp32": 0.25, "runtime": "A 1", "speed": {"ratio": 2.0, "fp32_runtime": "B 2"}}
     text = markdown({"mine unet w4a4": cell}, {"unet": "U-Net"}, ["w4a4"])
-    row = "| mine | U-Net | W4A4 | 2 (1) **fails** | 3 of 10 | 90.00 % | 80.00 % | 0, 2 Conv | 1.00 | 0.25x |"
+    row = "| mine | U-Net | W4A4 | 2 (1) **fails** | 3 of 10 | 90.00 % | 80.00 % | 0, 2 (2 Conv) | 1.00 | 0.25x |"
     assert f"{row} 2.00x (fp32 in B 2) |" in text and text.endswith("0 are refused, 1 fail.")
 
 
