@@ -63,9 +63,10 @@ def train(
     optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=0.01)
     steps = max(1, epochs * -(-len(data.train) // 8))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
-    generator, mean = torch.Generator().manual_seed(0), 0.0
+    generator = torch.Generator().manual_seed(0)
     for epoch in range(epochs):
         network.train()
+        values = []
         for images, boxes in batches(data.train, 8, generator, data.augmentation):
             value = loss(images, boxes)
             value.backward()
@@ -73,14 +74,15 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            mean += (value.item() - mean) / 20
-        print(f"{name}: epoch {epoch + 1}/{epochs}, loss {mean:.2f}", flush=True)
+            values.append(value.item())
+        print(f"{name}: epoch {epoch + 1}/{epochs}, loss {np.mean(values):.2f}", flush=True)
     network.eval()
 
 
 def detections(answers: Tensor, confidence: float) -> list[Tensor]:
     """Rows [D, 6] (class, corners, score) of every image, by ultralytics' own suppression of doubles."""
-    found = non_max_suppression(answers, confidence, 0.6, max_det=100)
+    # without its limit of time, which would drop images on a busy machine
+    found = non_max_suppression(answers, confidence, 0.6, max_det=100, max_time_img=float("inf"))
     return [torch.cat([rows[:, 5:], rows[:, :5]], 1).cpu() for rows in found]
 
 
@@ -134,6 +136,10 @@ def main() -> int:
     data = qkd.load_dataset(options.data, image_size=options.image_size).normalized(PIXELS)
 
     network = DetectionModel(options.network, nc=len(data.classes), verbose=False)
+    if hasattr(network.model[-1], "one2one_cv2"):
+        raise qkd.UserError(
+            f"{options.network} has two heads; give a network with one, such as yolov8n.yaml or yolo11n.yaml"
+        )
     if options.weights:
         network.load(load_checkpoint(options.weights)[0])
     network.args = argparse.Namespace(box=7.5, cls=0.5, dfl=1.5)  # the weights of ultralytics' loss
@@ -181,4 +187,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except qkd.UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -45,3 +45,14 @@ def test_without_ultralytics_its_extra_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("this example needs ultralytics (")
     assert done.stderr.endswith("); install it with pip install 'qkd-deploy[yolo]'\n") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_networks_with_two_heads_are_refused_before_they_are_trained(tmp_path: Path) -> None:
+    if not hub_models.ultralytics_models():
+        pytest.skip("ultralytics is not installed")
+    write_squares(tmp_path / "squares")
+    given = ("yolo:squares", "--network", "yolov10n.yaml", "--image-size", "64")
+    done = run(tmp_path, *given, path=os.environ.get(timm_models.FOLDER_VARIABLE, ""))
+    assert done.returncode == 2 and "epoch" not in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("yolov10n.yaml has two heads; give a network with one")
