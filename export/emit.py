@@ -94,12 +94,13 @@ def _clipped(ctx: EmitContext, node: Node, value: ir.Value) -> ir.Value:
 def _outputs(ctx: EmitContext) -> list[ir.Value]:
     """The outputs of the graph, under the user's names where there are any."""
     graph, outputs = ctx.frozen.graph, []
-    for name, tensor in zip(_output_names(graph.output), graph.outputs(), strict=True):
+    for name, tensor in zip(output_names(graph.output), graph.outputs(), strict=True):
         outputs.append(ctx.builder.add("Identity", [ctx.values[tensor]], name, node=name))
     return [_without_identity(ctx, value) for value in outputs]
 
 
-def _output_names(output: Any) -> list[str]:
+def output_names(output: Any) -> list[str]:
+    """What the outputs of the graph are called: by the user's keys where they are a dict."""
     if isinstance(output, Ref):
         return ["output"]
     if isinstance(output, dict) and all(isinstance(value, Ref) for value in output.values()):
