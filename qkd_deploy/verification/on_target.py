@@ -90,7 +90,7 @@ def verify_on_target(
             report.versions[subject.target.name] = running.version
             report.levels.append(_golden(subject, running))
             report.levels.extend(_codes(subject, running, source, report))
-            report.levels.append(_kernels(running, report, require_integer))
+            report.levels.append(_kernels(subject.target.title, running, report, require_integer))
     except RuntimeFault as error:
         report.levels.append(Level("codes", "failed", (f"{subject.target.title} cannot run the file: {error}",)))
     return report
@@ -203,12 +203,16 @@ def _measured(tally: Tally, same: list[np.ndarray], report: VerificationReport, 
     yield Level("accuracy", "failed" if differ else "passed", (sentence,))
 
 
-def _kernels(running: TargetProcess, report: VerificationReport, require_integer: bool) -> Level:
+def _kernels(title: str, running: TargetProcess, report: VerificationReport, require_integer: bool) -> Level:
     """What the runtime says that it runs."""
     found = running.kernels()
     if not found:
         return Level("kernels", "skipped", ("the runtime does not say what it runs",))
-    report.kernels = [Kernel(kernel.name, "", kernel.integer) for kernel in found for _ in range(kernel.count)]
+    report.kernels = [
+        Kernel(kernel.name, title, kernel.integer, "" if kernel.integer else "as the runtime says of it")
+        for kernel in found
+        for _ in range(kernel.count)
+    ]
     floats = ", ".join(f"{kernel.count} {kernel.name}" for kernel in found if not kernel.integer)
     integers = ", ".join(f"{kernel.count} {kernel.name}" for kernel in found if kernel.integer)
     told = f"in integers: {integers or 'nothing'}" + (f"; in float: {floats}" if floats else "")

@@ -55,7 +55,7 @@ def _output(path: Path | str, output: Path | str | None, target: Target) -> Path
     if not file.name.endswith(target.suffix):
         raise UserError(
             f"files for {target.name} end in {target.suffix}, by which verify knows them; use --output "
-            f"{file.with_suffix('')}{target.suffix}"
+            f"{file.with_name(file.name.partition('.')[0] + target.suffix)}"
         )
     return file
 
