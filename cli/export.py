@@ -53,8 +53,8 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     "--target",
     type=TargetName(),
     default="ort",
-    help="The runtime that the file is for: `ort` (ONNX Runtime), `ort-mobile` (its `.ort` format), `openvino`, or "
-    "what another package registers. The file is run there before it is written.",
+    help="The runtime that the file is for: `ort` (ONNX Runtime), `ort-mobile` (its `.ort` format), `openvino`, "
+    "`litert`, or what another package registers. The file is run there before it is written.",
 )
 @option(
     "--weights",

@@ -16,7 +16,7 @@ from qkd_deploy.export.settings import ORT
 from qkd_deploy.export.targets.target import Target
 
 GROUP = "qkd_deploy.targets"
-_OWN = ("ort-mobile", "openvino")
+_OWN = ("ort-mobile", "openvino", "litert")
 
 
 def target_names() -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Frozen integer graphs as ``.tflite`` flatbuffers, in the form that XNNPACK computes exactly."""

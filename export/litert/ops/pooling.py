@@ -1,0 +1,121 @@
+"""Pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from qkd_deploy.export.litert.context import LiteContext, Value, unsupported
+from qkd_deploy.export.litert.grid import LEAST, Grid, made_grid
+from qkd_deploy.export.litert.kernels import Geometry, Weights, convolved, padded
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.quantized import POOL_CODE, pool_weight_scale
+
+
+def emit_global_avg_pool(ctx: LiteContext, node: Node) -> Value:
+    """The mean of every channel, as a depthwise convolution with one window and weights of 1."""
+    source, params = ctx.known_grid(node.inputs[0], node), ctx.params(node)
+    window = ctx.file.shapes[ctx.image(node.inputs[0])][1:3]
+    multiplier = np.float32(source.scale) / (np.float32(params.scale.item()) * np.float32(np.prod(window)))
+    return _weighted(ctx, node, window, 1, multiplier, Geometry())
+
+
+def emit_avg_pool(ctx: LiteContext, node: Node) -> Value:
+    """Full windows, as the integer model has them: a depthwise convolution."""
+    source, params, window = ctx.known_grid(node.inputs[0], node), ctx.params(node), node.kwargs["kernel_size"]
+    product = np.float32(source.scale) * np.float32(pool_weight_scale(window))
+    multiplier = product / np.float32(params.scale.item())
+    return _weighted(ctx, node, _two(window, 1), POOL_CODE, multiplier, _geometry(node))
+
+
+def _weighted(
+    ctx: LiteContext, node: Node, window: Sequence[int], code: int, multiplier: np.float32, geometry: Geometry
+) -> Value:
+    """Convolve every channel with equal weights."""
+    image, source = ctx.image(node.inputs[0]), ctx.known_grid(node.inputs[0], node)
+    channels = ctx.file.shapes[image][3]
+    weights = Weights(
+        np.full((channels, 1, *window), code, np.int8),
+        np.zeros(channels, np.int32),
+        np.full(channels, multiplier, np.float32),
+        copies=1,
+    )
+    made, grid = convolved(ctx, node.name, image, source, made_grid(ctx.params(node)), weights, geometry)
+    return Value(_in_rank(ctx, node, made, grid), grid, last=True)
+
+
+def emit_max_pool(ctx: LiteContext, node: Node) -> Value:
+    """The largest code of every window; borders are padded with the least one."""
+    options, image, grid = node.kwargs, ctx.image(node.inputs[0]), ctx.values[node.inputs[0]].grid
+    if any(size != 1 for size in options["dilation"]):
+        raise unsupported(node, "its windows have holes")
+    geometry, window = _geometry(node), _two(options["kernel_size"], 1)
+    sizes = _two(ctx.sizes(node)[2:], 1)
+    pads = [
+        (pad, max((out - 1) * stride + size - given - pad, 0))
+        for (pad, _), out, stride, size, given in zip(
+            geometry.pads, sizes, geometry.strides, window, ctx.file.shapes[image][1:3], strict=True
+        )
+    ]
+    if any(map(any, pads)):
+        image = _with_least(ctx, node, image, pads, grid)
+    pool = schema.Pool2DOptionsT()
+    pool.padding, (pool.strideH, pool.strideW) = schema.Padding.VALID, geometry.strides
+    pool.filterHeight, pool.filterWidth = window
+    shape = (1, *sizes, ctx.file.shapes[image][3])
+    made = ctx.file.tensor(node.name, shape) if grid is None else ctx.codes(node.name, shape, grid)
+    ctx.file.operator("MAX_POOL_2D", [image], [made], pool)
+    return Value(_in_rank(ctx, node, made, grid), grid, last=True)
+
+
+def _with_least(ctx: LiteContext, node: Node, image: int, pads: list[tuple[int, int]], grid: Grid | None) -> int:
+    """Pad with what is no larger than any element."""
+    if grid is None:
+        raise unsupported(node, "it pads floats")
+    amounts = ((0, 0), *pads, (0, 0))
+    if grid.limits[0] == grid.zero:
+        return padded(ctx, image, amounts, grid)
+    sizes = tuple(size + sum(pair) for size, pair in zip(ctx.file.shapes[image], amounts, strict=True))
+    made = ctx.codes(f"{node.name}.padded", sizes, grid)
+    least = ctx.file.constant("least", np.array([LEAST], np.int8), scale=grid.label, zero_point=grid.zero)
+    given = [image, ctx.file.constant("pads", np.array(amounts, np.int32)), least]
+    ctx.file.operator("PADV2", given, [made], schema.PadV2OptionsT())
+    return made
+
+
+def emit_extreme(ctx: LiteContext, node: Node) -> Value:
+    """The largest or smallest code along dimensions."""
+    index, value = ctx.natural(node.inputs[0]), ctx.values[node.inputs[0]]
+    options = schema.ReducerOptionsT()
+    options.keepDims = node.kwargs["keepdim"]
+    made = ctx.like(index, ctx.sizes(node), value.grid, node.kind)
+    axes = ctx.file.constant("axes", np.array(node.kwargs["dim"], np.int32))
+    ctx.file.operator("REDUCE_MAX" if node.kind == "amax" else "REDUCE_MIN", [index, axes], [made], options)
+    return Value(made, value.grid)
+
+
+def _geometry(node: Node) -> Geometry:
+    strides, pads = _two(node.kwargs["stride"], 1), _two(node.kwargs["padding"], 0)
+    return Geometry(strides, pads=((pads[0], pads[0]), (pads[1], pads[1])))
+
+
+def _two(sizes: Sequence[int], missing: int) -> tuple[int, int]:
+    """Height and width, where rows have a width only."""
+    return (missing, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
+
+
+def _in_rank(ctx: LiteContext, node: Node, index: int, grid: Grid | None) -> int:
+    """Drop the height of rows."""
+    shape = ctx.file.shapes[index]
+    return ctx.reshaped(index, (shape[0], *shape[2:]), grid) if len(node.sizes) == 3 else index
+
+
+EMITTERS = {
+    "global_avg_pool": emit_global_avg_pool,
+    "avg_pool": emit_avg_pool,
+    "max_pool": emit_max_pool,
+    "amax": emit_extreme,
+    "amin": emit_extreme,
+}
