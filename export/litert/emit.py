@@ -10,6 +10,7 @@ from qkd_deploy.export.litert.context import LiteContext, Value, unsupported
 from qkd_deploy.export.litert.floats import with_number
 from qkd_deploy.export.litert.ops import EMITTERS
 from qkd_deploy.export.litert.ops.ends import emit_constant, output
+from qkd_deploy.graph.contract.operator import Operands
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node, Ref, substitute
 from qkd_deploy.graph.ops import operator_of
@@ -54,7 +55,8 @@ def _evaluate(ctx: LiteContext, node: Node) -> None:
 def _emitted(ctx: LiteContext, node: Node) -> Value:
     """Append a node, and the activation function behind it where it stays in float."""
     if node.kind not in EMITTERS:
-        raise unsupported(node, f"there is no exact form for {operator_of(node).docs}")
+        floats = operator_of(node).operands is Operands.FLOATS
+        raise unsupported(node, "it is in float" if floats else f"no exact form for {operator_of(node).docs}")
     value = EMITTERS[node.kind](ctx, node)
     if value.grid is not None or node.clip is None:
         return value

@@ -20,7 +20,8 @@ from qkd_deploy.graph.quantized import QuantParams
 LEAST, MOST = -128, 127
 _NEAR = np.array([0, 1, -1, 2, -2, 3, -3], np.int32)
 _TRIED = 64
-_EXACT = 2**24
+EXACT = 2**24
+"""Integers up to here are float32 numbers, and so are their sums in any order."""
 
 Scales = npt.NDArray[np.float32]
 

@@ -59,7 +59,9 @@ class LiteRt:
             UserError: packed weights, or an operation of which XNNPACK has no exact form.
         """
         if form.weights == "packed":
-            raise UserError("LiteRT files hold no packed weights; use --weights int8 (weights='int8' in Python)")
+            raise UserError(
+                "LiteRT takes packed weights in no convolution; use --weights int8 (weights='int8' in Python)"
+            )
         from qkd_deploy.export.litert.emit import emit_tflite  # a session needs no torch
 
         return emit_tflite(frozen, input_type=form.input, record=record, key=_KEY)

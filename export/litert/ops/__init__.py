@@ -3,7 +3,18 @@
 from collections.abc import Callable
 
 from qkd_deploy.export.litert.context import LiteContext, Value
-from qkd_deploy.export.litert.ops import arithmetic, borders, ends, functions, layers, movement, pooling, upsampling
+from qkd_deploy.export.litert.ops import (
+    arithmetic,
+    borders,
+    ends,
+    functions,
+    layers,
+    movement,
+    pooling,
+    products,
+    rows,
+    upsampling,
+)
 from qkd_deploy.graph.ir import Node
 
 EMITTERS: dict[str, Callable[[LiteContext, Node], Value]] = {
@@ -14,6 +25,8 @@ EMITTERS: dict[str, Callable[[LiteContext, Node], Value]] = {
     **pooling.EMITTERS,
     **upsampling.EMITTERS,
     **movement.EMITTERS,
+    **products.EMITTERS,
+    **rows.EMITTERS,
     **borders.EMITTERS,
 }
 """By kind of node; what is not here is named at export."""

@@ -54,7 +54,7 @@ def emit_constant(ctx: LiteContext, node: Node) -> Value:
     if not isinstance(made, QuantizedTensor):
         return Value(ctx.file.constant(node.name, made.detach().cpu().numpy().astype(np.float32)), None)
     grid = true_grid(made.grid)
-    codes = (made.codes.cpu().numpy() + grid.zero).astype(np.int8)
+    codes = (made.codes.detach().cpu().numpy() + grid.zero).astype(np.int8)
     return Value(ctx.file.constant(node.name, codes, scale=grid.label, zero_point=grid.zero), grid)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
 from qkd_deploy.export.litert.context import LiteContext, Value, unsupported
-from qkd_deploy.export.litert.floats import in_steps, with_number
-from qkd_deploy.export.litert.grid import Grid, Scales, fitted, made_grid
+from qkd_deploy.export.litert.floats import in_steps, step, with_number
+from qkd_deploy.export.litert.grid import EXACT, Grid, Scales, fitted, made_grid
 from qkd_deploy.export.litert.kernels import Geometry, Weights, activation, convolved, in_powers_of_two
+from qkd_deploy.export.litert.ops.movement import sliced
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import is_depthwise, layer_of, paddings
-
-_EXACT = 2**24
-"""Integers up to here are float32 numbers, and so are their sums in any order."""
 
 
 def emit_conv(ctx: LiteContext, node: Node) -> Value:
@@ -74,18 +73,42 @@ def emit_linear(ctx: LiteContext, node: Node) -> Value:
 
 
 def _float_linear(ctx: LiteContext, node: Node, source: Grid) -> Value:
-    """``f32(acc + bias) * f32(s_x * s_w)``: the sums are integers that float32 holds."""
+    """``f32(acc + bias) * f32(s_x * s_w)``: sums are integers that float32 holds, large ones in two parts.
+
+    Weights are stored as bytes, which XNNPACK makes floats while it loads the file.
+
+    Raises:
+        UserError: two parts are not enough.
+    """
     layer, name = ctx.frozen.layer(node), node.name
-    codes, bias = layer.codes.cpu().numpy().astype(np.float32), layer.bias.cpu().numpy()
-    if layer.accumulator + int(np.abs(bias).max()) > _EXACT:
+    codes, bias = layer.codes.cpu().numpy(), layer.bias.cpu().numpy().astype(np.float32)
+    x, length = in_steps(ctx, ctx.natural(node.inputs[0]), source), codes.shape[1]
+    total, most = None, np.abs(codes.astype(np.int64)) * source.params.extent
+    for count in (1, 2):
+        parts = [range(length)] if count == 1 else [range(length // 2), range(length // 2, length)]
+        if all((most[:, part].sum(1) + np.abs(bias) <= EXACT).all() for part in parts):
+            break
+    else:
         raise unsupported(node, "its sums are beyond the integers of float32")
-    x = in_steps(ctx, ctx.natural(node.inputs[0]), source)
-    weight = ctx.file.constant(f"{name}.weight", codes)
-    offset = ctx.file.constant(f"{name}.bias", bias.astype(np.float32))
-    sums, options = ctx.file.tensor(f"{name}.sums", ctx.sizes(node)), schema.FullyConnectedOptionsT()
+    for part in parts:
+        made = _float_sums(ctx, node, sliced(ctx, x, None, len(node.sizes) - 1, part), codes[:, part], bias)
+        total, bias = made if total is None else step(ctx, name, "ADD", [total, made]), np.zeros_like(bias)
+    assert total is not None
+    return Value(with_number(ctx, name, "MUL", total, _scales(ctx, node, source)), None)
+
+
+def _float_sums(
+    ctx: LiteContext, node: Node, x: int, codes: npt.NDArray[np.int8], bias: npt.NDArray[np.float32]
+) -> int:
+    """Sums of products of integers, in float32."""
+    stored = ctx.file.constant(f"{node.name}.codes", codes, scale=1.0)
+    weight = ctx.file.tensor(f"{node.name}.weight", codes.shape)
+    ctx.file.operator("DEQUANTIZE", [stored], [weight], schema.DequantizeOptionsT())
+    offset = ctx.file.constant(f"{node.name}.bias", bias)
+    made, options = ctx.file.tensor(f"{node.name}.sums", ctx.sizes(node)), schema.FullyConnectedOptionsT()
     options.keepNumDims = True
-    ctx.file.operator("FULLY_CONNECTED", [x, weight, offset], [sums], options)
-    return Value(with_number(ctx, name, "MUL", sums, _scales(ctx, node, source)), None)
+    ctx.file.operator("FULLY_CONNECTED", [x, weight, offset], [made], options)
+    return made
 
 
 EMITTERS = {"conv": emit_conv, "linear": emit_linear}

@@ -8,8 +8,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from qkd_deploy.export.litert.context import LiteContext, Value, unsupported
+from qkd_deploy.export.litert.floats import dequantized, from_steps, step, with_number
 from qkd_deploy.export.litert.grid import LEAST, Grid, made_grid
 from qkd_deploy.export.litert.kernels import Geometry, Weights, convolved, padded
+from qkd_deploy.export.litert.ops.movement import sliced
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import POOL_CODE, pool_weight_scale
 
@@ -85,6 +87,31 @@ def _with_least(ctx: LiteContext, node: Node, image: int, pads: list[tuple[int, 
     return made
 
 
+def emit_uneven_avg_pool(ctx: LiteContext, node: Node) -> Value:
+    """The mean of what a window holds of the image: tap by tap in float32, as ONNX Runtime adds them."""
+    source, params, name = ctx.known_grid(node.inputs[0], node), ctx.params(node), node.name
+    image, window, geometry = ctx.image(node.inputs[0]), _two(node.kwargs["kernel_size"], 1), _geometry(node)
+    given, sizes = ctx.file.shapes[image][1:3], _two(ctx.sizes(node)[2:], 1)
+    spatial = list(zip(geometry.pads, sizes, geometry.strides, window, given, strict=True))
+    pads = [(pad, max((out - 1) * stride + size - n - pad, 0)) for (pad, _), out, stride, size, n in spatial]
+    index = padded(ctx, dequantized(ctx, image, source), ((0, 0), *pads, (0, 0)), None)
+    ones, total, count = np.pad(np.ones(given, np.float32), pads), None, np.zeros(sizes, np.float32)
+    for at in np.ndindex(*window):
+        rows, columns = (
+            range(first, first + (out - 1) * stride + 1, stride)
+            for first, out, stride in zip(at, sizes, geometry.strides, strict=True)
+        )
+        tap = sliced(ctx, sliced(ctx, index, None, 1, rows), None, 2, columns)
+        total = tap if total is None else step(ctx, name, "ADD", [total, tap])
+        count += ones[np.ix_(rows, columns)]
+    assert total is not None
+    means = with_number(ctx, name, "DIV", total, count[None, :, :, None])
+    stored = with_number(ctx, name, "ADD", with_number(ctx, name, "DIV", means, params.scale.item()), params.zero_point)
+    whole = with_number(ctx, name, "SUB", step(ctx, name, "ROUND", [stored]), params.zero_point)
+    made = from_steps(ctx, name, whole, params, last=True)
+    return Value(_in_rank(ctx, node, made.index, made.grid), made.grid, last=True)
+
+
 def emit_extreme(ctx: LiteContext, node: Node) -> Value:
     """The largest or smallest code along dimensions."""
     index, value = ctx.natural(node.inputs[0]), ctx.values[node.inputs[0]]
@@ -115,6 +142,7 @@ def _in_rank(ctx: LiteContext, node: Node, index: int, grid: Grid | None) -> int
 EMITTERS = {
     "global_avg_pool": emit_global_avg_pool,
     "avg_pool": emit_avg_pool,
+    "uneven_avg_pool": emit_uneven_avg_pool,
     "max_pool": emit_max_pool,
     "amax": emit_extreme,
     "amin": emit_extreme,

@@ -87,7 +87,7 @@ def softmax_codes(stored: Tensor, scale: float) -> Tensor:
 
     The runtime takes exponentials from a table, as if the largest code of the row were 255, and adds them one by one.
     """
-    exponentials = torch.from_numpy(_exponentials(scale, stored.shape[-1])).to(stored.device)
+    exponentials = torch.from_numpy(softmax_table(scale, stored.shape[-1])).to(stored.device)
     e = exponentials[(255 - (stored.amax(-1, keepdim=True) - stored)).long()]
     total = torch.zeros_like(e[..., 0])
     for column in e.unbind(-1):  # the order decides the last bit
@@ -95,7 +95,8 @@ def softmax_codes(stored: Tensor, scale: float) -> Tensor:
     return torch.round(e * 256.0 / total.unsqueeze(-1))
 
 
-def _exponentials(scale: float, length: int) -> np.ndarray:
+def softmax_table(scale: float, length: int) -> np.ndarray:
+    """Exponentials of the 256 stored codes of rows of a length, as the runtime scales them, float32."""
     largest = np.float32(math.log(np.finfo(np.float32).max / np.float32(length)))
     shift = max(0.0, float(largest) - _RESERVE) / scale
     return np.asarray(np.exp((np.arange(256) - 255 + shift) * scale).astype(np.float32))

@@ -66,6 +66,7 @@ INTEGER: dict[str, Callable[[Small, Tensor], Tensor]] = {
 MIXED: dict[str, Callable[[Small, Tensor], Tensor]] = {
     "sum": lambda net, y: F.relu(y + net.pointwise(y)),
     "constants": lambda net, y: net.pointwise(y) * 0.3 - 0.5,
+    "uneven average pool": lambda net, y: F.avg_pool2d(y, 3, 2, 1, count_include_pad=False),
     "leaky": lambda net, y: F.leaky_relu(net.pointwise(y), 0.1),
     "gelu": lambda net, y: F.gelu(net.pointwise(y)),
     "signed max pool": lambda net, y: F.max_pool2d(net.grouped(y), 3, 2, 1),
@@ -125,8 +126,25 @@ class Tokens(nn.Module):
         return self.head(y.mean(1))
 
 
+class Attention(nn.Module):
+    """Attention with a mask, a softmax of its own, and a LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
+        self.query, self.key, self.value, self.head = (nn.Linear(16, size) for size in (16, 16, 16, 5))
+        for parameter in self.norm.parameters():
+            nn.init.normal_(parameter, 0.8, 0.3)
+        self.bias = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        y = F.scaled_dot_product_attention(self.query(y), self.key(y), self.value(y), self.bias)
+        return self.head(torch.softmax(self.value(y), -1).mean(1))
+
+
 @pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize(("network", "shape"), [(Rows, (3, 64)), (Tokens, (3, 16, 16))])
+@pytest.mark.parametrize(("network", "shape"), [(Rows, (3, 64)), (Tokens, (3, 16, 16)), (Attention, (3, 16, 16))])
 def test_rows_and_tokens(network: type[nn.Module], shape: tuple[int, ...], bits: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     frozen, images = frozen_of(network(), bits, *shape), noise(6, *shape, seed=1)
