@@ -41,16 +41,16 @@ def emit_layer_norm(ctx: LiteContext, node: Node) -> Value:
         c = with_number(ctx, name, "ADD", c, shift)
     total = reduced(ctx, name, "SUM", c)
     squares = reduced(ctx, name, "SUM", step(ctx, name, "MUL", [c, c]))
-    deviation = _deviation(Floats(ctx, name), total, squares, length, eps_in_steps(node.kwargs["eps"], source.scale))
+    divisor = deviation(Floats(ctx, name), total, squares, length, eps_in_steps(node.kwargs["eps"], source.scale))
     moved = step(ctx, name, "SUB", [c, with_number(ctx, name, "DIV", total, length)])
-    y = step(ctx, name, "DIV", [moved, deviation])
+    y = step(ctx, name, "DIV", [moved, divisor])
     for code, ref in (("MUL", weight), ("ADD", bias)):
         if ref is not None:
             y = with_number(ctx, name, code, y, real(ctx.constants[ref.name]).detach().cpu().numpy())
     return quantized(ctx, name, y, ctx.params(node))
 
 
-def _deviation(do: Floats, total: int, squares: int, length: int, eps: float) -> int:
+def deviation(do: Floats, total: int, squares: int, length: int, eps: float) -> int:
     """``sqrt((n * squares - total^2) / n^2 + eps)``, as ``sqrt(n * squares - total^2 + eps * n^2) / n``."""
     spread, stabilised = scaled_variance(do, total, squares, length), eps * float(length) ** 2
     whole = do.sum(spread.high, do.constant(spread.high, stabilised))

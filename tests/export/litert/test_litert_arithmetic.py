@@ -12,8 +12,11 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from qkd_deploy.export.litert.additions import exact_label, fixed_point_sum
+from qkd_deploy.export.litert.context import LiteContext
 from qkd_deploy.export.litert.flatbuffer import FlatGraph
 from qkd_deploy.export.litert.grid import Grid, fitted, made_grid, true_grid
+from qkd_deploy.export.litert.ops.rows import deviation
+from qkd_deploy.export.litert.pairs import Floats
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
 from qkd_deploy.graph.quantized import QuantParams
 
@@ -102,6 +105,37 @@ def test_weights_make_up_for_labels(seed: int) -> None:
     sums_of_products = np.arange(-(2**16), 2**16).astype(np.float32)
     for one, other in zip(wanted, made, strict=True):
         np.testing.assert_array_equal(*(np.rint(sums_of_products * m).clip(-8, 7) for m in (one, other)))
+
+
+def test_weights_that_decide_ties_otherwise_are_not_taken() -> None:
+    """Between labels that are no powers of two, some multipliers have no scales; those of ties must be exact."""
+    x = true_grid(QuantParams(0.0321, 8, 128, -128, 127))
+    missing = 0
+    wanted, ties = np.array([0.5], np.float32), np.arange(-301, 302).astype(np.float32)
+    for label in np.linspace(0.011, 0.019, 200):
+        found = fitted(wanted, x, true_grid(QuantParams(float(label), 8, 128, -128, 127)))
+        missing += found is None
+        if found is not None:
+            made = found[1] * np.float32(x.label) / np.float32(found[0].label)
+            np.testing.assert_array_equal(np.rint(ties * made).clip(-128, 127), np.rint(ties * 0.5).clip(-128, 127))
+    assert missing
+
+
+def test_roots_in_pairs_are_those_of_float64() -> None:
+    rng, length, eps = np.random.default_rng(0), 192, 3.7
+    rows = rng.integers(-128, 128, (20_000, length)) // rng.integers(1, 40, (20_000, 1))
+    total, squares = rows.sum(1, keepdims=True), (rows**2).sum(1, keepdims=True)
+    ctx = LiteContext(frozen=None)  # type: ignore[arg-type]  # which numbers need not
+    given = [ctx.file.tensor(name, total.shape) for name in ("total", "squares")]
+    made = deviation(Floats(ctx, "row"), *given, length, eps)
+    interpreter = Interpreter(model_content=ctx.file.content(given, [made], "", "record"), num_threads=1)
+    interpreter.allocate_tensors()
+    for entry, values in zip(interpreter.get_input_details(), (total, squares), strict=True):
+        interpreter.set_tensor(entry["index"], values.astype(np.float32))
+    interpreter.invoke()
+    got = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    variance = (squares * length - total * total).astype(np.float64) / length**2
+    np.testing.assert_array_equal(got, np.sqrt(variance + eps).astype(np.float32))
 
 
 def test_a_file_is_the_same_again_and_constants_are_stored_once() -> None:
