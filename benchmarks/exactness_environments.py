@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _emulator(folder: Path | None, architecture: str) -> Path:
     raise Missing(f"{name} is not there; run exactness_environments.py, or install qemu-user-static")
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, environments: Sequence[Environment] = ENVIRONMENTS) -> None:
     """Fetch everything that is not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -119,7 +120,7 @@ def prepare(folder: Path) -> None:
         _unpack(folder, _ARM_PACKAGES, _arm_root(folder), "arm64", download="install")
     (_arm_root(folder) / "proc").mkdir(exist_ok=True)
     (_arm_root(folder) / "proc/cpuinfo").write_text(_ARM_CPUINFO)
-    for environment in ENVIRONMENTS:
+    for environment in environments:
         if environment.runtime is not None:
             arm_root = _arm_root(folder) if environment.arm else None
             _install(environment.runtime, _packages(folder, environment), arm_root)

@@ -27,6 +27,7 @@ LAYERS = (
     "sweep",
     "report",
     "workflows",
+    "handoff",
     "training",
     "mixed_precision",
     "bench",

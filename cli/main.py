@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "Prove that an ONNX file computes what was trained.",
     "report": "Write all about a run into one HTML file.",
     "inspect": "Show the layers of a model: bits, scales, kernels, size.",
+    "handoff": "Pack a model for the application team, with a check for the device.",
     "bench": "Measure latency, throughput, memory and size, also against fp32.",
 }
 

@@ -20,6 +20,20 @@ _VALUES: dict[Any, Any] = {
     Arguments: Argument(),
 }
 _PAIRS = (Pair, Argument)
+IMAGE_OPTIONS = (
+    "dataset",
+    "task",
+    "data_dir",
+    "dataset_args",
+    "image_size",
+    "interpolation",
+    "crop_pct",
+    "fit",
+    "input_range",
+    "workers",
+    "strict",
+)
+"""Settings of a data set that commands about files have."""
 
 
 class Option(click.Option):

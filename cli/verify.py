@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.atomic import atomic_write, is_same_file
-from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, require_checkpoint_of
+from qkd_deploy.cli.options import (
+    IMAGE_OPTIONS,
+    GroupedCommand,
+    in_words,
+    named,
+    option,
+    options_of,
+    require_checkpoint_of,
+)
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points, TargetName
 from qkd_deploy.settings import LARGEST, declarations
@@ -19,25 +27,14 @@ if TYPE_CHECKING:
     from qkd_deploy.verification.report import VerificationReport
 
 _TOLERANCE, _REQUIRE_INTEGER, _STRICT_CODES = declarations(VerifyOptions)
-_DATA = (
-    "dataset",
-    "task",
-    "data_dir",
-    "dataset_args",
-    "image_size",
-    "interpolation",
-    "crop_pct",
-    "fit",
-    "input_range",
-    "workers",
-    "strict",
-)
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
 @options_of(
-    DataSource, only=_DATA, usual=lambda declared: "" if declared.name == "dataset" else in_words(declared.default)
+    DataSource,
+    only=IMAGE_OPTIONS,
+    usual=lambda declared: "" if declared.name == "dataset" else in_words(declared.default),
 )
 @option("--split", type=Choice(["test", "train"]), group="data", usual="test", help="Part of the data set.")
 @option(
@@ -58,6 +55,12 @@ _DATA = (
     type=TargetName(),
     usual="what the file is for",
     help="The runtime that the file has to be for; it is run there.",
+)
+@option(
+    "--key",
+    type=Path,
+    metavar="PUBLIC.PEM",
+    help="For a bundle of `handoff`: fail unless the owner of this public key signed it.",
 )
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option(
@@ -81,6 +84,7 @@ def command(
     checkpoint: Path | None,
     require_checkpoint: bool,
     target: str | None,
+    key: Path | None,
     model: str | None,
     tolerance: float,
     require_integer: bool,
@@ -92,7 +96,8 @@ def command(
 
     The last line begins with VERIFIED where the whole file agrees with its --checkpoint, with CONSISTENT where it
     agrees with itself and no checkpoint was given (exit code 0 for both), or with FAILED (1). With --json - stdout
-    holds the JSON alone, and the table goes to stderr.
+    holds the JSON alone, and the table goes to stderr. MODEL.ONNX may be the folder of a bundle of handoff: its files
+    are compared with its manifest first, and with --key that with its signature.
     """
     require_checkpoint_of(model, checkpoint)
     if require_checkpoint and checkpoint is None:
@@ -111,22 +116,19 @@ def command(
         if inputs is None and limit is not None:
             raise click.UsageError("--limit counts images; give --dataset or --inputs too")
     from qkd_deploy.data.sets.arrays import read_arrays
-    from qkd_deploy.export.metadata import read_metadata
     from qkd_deploy.gate.onnx_file import OnnxFile, read_exported
-    from qkd_deploy.pixels.preprocessing import Preprocessing
-    from qkd_deploy.training.run_data import dataset_of
+    from qkd_deploy.verification.report import VerificationReport
     from qkd_deploy.workflows.export import verify_deployed
+    from qkd_deploy.workflows.handoff import opened_bundle
+    from qkd_deploy.workflows.images import images_for_file
     from qkd_deploy.workflows.targets import read_subject, verify_subject
 
-    subject, data = read_subject(file, target) or read_exported(file), None
-    if "dataset" in given:
-        metadata = read_metadata(subject.model) if isinstance(subject, OnnxFile) else subject.record.described()
-        recorded = metadata.preprocessing or {}
-        own = {"classes": len(metadata.classes or ()), "input_range": recorded.get("input_range", 0)}
-        source = DataSource(**{**own, **given})
-        known = {key: recorded.get(key) for key in ("interpolation", "crop_pct", "fit")}
-        expected = Preprocessing(**known)
-        data = dataset_of(source, expected=expected)
+    bundle = opened_bundle(file, key)
+    if bundle is not None and bundle.level.status == "failed":
+        return _ended(VerificationReport(str(file), levels=[bundle.level]), json_file)
+    path = file if bundle is None else bundle.model
+    subject = read_subject(path, target) or read_exported(path)
+    data = images_for_file(subject, given) if "dataset" in given else None
     common: dict[str, Any] = {"checkpoint": checkpoint, "model": model, "data": data, "split": split or "test"}
     common |= {"inputs": None if inputs is None else read_arrays(inputs), "limit": limit}
     common["require_integer"] = require_integer
@@ -136,11 +138,13 @@ def command(
         report = verify_subject(subject, **common)
     for note in data.notes if data is not None else ():
         echo(f"note: {note}", err=True)
-    _print(report, json_file)
-    return 0 if report.passed else 1
+    if bundle is not None:
+        report.levels.insert(0, bundle.level)
+    return _ended(report, json_file)
 
 
-def _print(report: VerificationReport, json_file: str | None) -> None:
+def _ended(report: VerificationReport, json_file: str | None) -> int:
+    """Print a report; returns the exit code."""
     from qkd_deploy.cli.tables import console
 
     if json_file not in (None, "-"):
@@ -149,3 +153,4 @@ def _print(report: VerificationReport, json_file: str | None) -> None:
     report.render(console(stderr=json_file == "-"))
     if json_file == "-":
         echo(report.to_json())
+    return 0 if report.passed else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,3 +82,44 @@ def all_or_nothing(path: Path) -> Iterator[None]:
                 with atomic_write(path) as temporary:
                     temporary.write_bytes(before)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``, which on success takes the place of what is there.
+
+    On any exception it is removed, and ``path`` keeps what it held.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    target = path_to_write(path)
+    made = [folder for folder in target.parents if not folder.exists()]
+    mark = secrets.token_hex(4)
+    temporary, old = (Path(f"{target.resolve()}.{mark}.{kind}") for kind in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        if target.exists():
+            os.replace(target.resolve(), old)
+        try:
+            os.replace(temporary, target.resolve())
+        except OSError:
+            if old.exists():
+                os.replace(old, target.resolve())
+            raise
+        made = []
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}; choose another path or free some space"
+        ) from error
+    finally:
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()

@@ -31,12 +31,31 @@ _MOVES = frozenset(
 """Nodes of the execution graph that compute nothing."""
 
 
+_CHECK_SESSION = """
+def load(path, threads):
+    import numpy
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    core = openvino.Core()
+    with open(path, "rb") as file:
+        compiled = core.compile_model(core.read_model(file.read()), "CPU", options)
+
+    def run(inputs):
+        found = compiled([numpy.ascontiguousarray(array) for array in inputs])
+        return [numpy.array(found[output]) for output in compiled.outputs]
+
+    return "OpenVINO " + openvino.__version__.partition("-")[0], run
+""".strip()
+
+
 class OpenVino:
     """The target ``openvino``."""
 
     name, title, extra = "openvino", "OpenVINO (CPU)", "openvino"
     modules: tuple[str, ...] = ("openvino",)
     suffix, batch = ".openvino.onnx", 1
+    check_session = _CHECK_SESSION
 
     def tolerance(self, frozen: FrozenModel) -> int:
         """None below eight bits; two steps where activations have eight, or LayerNorm and softmax are computed."""

@@ -14,6 +14,18 @@ from qkd_deploy.runtimes.runtime import RuntimeFault
 _RUNTIME = OnnxRuntime()
 _GROSS = 0.05
 """Share of the largest output by which a trial run may be off."""
+CHECK_SESSION = """
+def load(path, threads):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return "ONNX Runtime " + onnxruntime.__version__, lambda inputs: session.run(None, dict(zip(names, inputs)))
+""".strip()
+"""As ``Replayed.check_session`` describes it; for ``.onnx`` and ``.ort`` files alike."""
 
 
 def trial_run(model: onnx.ModelProto, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:

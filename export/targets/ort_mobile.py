@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.targets.ort import CHECK_SESSION
 from qkd_deploy.export.targets.target import Form, TargetKernel
 from qkd_deploy.gate.names import PREFIX
 from qkd_deploy.runtimes.profile import NodeTime, Profiled, profiled
@@ -49,6 +50,7 @@ class OrtMobile:
     name, title, extra = "ort-mobile", "ONNX Runtime (.ort)", ""
     modules: tuple[str, ...] = ("onnxruntime",)
     suffix, batch = ".ort", None
+    check_session = CHECK_SESSION
 
     def tolerance(self, frozen: FrozenModel) -> int:
         """Its kernels are those of ONNX Runtime."""

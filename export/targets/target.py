@@ -124,3 +124,16 @@ class TakesOnnx(Protocol):
         Raises:
             UserError: the runtime cannot take something in it.
         """
+
+
+@runtime_checkable
+class Replayed(Protocol):
+    """A target whose files ``check.py`` of a bundle can load on a device, where this package is not.
+
+    Attributes:
+        check_session: Python source, for Python 3.8, that needs the standard library, NumPy and the runtime alone. It
+            defines ``load(path, threads)``, which imports the runtime and returns two things: its name and version in
+            one text, and a function from a batch of inputs (a list of arrays) to outputs, as ``TargetSession.run``.
+    """
+
+    check_session: str

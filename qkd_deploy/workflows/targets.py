@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,19 @@ def verify_subject(
     """
     require_installed(subject.target)
     if checkpoint is not None:
-        trained, stored = load_trained(checkpoint, model=model), subject.record.metadata
-        form: dict[str, Any] = {"weights": stored.get("weights", "int8"), "input": stored.get("input", "float32")}
-        fresh = build_target_file(
-            trained.prepared, subject.target, **form, metadata=trained.metadata, runtime=subject.record.runtime
-        )
-        subject = Subject(subject.path, subject.content, subject.target, subject.record, fresh, str(checkpoint))
+        subject = beside_checkpoint(subject, checkpoint, model)
     return verify_on_target(subject, **options)
+
+
+def beside_checkpoint(subject: Subject, checkpoint: Path | str, model: str | nn.Module | None = None) -> Subject:
+    """The same file with a fresh one of a checkpoint to compare it with.
+
+    Raises:
+        UserError: as ``load_trained`` and ``build_target_file``.
+    """
+    trained, stored = load_trained(checkpoint, model=model), subject.record.metadata
+    form: dict[str, Any] = {"weights": stored.get("weights", "int8"), "input": stored.get("input", "float32")}
+    fresh = build_target_file(
+        trained.prepared, subject.target, **form, metadata=trained.metadata, runtime=subject.record.runtime
+    )
+    return replace(subject, expected=fresh, checkpoint=str(checkpoint))

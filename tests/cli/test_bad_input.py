@@ -212,6 +212,14 @@ BENCH = [
     case("bench missing.onnx", "no file missing.onnx"),
     case("bench folder", "cannot read folder"),
     case("bench truncated.onnx", "truncated.onnx is no ONNX model, or it is damaged"),
+    case("handoff model.onnx", "Missing option '--out'"),
+    case("handoff model.pt --out bundle", "model.pt is no ONNX model"),
+    case("handoff foreign.onnx --out bundle", "not exported by qkd-deploy"),
+    case("handoff model.onnx --out model.pt", "it is a file"),
+    case("handoff model.onnx --out bundle --limit 3", "give --dataset too"),
+    case("handoff model.onnx --out bundle --target ort-mobile", "is no file for ort-mobile"),
+    case("handoff model.onnx --out bundle --sign missing.key", "cannot read the key missing.key"),
+    case("verify model.onnx --key public.pem", "only bundles are signed", "leave --key out"),
     case("bench model.pt", "model.pt is no ONNX model"),
     case("bench foreign.onnx --against fp32", "not exported by qkd-deploy"),
     case("bench model.onnx --against fp23", "did you mean 'fp32'?"),
@@ -364,7 +372,15 @@ def listing(folder: Path) -> dict[str, str]:
 
 def test_there_are_enough_cases() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 40
-    assert {case.line.split()[0] for case in CASES} == {"train", "export", "verify", "inspect", "bench", "report"}
+    assert {case.line.split()[0] for case in CASES} == {
+        "train",
+        "export",
+        "verify",
+        "inspect",
+        "handoff",
+        "bench",
+        "report",
+    }
 
 
 @pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.name)

@@ -22,7 +22,7 @@ WAYS = {
         "show model.onnx",
         "no command",
         "inspect model.onnx",
-        advice="choose one of train, sweep, export, verify, report, inspect, bench",
+        advice="choose one of train, sweep, export, verify, report, inspect, handoff, bench",
     ),
     "a misspelt choice": Line(
         "export model.pt --weights pakced",
