@@ -40,6 +40,25 @@ _MOVES = frozenset(
 _OUTSIDE = frozenset({"GATHER", "ADD", "REDUCE_MIN"})
 """Operators on whole numbers that other kernels than XNNPACK's compute as well."""
 
+_CHECK_SESSION = """
+def load(path, threads):
+    import ai_edge_litert
+    import numpy
+    from ai_edge_litert.interpreter import Interpreter
+
+    with open(path, "rb") as file:
+        interpreter = Interpreter(model_content=file.read(), num_threads=threads)
+    interpreter.allocate_tensors()
+
+    def run(inputs):
+        for entry, array in zip(interpreter.get_input_details(), inputs):
+            interpreter.set_tensor(entry["index"], numpy.ascontiguousarray(array))
+        interpreter.invoke()
+        return [interpreter.get_tensor(entry["index"]) for entry in interpreter.get_output_details()]
+
+    return "LiteRT " + ai_edge_litert.__version__, run
+""".strip()
+
 
 class LiteRt:
     """The target ``litert``."""
@@ -47,6 +66,7 @@ class LiteRt:
     name, title, extra = "litert", "LiteRT (XNNPACK)", "litert"
     modules: tuple[str, ...] = ("ai_edge_litert",)
     suffix, batch = ".tflite", 1
+    check_session = _CHECK_SESSION
 
     def tolerance(self, frozen: FrozenModel) -> int:
         """What has no exact form is not written."""
