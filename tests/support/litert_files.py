@@ -16,10 +16,10 @@ from qkd_deploy.graph.integer.model import FrozenModel
 WIDTHS = ("w8a8", "w4a8", "w4a4")
 
 
-def frozen_of(network: nn.Module, bits: str, *shape: int) -> FrozenModel:
+def frozen_of(network: nn.Module, bits: str, *shape: int, **options: str) -> FrozenModel:
     """The integer model of a network, its steps set on noise."""
     images = noise(4, *shape)
-    prepared = prepare(network.eval(), bits, (images[:2],))
+    prepared = prepare(network.eval(), bits, (images[:2],), **options)
     initialize(prepared, images)
     return freeze(prepared)
 

@@ -49,13 +49,13 @@ def emit_border(ctx: LiteContext, node: Node) -> Value:
     params = grid.params
     bytes_of = params.quantize(params.scale.new_tensor(node.kwargs["values"])).cpu().numpy() + grid.zero
     for axis, pair in enumerate(amounts):
-        parts = []
-        for amount in pair:
-            shape = [*ctx.file.shapes[index]]
-            shape[axis] = amount
-            fill = np.broadcast_to(bytes_of.astype(np.int8), shape)
-            parts.append(ctx.file.constant("border", fill, scale=grid.label, zero_point=grid.zero) if amount else None)
-        around = [part for part in (parts[0], index, parts[1]) if part is not None]
+        around = [index]
+        for amount, at in zip(pair, (0, 2), strict=True):
+            if amount:
+                shape = [*ctx.file.shapes[index]]
+                shape[axis] = amount
+                fill = np.broadcast_to(bytes_of.astype(np.int8), shape)
+                around.insert(at, ctx.file.constant("border", fill, scale=grid.label, zero_point=grid.zero))
         index = joined(ctx, f"{node.name}.{axis}", around, axis, grid)
     return Value(index, grid, last=True)
 

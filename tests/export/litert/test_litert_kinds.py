@@ -99,6 +99,16 @@ def test_every_output_is_that_of_the_integer_model(name: str, bits: str, tmp_pat
         assert floats.keys() <= {"DIV", "ROUND", "MUL"}  # of the input, and of the last layer's result
 
 
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_pixels_that_are_normalised_otherwise_have_a_border_of_their_own(bits: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    frozen = frozen_of(Small(lambda net, y: y, ends=True), bits, 3, 16, 16, normalization="imagenet")
+    assert any(node.kind == "border" for node in frozen.graph.nodes)
+    images = noise(6, 3, 16, 16, seed=1)
+    got, _ = outputs_of(frozen, images, tmp_path)
+    np.testing.assert_array_equal(got, frozen(images).numpy())
+
+
 class Rows(nn.Module):
     """Convolutions of rows."""
 
