@@ -27,7 +27,7 @@ model = "plaincnn"
 init = "start.pt"
 teacher = "plaincnn"
 teacher_checkpoint = "start.pt"
-epochs = 2
+epochs = 8
 first_last_bits = 4
 lr = 0.05
 
