@@ -208,11 +208,7 @@ def _kernels(title: str, running: TargetProcess, report: VerificationReport, req
     found = running.kernels()
     if not found:
         return Level("kernels", "skipped", ("the runtime does not say what it runs",))
-    report.kernels = [
-        Kernel(kernel.name, title, kernel.integer, "" if kernel.integer else "as the runtime says of it")
-        for kernel in found
-        for _ in range(kernel.count)
-    ]
+    report.kernels = [Kernel(kernel.name, title, kernel.integer) for kernel in found for _ in range(kernel.count)]
     floats = ", ".join(f"{kernel.count} {kernel.name}" for kernel in found if not kernel.integer)
     integers = ", ".join(f"{kernel.count} {kernel.name}" for kernel in found if kernel.integer)
     told = f"in integers: {integers or 'nothing'}" + (f"; in float: {floats}" if floats else "")

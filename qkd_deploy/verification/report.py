@@ -163,7 +163,7 @@ class VerificationReport:
         _print_some(console, "Differences", [difference.message for difference in self.identity])
         tail = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.tail]
         _print_some(console, "Tail in float", tail)
-        reasons = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops]
+        reasons = [f"{kernel.module} ({kernel.op}): {kernel.reason}" for kernel in self.float_ops if kernel.reason]
         _print_some(console, "In float", reasons)
         if not self.failed("information"):  # which would say the same
             _print_some(console, "Warning", list(map(str, self.wasted_codes)))
