@@ -31,6 +31,20 @@ def provenance(command: str) -> dict[str, Any]:
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """Read the CPU's model name and which of the instruction sets that matter it has (on Linux)."""
+    info = _first_entries(cpuinfo)
+    flags = cpu_flags(cpuinfo)
+    name = info.get("model name") or platform.processor() or UNKNOWN
+    return {"model": name, "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else UNKNOWN}
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Read all that the CPU says that it can do (on Linux; empty elsewhere)."""
+    info = _first_entries(cpuinfo)
+    return frozenset(info.get("flags", info.get("Features", "")).split())
+
+
+def _first_entries(cpuinfo: Path) -> dict[str, str]:
+    """What the file says of the first processor."""
     info: dict[str, str] = {}
     try:
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -38,9 +52,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
             info.setdefault(key.strip(), value.strip())
     except OSError:
         pass
-    flags = info.get("flags", info.get("Features", "")).split()
-    name = info.get("model name") or platform.processor() or UNKNOWN
-    return {"model": name, "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else UNKNOWN}
+    return info
 
 
 @cache

@@ -23,6 +23,7 @@ from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.quantizers.ewgs_refresh import set_deltas
+from qkd_deploy.training.bfloat16 import bfloat16_remark
 from qkd_deploy.training.chosen_bits import BitsUnderBudget
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes, launch
@@ -181,7 +182,8 @@ class _Run:
             f"{config.method} {config.bits} on {where}{self._processes.device.type}, seed {config.seed}"
         )
         self._pass_on_notes()
-        for remark in (*self._data.expected.remarks, *self._account.remarks):
+        fast = bfloat16_remark(config, self._processes.device.type)
+        for remark in filter(None, (fast, *data.expected.remarks, *self._account.remarks)):
             self._progress.message(remark)
         for difference in self._differences:
             self._progress.message(f"quantizer {config.quantizer}: {difference}")
