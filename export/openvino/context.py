@@ -72,20 +72,22 @@ class Drawing:
         value = self.values[name]
         return self.times(node, value, float(self.grids[name].scale)) if name in self.grids else value
 
-    def quantized(self, node: Node, value: ir.Value, *, rounded: bool = False) -> ir.Value:
+    def quantized(self, node: Node, value: ir.Value, *, rounded: bool = False, settled: bool = False) -> ir.Value:
         """Make codes of a value in steps of the node's own grid.
 
         Args:
             node: has a quantizer.
             value: codes before they are rounded.
             rounded: round by an operation of its own in front, into which the plugin folds no multiplication.
+            settled: no code is near a tie, so that the plugin may add and multiply as it likes.
         """
         grid = self.grids[node.name] = self.grid(node)
-        if rounded or grid.lo < 0:  # the plugin may add a zero point before it rounds
+        rounded = not settled and (rounded or grid.lo < 0)
+        if rounded:  # the plugin may add a zero point before it rounds
             value = self.do(node, "Round", [value])
         if self._is_only_summed(node):
             self.unquantized.add(node.name)
-            value = value if rounded or grid.lo < 0 else self.do(node, "Round", [value])
+            value = value if rounded else self.do(node, "Round", [value])
             return self.do(node, "Clip", [value, self.sketch.number(grid.lo), self.sketch.number(grid.hi)])
         lowest = lowest_of(grid)
         if (grid.lo > lowest and not grid.bounded_below) or grid.hi < lowest + LEVELS - 1:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.emit import output_names
-from qkd_deploy.export.openvino import elementwise, float_ops, inputs, layers, movement, pooling, tokens
+from qkd_deploy.export.openvino import elementwise, float_ops, functions, inputs, layers, movement, pooling, tokens
 from qkd_deploy.export.openvino.context import Drawing
 from qkd_deploy.export.ops import NOT_WRITTEN
 from qkd_deploy.graph.integer.model import FrozenModel
@@ -21,6 +21,7 @@ DRAWERS: dict[str, Callable[[Drawing, Node], ir.Value]] = {
     "conv": layers.draw_layer,
     "linear": layers.draw_layer,
     **elementwise.DRAWERS,
+    **functions.DRAWERS,
     **float_ops.DRAWERS,
     **inputs.DRAWERS,
     **movement.DRAWERS,
