@@ -29,6 +29,7 @@ from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.workflows.export import Trained, load_trained, verify_deployed
 from qkd_deploy.workflows.inspect import Inspection, inspect_checkpoint, inspect_onnx
 from qkd_deploy.workflows.next_command import data_options, model_option
+from qkd_deploy.workflows.targets import require_for_onnx_runtime
 
 Tell = Callable[[str], None]
 
@@ -62,6 +63,8 @@ def gather(
         raise UserError(f"{folder} holds no run; give a folder that qkd-deploy train --out wrote")
     config = replace(config_of_run(folder), **(data or {}))
     named = file or _if_there(folder / "model.onnx")
+    if named is not None:
+        require_for_onnx_runtime(named)
     work = _Work(run, config, frozenset(data or {}), model, limit, tell)
     records = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     return work.findings(records, None if named is None else read_exported(named), command)

@@ -24,6 +24,7 @@ from qkd_deploy.verification.overflow.bounds import Headroom, file_headroom
 from qkd_deploy.verification.runnable import require_runnable
 from qkd_deploy.verification.runtime import optimized_graph
 from qkd_deploy.workflows.export import load_trained
+from qkd_deploy.workflows.targets import require_for_onnx_runtime
 
 _CUT = "it decodes what the integer file gives"
 _BEHIND = "it stands behind the last integer kernels, and outputs are floats"
@@ -157,6 +158,7 @@ def inspect_model(path: Path | str, *, model: str | nn.Module | None = None) -> 
         return inspect_checkpoint(file, model=model)
     if model is not None:
         raise UserError(f"{file} is no checkpoint, so --model has no meaning for it; leave it out")
+    require_for_onnx_runtime(file)
     return inspect_onnx(file)
 
 

@@ -88,6 +88,20 @@ def read_subject(path: Path | str, target: str | None = None) -> Subject | None:
     return Subject(file, content, own, read_record(text, str(file)))
 
 
+def require_for_onnx_runtime(path: Path | str) -> None:
+    """Refuse a file for another target, where the parts of files for ONNX Runtime are shown.
+
+    Raises:
+        UserError: says for which target it was written, and what to give instead.
+    """
+    subject = read_subject(path)
+    if subject is not None:
+        raise UserError(
+            f"{path} was written for {subject.target.name}; give the ONNX file that `qkd-deploy export` writes of the "
+            "same checkpoint"
+        )
+
+
 def _content(file: Path) -> bytes | None:
     """The bytes of a regular file; None leaves it to the reader of ONNX files to say what is wrong."""
     try:

@@ -21,6 +21,8 @@ from qkd_deploy.export.targets.child import TargetProcess
 from qkd_deploy.export.targets.registry import target_named, target_names
 from qkd_deploy.pixels.normalization import CENTERED
 from qkd_deploy.runtimes.runtime import RuntimeFault
+from qkd_deploy.workflows.export import export_checkpoint
+from qkd_deploy.workflows.inspect import inspect_model
 from qkd_deploy.workflows.targets import export_to_target, read_subject, verify_subject
 
 FACTORY = "test_targets:small"
@@ -230,6 +232,14 @@ def test_verify_says_what_a_file_is_for(checkpoint: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"is no file for fake; give the \.fake file"):
         read_subject(tmp_path / "x.onnx", "fake")
     assert read_subject(tmp_path / "x.onnx") is None
+
+
+def test_inspect_shows_the_onnx_file_of_the_same_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    file = exported(checkpoint, "ort-mobile", tmp_path)
+    with pytest.raises(UserError, match="was written for ort-mobile; give the ONNX file that `qkd-deploy export` wri"):
+        inspect_model(file)
+    onnx_file = export_checkpoint(checkpoint, tmp_path / "m.onnx", model=FACTORY).path
+    assert inspect_model(onnx_file).kind == "onnx"
 
 
 def test_a_registered_target_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
