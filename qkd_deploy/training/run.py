@@ -23,12 +23,12 @@ from qkd_deploy.graph.placement.settings import QuantizationSettings
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.graph.replacements import replaced_in_words
 from qkd_deploy.quantizers.ewgs_refresh import set_deltas
-from qkd_deploy.training.bfloat16 import bfloat16_remark
 from qkd_deploy.training.chosen_bits import BitsUnderBudget
 from qkd_deploy.training.config import TrainConfig
 from qkd_deploy.training.distribution import Processes, launch
 from qkd_deploy.training.methods.method_stage import method_networks, method_stage
 from qkd_deploy.training.methods.pretrain import pretrain_epochs, pretrain_stage
+from qkd_deploy.training.monitoring.bfloat16 import bfloat16_remark
 from qkd_deploy.training.monitoring.progress import NoProgress, RunProgress, progress_on_stderr
 from qkd_deploy.training.networks import networks_of_run, source_of
 from qkd_deploy.training.records import network_checkpoint

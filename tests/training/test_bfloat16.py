@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qkd_deploy.training.bfloat16 import bfloat16_remark
 from qkd_deploy.training.config import make_config
+from qkd_deploy.training.monitoring.bfloat16 import bfloat16_remark
 
 CIFAR = {"dataset": "cifar10"}
 
