@@ -15,10 +15,12 @@ import click
 from qkd_deploy.cli.ending import Terminated
 from qkd_deploy.cli.options import GroupedCommand, in_words, named, option, options_of, split_teacher
 from qkd_deploy.cli.printing import command_line, echo
+from qkd_deploy.cli.values import Choice
 from qkd_deploy.distill.methods import METHODS, OPEN
 from qkd_deploy.settings import Declaration
-from qkd_deploy.training.config import TrainConfig, make_config, read_config
-from qkd_deploy.training.recipes import RECIPES
+from qkd_deploy.training.config import TrainConfig, config_text, make_config, read_config
+from qkd_deploy.training.dataset_defaults import DATASET_DEFAULTS
+from qkd_deploy.training.recipes import read_recipe, recipe_names
 from qkd_deploy.workflows.next_command import model_option
 
 if TYPE_CHECKING:
@@ -27,12 +29,12 @@ if TYPE_CHECKING:
 _OPTIONS = [item.name for item in fields(TrainConfig) if item.name != "teacher_checkpoint"]
 """The teacher's weights are written behind its name."""
 
-_FIRST = ("dataset", "data_dir", "model", "teacher", "bits", "method", "epochs", "lr", "out", "resume")
+_FIRST = ("recipe", "dataset", "data_dir", "model", "teacher", "bits", "method", "epochs", "out", "resume")
 
 
 def _usual(declared: Declaration) -> str:
     """A default in words, with what data sets and methods have instead."""
-    others = {name: recipe[declared.name] for name, recipe in RECIPES.items() if declared.name in recipe}
+    others = {name: own[declared.name] for name, own in DATASET_DEFAULTS.items() if declared.name in own}
     default = declared.default
     if declared.name in OPEN:
         others |= {name: getattr(method, declared.name) for name, method in METHODS.items()}
@@ -50,6 +52,15 @@ def _usual(declared: Declaration) -> str:
     group="run",
     help="Settings as TOML, such as the `config.toml` of another run; options given here override them.",
 )
+@option(
+    "--recipe",
+    type=Choice(recipe_names()),
+    metavar="NAME",
+    group="run",
+    help=f"Settings of a run that docs/results.md reports: {', '.join(recipe_names())}. --config and options given "
+    "here override them.",
+)
+@option("--print-config", is_flag=True, group="run", help="Print all settings as TOML and end.")
 @option("--out", type=Path, group="run", help="Folder of the run.", usual="runs/DATASET-MODEL-METHOD-BITS")
 @option(
     "--resume",
@@ -58,7 +69,15 @@ def _usual(declared: Declaration) -> str:
     help="Continue the run in `--out` from its last epoch, with its own settings.",
 )
 @option("--json", "as_json", is_flag=True, group="run", help="Print the result as JSON.")
-def command(config_file: Path | None, out: Path | None, resume: bool, as_json: bool, **options: Any) -> None:
+def command(
+    config_file: Path | None,
+    recipe: str | None,
+    print_config: bool,
+    out: Path | None,
+    resume: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train a quantized student, with or without a teacher.
 
     Without options it trains a small network at W4A4 on the embedded digits, in about a minute or two. Progress goes to
@@ -67,7 +86,11 @@ def command(config_file: Path | None, out: Path | None, resume: bool, as_json: b
     from qkd_deploy.training.run import train
     from qkd_deploy.training.run_folder import config_of_run
 
-    given = {**(read_config(config_file) if config_file else {}), **_given(options)}
+    named_recipe = read_recipe(recipe) if recipe else {}
+    given = {**named_recipe, **(read_config(config_file) if config_file else {}), **_given(options)}
+    if print_config:
+        echo(config_text(make_config(given)).rstrip("\n"))
+        return
     folder = out or _default_folder(make_config(given))
     if resume:
         given = {**asdict(config_of_run(folder)), **given}

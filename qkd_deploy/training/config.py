@@ -16,8 +16,8 @@ from qkd_deploy.mixed_precision.settings import BudgetSettings
 from qkd_deploy.quantizers.ewgs_options import EwgsOptions
 from qkd_deploy.quantizers.settings import QuantizerSettings
 from qkd_deploy.settings import declarations, read_toml, require_known
+from qkd_deploy.training.dataset_defaults import defaults_for
 from qkd_deploy.training.groups import MethodChoice, Networks, Optimisation, Pretraining, Running, TrainingData
-from qkd_deploy.training.recipes import recipe_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def make_config(given: Mapping[str, Any]) -> TrainConfig:
         UserError: an unknown key (with a suggestion), or a value of the wrong type or out of range.
     """
     require_known(given, TrainConfig)
-    settings = {**recipe_for(str(given.get("dataset", "digits"))), **given}
+    settings = {**defaults_for(str(given.get("dataset", "digits"))), **given}
     if method_named(str(settings.get("method", TrainConfig.method))).teacher_is_student:
         _take_student_as_teacher(settings, given)
     return TrainConfig(**settings)
@@ -104,11 +104,15 @@ def read_config(path: Path | str) -> dict[str, Any]:
     return settings
 
 
-def write_config(config: TrainConfig, path: Path | str) -> None:
-    """Write every setting to a TOML file, from which ``make_config(read_config(path))`` gives an equal value."""
+def config_text(config: TrainConfig) -> str:
+    """Every setting as TOML, from which ``make_config(read_config(path))`` gives an equal value."""
     import tomli_w
 
     settings = {item.name: getattr(config, item.name) for item in declarations(TrainConfig)}
+    return tomli_w.dumps({name: value for name, value in settings.items() if value is not None})
+
+
+def write_config(config: TrainConfig, path: Path | str) -> None:
+    """Write ``config_text`` to a file."""
     with atomic_write(path) as temporary:
-        text = tomli_w.dumps({name: value for name, value in settings.items() if value is not None})
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(config_text(config), encoding="utf-8")

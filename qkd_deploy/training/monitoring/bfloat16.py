@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qkd_deploy.provenance import cpu_flags
 from qkd_deploy.training.config import TrainConfig
-from qkd_deploy.training.recipes import recipe_for
+from qkd_deploy.training.dataset_defaults import defaults_for
 
 _UNITS = ("amx_bf16", "avx512_bf16", "bf16")
 """Of x86, and of arm64; the first that a CPU has."""
@@ -22,7 +22,7 @@ def bfloat16_remark(config: TrainConfig, device: str, cpuinfo: Path = Path("/pro
         device: type of device that it trains on.
         cpuinfo: what the CPU says of itself.
     """
-    if device != "cpu" or config.precision != "fp32" or recipe_for(config.dataset):
+    if device != "cpu" or config.precision != "fp32" or defaults_for(config.dataset):
         return ""
     unit = next((unit for unit in _UNITS if unit in cpu_flags(cpuinfo)), None)
     if unit is None:

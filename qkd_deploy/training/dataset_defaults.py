@@ -19,10 +19,10 @@ _DIGITS: dict[str, Any] = {
     "threads": 1,
 }
 
-RECIPES = MappingProxyType({"digits": _DIGITS})
+DATASET_DEFAULTS = MappingProxyType({"digits": _DIGITS})
 """By data set the settings of ``TrainConfig`` that replace its general defaults."""
 
 
-def recipe_for(dataset: str) -> dict[str, Any]:
+def defaults_for(dataset: str) -> dict[str, Any]:
     """Settings of ``TrainConfig`` that replace its general defaults for ``dataset``; empty for most."""
-    return dict(RECIPES.get(dataset, {}))
+    return dict(DATASET_DEFAULTS.get(dataset, {}))
