@@ -54,7 +54,7 @@ _SETTINGS = [item.name for item in fields(PostTraining) if item.name not in _NAM
     type=TargetName(),
     default="ort",
     help="The runtime that the file is for: `ort` (ONNX Runtime), `ort-mobile` (its `.ort` format), `openvino`, "
-    "`litert`, or what another package registers. The file is run there before it is written.",
+    "`litert`, `qnn`, or what another package registers. The file is run there before it is written.",
 )
 @option(
     "--weights",

@@ -73,15 +73,23 @@ def as_data(report: TargetReport) -> dict[str, Any]:
         "differing_codes": off.differing,
         "steps_off": off.worst,
         "tolerance": report.tolerance,
+        "agreement": off.agreement,
         "kernels": [asdict(kernel) for kernel in report.kernels],
         "tail": list(report.tail),
         "beside": list(map(str, report.beside)),
     }
 
 
+def _agreed(report: TargetReport) -> str:
+    """How many classes stay the same, where outputs may differ."""
+    off = report.steps_off
+    return f", {off.agreeing} of {off.classified} classes the same" if report.tolerance and off.classified else ""
+
+
 def _print(report: TargetReport) -> None:
     allowed = f" ({report.tolerance} allowed)" if report.tolerance else ""
-    echo(f"ran in {report.title} {report.runtime}: {report.steps_off.in_words()}{allowed} on golden inputs")
+    off = report.steps_off
+    echo(f"ran in {report.title} {report.runtime}: {off.in_words()}{allowed} on golden inputs{_agreed(report)}")
     for integer, where in ((True, "in integers"), (False, "in float")):
         counted = [f"{kernel.count} {kernel.name}" for kernel in report.kernels if kernel.integer is integer]
         if counted:

@@ -96,6 +96,10 @@ class EmitContext:
         moved = self.builder.add(operator, operands, f"{node.name}.moved", node=node.name, attributes=attributes)
         return self.dequantize(node, params, moved)
 
+    def moved(self, node: Node, value: ir.Value) -> ir.Value:
+        """The result of an operator that only moved elements: as it is, for the runtime moves the codes instead."""
+        return value
+
     def quantized(self, node: Node, value: ir.Value) -> ir.Value:
         """Put a float value on the grid of the node's quantizer; returns the dequantized value."""
         params = self.params(node)

@@ -7,6 +7,7 @@ a per-channel ``DequantizeLinear`` with explicit zero points, biases int32 behin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from qkd_deploy.export.context import EmitContext
+from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.ops import EMITTERS, NOT_WRITTEN
 from qkd_deploy.export.ops.constants import emit_constant, evaluate_constant
@@ -35,7 +37,13 @@ class Emitted:
 
 
 def emit(
-    frozen: FrozenModel, *, weights: str = "int8", input_type: str = "float32", open_sizes: bool = False
+    frozen: FrozenModel,
+    *,
+    weights: str = "int8",
+    input_type: str = "float32",
+    open_sizes: bool = False,
+    context: type[EmitContext] = EmitContext,
+    emitters: Mapping[str, Emitter] = EMITTERS,
 ) -> Emitted:
     """Write a frozen model as ONNX.
 
@@ -44,11 +52,13 @@ def emit(
         weights: "int8" or "packed" (INT4 or INT2 where the bits allow it).
         input_type: "float32", or "uint8" for inputs that are the codes themselves.
         open_sizes: write what can be written for all sizes of images so (``with_open_sizes``).
+        context: how tensors are written, where that is not for ONNX Runtime's CPU kernels.
+        emitters: how kinds of nodes are written.
 
     Raises:
         UserError: an operation that ONNX cannot express.
     """
-    ctx, graph = EmitContext(frozen, weights, input_type, open_sizes), frozen.graph
+    ctx, graph = context(frozen, weights, input_type, open_sizes), frozen.graph
     constants = graph.constants()
     for node in graph.nodes:
         if node.kind in NOT_WRITTEN:
@@ -58,21 +68,23 @@ def emit(
         if node.shape is None:
             emit_results(ctx, node)
         else:
-            ctx.values[node.name] = emit_constant(ctx, node) if node.name in constants else _emit_node(ctx, node)
+            known = node.name in constants
+            ctx.values[node.name] = emit_constant(ctx, node) if known else _emit_node(ctx, node, emitters[node.kind])
     model = ctx.builder.model(ctx.inputs, _outputs(ctx))
     _name_batch(graph, model)
     return Emitted(model, tuple(ctx.tensors), tuple(ctx.layers))
 
 
-def _emit_node(ctx: EmitContext, node: Node) -> ir.Value:
+def _emit_node(ctx: EmitContext, node: Node, emitter: Emitter) -> ir.Value:
     """Append a node and its quantizer, if it has one; returns its float (dequantized) value."""
-    emitter = EMITTERS[node.kind]
     value = emitter.function(ctx, node)
     if node.quantizer is not None:
         return value if emitter.quantizes else ctx.quantized(node, value)
     first = node.inputs[0] if node.inputs else ""
-    if operator_of(node).moves_codes and first in ctx.grids:
-        ctx.grids.setdefault(node.name, ctx.grids[first])
+    if operator_of(node).moves_codes:
+        if first in ctx.grids:
+            ctx.grids.setdefault(node.name, ctx.grids[first])
+        value = ctx.moved(node, value)
     return _clipped(ctx, node, value)
 
 

@@ -32,15 +32,15 @@ _KERNELS = {"Conv": "QLinearConv", "Gemm": "QGemm"}
 
 def emit_conv(ctx: EmitContext, node: Node) -> ir.Value:
     """Append a convolution; in integers only where its result has a quantizer."""
-    operand, codes = ctx.values[node.inputs[0]], _weight_codes(ctx, node)
-    attributes = _conv_attributes(ctx.frozen.network.get_submodule(str(node.target)))
+    operand, codes = ctx.values[node.inputs[0]], weight_codes(ctx, node)
+    attributes = conv_attributes(ctx.frozen.network.get_submodule(str(node.target)))
     integer = node.source is not None and node.quantizer is not None
     if integer:
         wide = align_input_channels(ctx.builder, node.name, operand, ctx.shape(node.inputs[0]), codes, attributes)
         operand, codes, attributes = wide.operand, wide.weight, wide.attributes
-    operands = [operand, *_weight_and_bias(ctx, node, codes)]
+    operands = [operand, *weight_and_bias(ctx, node, codes)]
     value = ctx.builder.add("Conv", operands, f"{node.name}.float", node=node.name, attributes=attributes)
-    _record_layer(ctx, node, "Conv", integer=integer)
+    record_layer(ctx, node, "Conv", integer=integer)
     return value
 
 
@@ -48,34 +48,40 @@ def emit_linear(ctx: EmitContext, node: Node) -> ir.Value:
     """Append a linear layer: a convolution where it has codes in and out and reads tokens, else Gemm."""
     if node.is_on_tokens:
         return _emit_on_tokens(ctx, node)
-    codes = _weight_codes(ctx, node)
-    operands = [ctx.values[node.inputs[0]], *_weight_and_bias(ctx, node, codes)]
+    codes = weight_codes(ctx, node)
+    operands = [ctx.values[node.inputs[0]], *weight_and_bias(ctx, node, codes)]
     value = _gemm(ctx.builder, node, codes.shape[1], operands)
-    _record_layer(ctx, node, "Gemm", integer=node.source is not None)
+    record_layer(ctx, node, "Gemm", integer=node.source is not None)
     return value if node.quantizer is None else ctx.quantized(node, value)
 
 
 def _emit_on_tokens(ctx: EmitContext, node: Node) -> ir.Value:
     """A linear layer as a 1x1 convolution over an image of its tokens; returns the dequantized tokens."""
-    params, image, codes = ctx.params(node), image_of_tokens(ctx, node), _weight_codes(ctx, node)
-    operands = [image, *_weight_and_bias(ctx, node, codes.reshape(*codes.shape, 1, 1))]
+    params, image, codes = ctx.params(node), image_of_tokens(ctx, node), weight_codes(ctx, node)
+    operands = [image, *weight_and_bias(ctx, node, codes.reshape(*codes.shape, 1, 1))]
     value = ctx.builder.add("Conv", operands, f"{node.name}.float", node=node.name, attributes=POINTWISE)
-    _record_layer(ctx, node, "Conv", integer=True)
+    record_layer(ctx, node, "Conv", integer=True)
     return ctx.record(node, params, tokens_of_image(ctx, node, ctx.quantize(node, params, value)))
 
 
-def _weight_codes(ctx: EmitContext, node: Node) -> npt.NDArray[np.int8]:
+def weight_codes(ctx: EmitContext, node: Node) -> npt.NDArray[np.int8]:
+    """The weight codes of a layer."""
     codes: npt.NDArray[np.int8] = ctx.frozen.layer(node).codes.cpu().numpy()
     return codes
 
 
-def _weight_and_bias(ctx: EmitContext, node: Node, codes: npt.NDArray[np.int8]) -> tuple[ir.Value, ir.Value]:
-    """The weight in real units, from codes in the shape that the operator takes, and the bias."""
+def weight_and_bias(
+    ctx: EmitContext, node: Node, codes: npt.NDArray[np.int8], *, finer: int = 0
+) -> tuple[ir.Value, ir.Value]:
+    """The weight in real units, from codes in the shape that the operator takes, and the bias.
+
+    ``finer``: bits by which steps of the operand, and with them those of the bias, are finer than the layer's.
+    """
     layer = ctx.frozen.layer(node)
     owner = _owner(ctx, node)
     stored = emit_weight_codes(ctx.builder, node.name, codes, layer, ctx.weights, owner)
     weight = dequantize_weight(ctx.builder, node.name, stored, layer.scale.cpu().numpy(), owner)
-    return weight, _bias(ctx, node, layer)
+    return weight, _bias(ctx, node, layer, finer)
 
 
 def _owner(ctx: EmitContext, node: Node) -> Hashable:
@@ -96,15 +102,16 @@ def dequantize_weight(
     return builder.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.weight", attributes={"axis": 0})
 
 
-def _bias(ctx: EmitContext, node: Node, layer: IntegerLayer) -> ir.Value:
+def _bias(ctx: EmitContext, node: Node, layer: IntegerLayer, finer: int) -> ir.Value:
     """int32 on the grid ``f32(s_x * s_w)``; float where the input is float."""
     name, b, values = node.name, ctx.builder, layer.bias.cpu().numpy()
+    values = values << finer if finer else values
     codes = b.constant(f"{name}.bias", values)
     if node.source is None:
         return codes
     scale = ctx.frozen.grid(node.source).scale.cpu().numpy() * layer.scale.cpu().numpy()
     constants = [
-        b.constant(f"{name}.bias_scale", scale.astype(np.float32)),
+        b.constant(f"{name}.bias_scale", scale.astype(np.float32) / np.float32(2**finer)),
         b.constant(f"{name}.bias_zero_point", np.zeros(len(values), np.int32), owner=_owner(ctx, node)),
     ]
     output = f"{name}.bias_dequantized"
@@ -123,7 +130,8 @@ def _gemm(builder: GraphBuilder, node: Node, features: int, operands: list[ir.Va
     return builder.add("Reshape", [product, target], f"{name}.float", node=f"{name}.columns")
 
 
-def _conv_attributes(conv: nn.Module) -> dict[str, Any]:
+def conv_attributes(conv: nn.Module) -> dict[str, Any]:
+    """The attributes of a convolution."""
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d))
     pads = paddings(conv)
     return {
@@ -135,7 +143,7 @@ def _conv_attributes(conv: nn.Module) -> dict[str, Any]:
     }
 
 
-def _record_layer(ctx: EmitContext, node: Node, operator: str, *, integer: bool) -> None:
+def record_layer(ctx: EmitContext, node: Node, operator: str, *, integer: bool) -> None:
     """Enter a layer in the table of layers."""
     layer = ctx.frozen.layer(node)
     kernel = _KERNELS[operator] if integer else f"{operator} (float)"

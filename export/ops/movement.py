@@ -69,7 +69,7 @@ def emit_border(ctx: EmitContext, node: Node) -> ir.Value:
     codes = ctx.codes(operand)
     fills = values if codes is None else _stored(ctx.grids[operand].params, values)
     whole = codes or ctx.values[operand]
-    parts = [whole] if len(set(fills.tolist())) == 1 else _channels(ctx, node, whole, len(fills))
+    parts = [whole] if len(set(fills.tolist())) == 1 else channels_of(ctx, node, whole, len(fills))
     pads = ctx.builder.constant(f"{node.name}.pads", np.array(node.kwargs["amounts"], np.int64).T.reshape(-1))
     padded = []
     for number, (part, fill) in enumerate(zip(parts, fills, strict=False)):
@@ -84,7 +84,7 @@ def _stored(params: QuantParams, values: npt.NDArray[np.float32]) -> npt.NDArray
     return params.store(params.quantize(torch.from_numpy(values).to(params.scale.device)))
 
 
-def _channels(ctx: EmitContext, node: Node, value: ir.Value, count: int) -> list[ir.Value]:
+def channels_of(ctx: EmitContext, node: Node, value: ir.Value, count: int) -> list[ir.Value]:
     """The channels of images, one by one."""
     b, axis = ctx.builder, ctx.builder.integers(f"{node.name}.axis", [1])
     ends = [b.integers(f"{node.name}.channel_{number}", [number]) for number in range(count + 1)]

@@ -77,7 +77,7 @@ def emit_bilinear(ctx: EmitContext, node: Node) -> ir.Value:
     order, and the border is cut off.
     """
     if node.quantizer is None:
-        return _smooth_resize(ctx, node)
+        return smooth_resize(ctx, node)
     (channels, height, width), (rows, columns) = ctx.shape(node.inputs[0])[1:], node.kwargs["factors"]
     b, name, do = ctx.builder, node.name, partial(ctx.builder.step, node.name)
     pads = b.integers(f"{name}.pads", [0, 0, 1, 1] * 2)
@@ -106,7 +106,8 @@ def _between_pixels(ctx: EmitContext, node: Node, single: ir.Value) -> ir.Value:
     return b.step(name, "Conv", [b.step(name, "DequantizeLinear", [single, *source], "pixels"), weight], "float")
 
 
-def _smooth_resize(ctx: EmitContext, node: Node) -> ir.Value:
+def smooth_resize(ctx: EmitContext, node: Node) -> ir.Value:
+    """Bilinear upsampling as one operator, in float."""
     scales = ctx.builder.constant(f"{node.name}.scales", np.array([1, 1, *node.kwargs["factors"]], np.float32))
     attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     operands = [ctx.values[node.inputs[0]], None, scales]

@@ -16,7 +16,7 @@ from qkd_deploy.export.settings import ORT
 from qkd_deploy.export.targets.target import Target
 
 GROUP = "qkd_deploy.targets"
-_OWN = ("ort-mobile", "openvino", "litert")
+_OWN = ("ort-mobile", "openvino", "litert", "qnn")
 
 
 def target_names() -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from qkd_deploy.export.targets.record import TargetRecord
 
 MOST = 255
 """Steps of a whole grid; what has another shape or is no number is that far off."""
+_ROWS = 2
+"""Dimensions of the scores of classes."""
 _LAST_BITS = 1e-6
 """Of the largest value: logits are sums of codes times a scale plus a bias, rounded in float32 in some order."""
 
@@ -24,6 +26,7 @@ class StepsOff:
         compared, differing: output values; those on no grid differ where more than their last bits do.
         worst: steps, at most.
         counts: values by the steps that they are off, 0 to 255.
+        classified, agreeing: samples whose first output are scores of classes, and those of them of the same class.
     """
 
     record: TargetRecord
@@ -31,6 +34,8 @@ class StepsOff:
     differing: int = 0
     worst: int = 0
     counts: np.ndarray = field(default_factory=lambda: np.zeros(MOST + 1, np.int64))
+    classified: int = 0
+    agreeing: int = 0
 
     def add(self, expected: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> None:
         """Compare all outputs of a batch."""
@@ -40,6 +45,14 @@ class StepsOff:
             self.differing += int(np.count_nonzero(steps) if end.scale is not None else _unequal(mine, other))
             self.worst = max(self.worst, int(steps.max(initial=0)))
             self.counts += np.bincount(steps.ravel(), minlength=MOST + 1)
+        if len(expected) and expected[0].ndim == _ROWS and expected[0].shape == np.shape(got[0]):
+            self.classified += len(expected[0])
+            self.agreeing += int(np.count_nonzero(expected[0].argmax(1) == np.asarray(got[0]).argmax(1)))
+
+    @property
+    def agreement(self) -> float | None:
+        """Percent of the samples that are given the same class; None where there are no classes."""
+        return 100.0 * self.agreeing / self.classified if self.classified else None
 
     def in_words(self) -> str:
         """Say how many differ, and by how much."""

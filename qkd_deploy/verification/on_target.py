@@ -25,8 +25,6 @@ from qkd_deploy.verification.report import VerificationReport
 from qkd_deploy.verification.source import Source, from_arrays, from_dataset, from_golden
 
 _BATCH = 64
-_ROWS = 2
-"""Dimensions of the scores of classes."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +161,15 @@ def _judged(name: str, off: StepsOff, subject: Subject, where: str) -> Level:
     allowed = subject.record.tolerance
     failed = off.worst > allowed or (not allowed and off.differing)
     told = f"{off.in_words()} between the integer model and {subject.target.title} {where}"
-    return Level(name, "failed" if failed else "passed", (told + (f"; {allowed} allowed" if allowed else ""),))
+    if allowed:
+        told += f"; {allowed} allowed"
+        told += "" if off.agreement is None else f", classes agree on {off.agreement:.2f} %"
+    return Level(name, "failed" if failed else "passed", (told,))
 
 
 def _codes(subject: Subject, running: TargetProcess, source: Source, report: VerificationReport) -> Iterator[Level]:
     """Outputs on all samples, and what the task measures of each side."""
-    names, off, same = [end.name for end in subject.record.inputs], StepsOff(subject.record), list[np.ndarray]()
+    names, off = [end.name for end in subject.record.inputs], StepsOff(subject.record)
     tally = Tally(OutputsComparison({end.name: False for end in subject.record.outputs}, 1.0), source.data)
     for batch in source.batches(_BATCH):
         feeds = [batch.feeds[name] for name in names]
@@ -176,8 +177,6 @@ def _codes(subject: Subject, running: TargetProcess, source: Source, report: Ver
         if subject.expected is not None:
             sides["frozen"] = outputs_of(subject.expected.frozen, subject.record, feeds)
             off.add(sides["frozen"], sides["runtime"])
-            if sides["frozen"][0].ndim == _ROWS:
-                same.append(np.equal(*(outputs[0].argmax(axis=1) for outputs in sides.values())))
         tally.add(sides, batch.samples, batch.labels)
     report.images = tally.images
     if subject.expected is None:
@@ -185,13 +184,12 @@ def _codes(subject: Subject, running: TargetProcess, source: Source, report: Ver
     else:
         report.compared_codes, report.differing_codes, report.steps_off = off.compared, off.differing, off.worst
         yield _judged("codes", off, subject, f"on {report.images} inputs")
-    yield from _measured(tally, same, report, subject)
+    yield from _measured(tally, off, report, subject)
 
 
-def _measured(tally: Tally, same: list[np.ndarray], report: VerificationReport, subject: Subject) -> Iterator[Level]:
+def _measured(tally: Tally, off: StepsOff, report: VerificationReport, subject: Subject) -> Iterator[Level]:
     """Accuracy, or what else the task measures, and the agreement of classes."""
-    if same:
-        report.agreement = 100.0 * float(np.concatenate(same).mean())
+    report.agreement = off.agreement
     agreed = "" if report.agreement is None else f"; classes agree on {report.agreement:.2f} % of the images"
     report.figures = tally.figures
     if not report.figures:

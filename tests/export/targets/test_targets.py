@@ -100,7 +100,7 @@ def test_builders_of_a_reduced_runtime_get_its_operators(checkpoint: Path, tmp_p
 
 
 def test_a_registered_target_is_listed_and_taken_by_the_commands(checkpoint: Path, tmp_path: Path) -> None:
-    assert target_names() == ("ort", "ort-mobile", "openvino", "litert", "fake")
+    assert target_names() == ("ort", "ort-mobile", "openvino", "litert", "qnn", "fake")
     done = cli("export", checkpoint, "--target", "fake", "--model", FACTORY, "--output", tmp_path / "m.fake")
     assert done.exception is None and not done.return_value, done.output
     assert "ran in Fake Runtime 0.1: 0 of 10 output codes differ on golden inputs" in done.output
@@ -253,6 +253,6 @@ def test_a_registered_target_that_does_not_import(tmp_path: Path, monkeypatch: p
     assert "broken" in target_names() and "no_such_module" not in sys.modules
     (info / "entry_points.txt").unlink()  # uninstalled
     with pytest.raises(
-        UserError, match="there is no target 'broken'; choose one of ort, ort-mobile, openvino, litert, fake"
+        UserError, match="there is no target 'broken'; choose one of ort, ort-mobile, openvino, litert, qnn, fake"
     ):
         target_named("broken")

@@ -1,0 +1,77 @@
+"""The graph under construction for accelerators: every operator stands between codes and codes.
+
+From such units their providers read what is computed in integers; none takes an operator on uint8 itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qkd_deploy.export.context import EmitContext, stored_range
+from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.quantized import QuantParams
+
+Steps = tuple[ir.Value, ir.Value]
+"""Scale and zero point."""
+
+
+@dataclass
+class PairedContext(EmitContext):
+    """What emitters read and add to, with pairs of QuantizeLinear and DequantizeLinear behind every operator.
+
+    Attributes:
+        wide: by tensor with codes of 16 bits, their scale and zero point.
+    """
+
+    wide: dict[str, Steps] = field(default_factory=dict)
+
+    def steps_of(self, tensor: str) -> Steps | None:
+        """Scale and zero point of a tensor's codes; None where it stays in float."""
+        return self.scale_and_zero_point(*self.grids[tensor]) if tensor in self.grids else self.wide.get(tensor)
+
+    def pair(self, name: str, value: ir.Value, steps: Steps | None) -> ir.Value:
+        """Put a value on a grid and read it again; as it is where there is none."""
+        if steps is None:
+            return value
+        codes = self.builder.add("QuantizeLinear", [value, *steps], f"{name}.quantized", node=name)
+        return self.builder.add("DequantizeLinear", [codes, *steps], f"{name}.dequantized", node=name)
+
+    def move(
+        self, node: Node, operator: str, rest: Sequence[ir.Value | None], *, zero_last: bool = False, **attributes: Any
+    ) -> ir.Value:
+        """Append an operator that only moves elements, on floats; ``moved`` puts them on their grid again."""
+        operands = [self.values[node.inputs[0]], *rest]
+        return self.builder.add(operator, operands, f"{node.name}.float", node=node.name, attributes=attributes)
+
+    def moved(self, node: Node, value: ir.Value) -> ir.Value:
+        """The result of an operator that only moved elements, on the grid that they are on."""
+        operand = node.inputs[0] if node.inputs else ""
+        if operand in self.wide:
+            self.wide[node.name] = self.wide[operand]
+        return self.pair(f"{node.name}.moved", value, self.steps_of(operand))
+
+    def quantize(
+        self,
+        node: Node,
+        params: QuantParams,
+        value: ir.Value,
+        *,
+        made: QuantParams | None = None,
+        scale: ir.Value | None = None,
+    ) -> ir.Value:
+        """Append QuantizeLinear and, where codes do not take all of a byte, a Clip on what they stand for."""
+        name, b, steps = node.name, self.builder, self.scale_and_zero_point(node.name, params)
+        codes = b.add("QuantizeLinear", [value, *steps], f"{name}.quantized", node=name)
+        lo, hi = stored_range(params)
+        if hi == 255 and (lo == 0 or params.bounded_below):
+            return codes
+        whole = b.add("DequantizeLinear", [codes, *steps], f"{name}.unclipped", node=name)
+        ends = (("lowest", params.lo), ("highest", params.hi))
+        limits = [b.scalar(f"{name}.{key}", end * float(params.scale), np.float32) for key, end in ends]
+        clipped = b.add("Clip", [whole, *limits], f"{name}.clipped", node=name)
+        return b.add("QuantizeLinear", [clipped, *steps], f"{name}.codes", node=name)
