@@ -26,6 +26,7 @@ from qkd_deploy.export.metadata import (
     DecodeRecord,
     Golden,
     GoldenInput,
+    GoldenOutput,
     LayerRecord,
     Metadata,
     TensorRecord,
@@ -218,14 +219,14 @@ def build_model(
         )
         emitted = replace(emitted, model=written)
     write_for(emitted.model, opset or emitted.model.opset_import[0].version)
-    golden, examples = _golden(frozen, input, described.get("normalization"))
+    golden, examples, outputs = _golden(frozen, input, described.get("normalization"))
     full = Metadata(
         version=qkd_deploy.__version__,
         weights=weights,
         input=input,
         tensors=emitted.tensors,
         layers=emitted.layers,
-        golden=golden if parts.record is None else _without_known_outputs(golden, frozen),
+        golden=golden,
         requires_onnxruntime=tried_runtime(emitted.model),
         tail=tuple(node.name for node in frozen.graph.nodes if node.tail),
         decode=parts.record,
@@ -233,8 +234,8 @@ def build_model(
     )
     write_metadata(emitted.model, full)
     _require_readable(emitted.model)
-    trial_run(emitted.model, golden.inputs, golden.outputs)
-    finish_decode(parts, emitted.model, file, golden.outputs, _arrays(whole(*examples)))
+    trial_run(emitted.model, golden.inputs, outputs)
+    finish_decode(parts, emitted.model, file, outputs, _arrays(whole(*examples)))
     if parts.decode is not None:
         _require_readable(parts.decode)
     return emitted.model, Built(emitted.model, emitted.tensors, emitted.layers, whole, parts.decode)
@@ -262,8 +263,8 @@ def _known_of(model: PreparedModel | FrozenModel) -> dict[str, Any]:
 
 def _golden(
     frozen: FrozenModel, input_type: str, normalization: Mapping[str, Any] | None
-) -> tuple[Golden, list[torch.Tensor]]:
-    """Codes and outputs of two images of noise, and these images as the network takes them."""
+) -> tuple[Golden, list[torch.Tensor], tuple[np.ndarray, ...]]:
+    """What is recorded of two images of noise, these images as the network takes them, and its outputs for them."""
     recipes: list[GoldenInput] = []
     tensors: list[torch.Tensor] = []
     for name in frozen.graph.inputs:
@@ -282,12 +283,8 @@ def _golden(
         raw = input_type == "uint8" and node.quantizer is not None
         recipes.append(replace(recipe, scale=None) if raw else recipe)
     codes_of = {name: array_digest(array) for name, array in frozen.codes(*tensors).items()}
-    return Golden(tuple(recipes), codes_of, _arrays(frozen(*tensors))), tensors
-
-
-def _without_known_outputs(golden: Golden, frozen: FrozenModel) -> Golden:
-    """Leave out the maps at a cut where their codes are recorded: at 640 pixels they would be most of the file."""
-    return replace(golden, outputs=()) if golden.codes.keys() >= set(frozen.graph.outputs()) else golden
+    outputs = _arrays(frozen(*tensors))
+    return Golden(tuple(recipes), codes_of, tuple(map(GoldenOutput.of, outputs))), tensors, outputs
 
 
 def _arrays(output: Any) -> tuple[np.ndarray, ...]:

@@ -16,7 +16,7 @@ from qkd_deploy.export.metadata.entries import (
     write_decode_metadata,
     write_metadata,
 )
-from qkd_deploy.export.metadata.golden import Golden, GoldenInput
+from qkd_deploy.export.metadata.golden import Golden, GoldenInput, GoldenOutput
 from qkd_deploy.export.metadata.records import (
     DecodeMetadata,
     DecodeRecord,
@@ -35,6 +35,7 @@ __all__ = [
     "Digests",
     "Golden",
     "GoldenInput",
+    "GoldenOutput",
     "LayerRecord",
     "Metadata",
     "TensorRecord",

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict
 
+from qkd_deploy.export.metadata.digests import array_digest
 from qkd_deploy.export.metadata.fields import EXACT, Byte, Positive, Size, Whole
 from qkd_deploy.pixels.arrays import normalized
 from qkd_deploy.pixels.normalization import Normalization
+
+_MOST_VALUES = 2**12
+"""Of an output that is recorded as it is, and of what is recorded of a larger one."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,60 @@ class GoldenInput:
 
 
 @dataclass(frozen=True)
+class GoldenOutput:
+    """What a file holds of an output: all of a small one; of a map every n-th place, and a digest of all of it.
+
+    Attributes:
+        values: of the output, or of every n-th place along its long dimensions.
+        shape: of the output.
+        digest: of all values (``array_digest``); "" where ``values`` are all.
+    """
+
+    values: np.ndarray
+    shape: tuple[int, ...]
+    digest: str = ""
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> GoldenOutput:
+        """Take what is to be recorded of an output."""
+        if array.size <= _MOST_VALUES:
+            return cls(array, array.shape)
+        return cls(array[every_nth(array.shape)], array.shape, _digest(array))
+
+    def part_of(self, found: np.ndarray) -> np.ndarray:
+        """Those of the values found that stand where ``values`` do; all of them where the shape is another one."""
+        return found[every_nth(self.shape)] if self.digest and found.shape == self.shape else found
+
+    def holds(self, found: np.ndarray) -> bool:
+        """Say if all values found are the recorded ones, in every bit; what ``values`` cannot tell is taken for so."""
+        return not self.digest or (found.shape == self.shape and _digest(found) == self.digest)
+
+
+def every_nth(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Places that are recorded of a map: all of the batch, and as many along the other dimensions as there is room for.
+
+    Rows, columns and channels stay what they are, so that a changed channel is seen as one.
+    """
+    steps = [1] * len(shape)
+    kept = list(shape)
+    while math.prod(kept) > _MOST_VALUES and max(kept[1:], default=1) > 1:
+        longest = max(range(1, len(shape)), key=kept.__getitem__)
+        steps[longest] += 1
+        kept[longest] = -(-shape[longest] // steps[longest])
+    return tuple(slice(None, None, step) for step in steps)
+
+
+def _digest(array: np.ndarray) -> str:
+    return array_digest(np.add(array, 0, dtype=array.dtype))  # one kind of zero
+
+
+@dataclass(frozen=True)
 class Golden:
     """How to make the inputs, the outputs in graph order (one batch each), and digests of the codes by tensor name."""
 
     recipes: tuple[GoldenInput, ...]
     codes: dict[str, str]
-    outputs: tuple[np.ndarray, ...]
+    outputs: tuple[GoldenOutput, ...]
 
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:
@@ -73,13 +127,18 @@ def encode_golden(golden: Golden) -> dict[str, Any]:
     return {
         "inputs": [_encode_recipe(recipe) for recipe in golden.recipes],
         "codes": golden.codes,
-        "outputs": [encode_array(array) for array in golden.outputs],
+        "outputs": [_encode_output(output) for output in golden.outputs],
     }
 
 
 def _encode_recipe(recipe: GoldenInput) -> dict[str, Any]:
     """A recipe as plain data, without a normalisation and a type where there are none."""
     return {key: value for key, value in asdict(recipe).items() if key not in ("normalization", "dtype") or value}
+
+
+def _encode_output(output: GoldenOutput) -> str | dict[str, Any]:
+    values = encode_array(output.values)
+    return {"shape": output.shape, "digest": output.digest, "values": values} if output.digest else values
 
 
 def encode_array(array: np.ndarray) -> str:

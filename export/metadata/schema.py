@@ -18,8 +18,8 @@ from typing_extensions import TypedDict
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.metadata.digests import Digests
-from qkd_deploy.export.metadata.fields import EXACT, Positive
-from qkd_deploy.export.metadata.golden import Golden, GoldenInput
+from qkd_deploy.export.metadata.fields import EXACT, Positive, Size
+from qkd_deploy.export.metadata.golden import Golden, GoldenInput, GoldenOutput, every_nth
 from qkd_deploy.export.metadata.records import DecodeRecord, DecodesRecord, LayerRecord, TensorRecord
 from qkd_deploy.gate.names import PREFIX
 from qkd_deploy.pixels.normalization import Normalization
@@ -28,7 +28,7 @@ from qkd_deploy.pixels.preprocessing import INTERPOLATIONS
 _T = TypeVar("_T")
 _LARGEST_CODE = 255
 _LARGEST_INPUT = 2**27
-"""Elements of a golden input."""
+"""Elements of a golden input, or output."""
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00..{'descr': '(?P<kind>[<|][fiu][1248]|\|b1)', 'fortran_order': False, "
     rb"'shape': \((?P<shape>[0-9, ]{0,200})\), } *\n",
@@ -68,12 +68,21 @@ class PreprocessingEntry(TypedDict):
 
 
 @with_config(EXACT)
+class OutputEntry(TypedDict):
+    """Some values of a large output, as base64 text of their .npy form, and a digest of all."""
+
+    shape: tuple[Size, ...]
+    digest: Annotated[str, Field(min_length=1)]
+    values: str
+
+
+@with_config(EXACT)
 class GoldenEntry(TypedDict):
-    """Golden results, with outputs as base64 text of their .npy form."""
+    """Golden results, with outputs as base64 text of their .npy form, or parts of them."""
 
     inputs: Annotated[tuple[GoldenInput, ...], Field(min_length=1)]
     codes: dict[str, str]
-    outputs: tuple[str, ...]
+    outputs: tuple[str | OutputEntry, ...]
 
 
 assert set(INTERPOLATIONS) == {"bilinear", "bicubic"}
@@ -136,7 +145,7 @@ def parsed_golden(entries: Mapping[str, str]) -> Golden | None:
             raise damaged("golden", f"a range of {recipe.lo} .. {recipe.hi}, or a shape of {list(recipe.shape)}")
         if recipe.normalization is not None:
             _require_normalization("golden", recipe.normalization)
-    return Golden(found["inputs"], found["codes"], tuple(map(_array_of, found["outputs"])))
+    return Golden(found["inputs"], found["codes"], tuple(map(_output_of, found["outputs"])))
 
 
 def parsed_samples(entries: Mapping[str, str]) -> tuple[np.ndarray, ...]:
@@ -159,6 +168,19 @@ def _require_normalization(key: str, entry: Mapping[str, Any]) -> None:
         Normalization.of_entry(entry)
     except UserError as error:
         raise damaged(key, str(error)) from error
+
+
+def _output_of(entry: str | OutputEntry) -> GoldenOutput:
+    if isinstance(entry, str):
+        values = _array_of(entry)
+        return GoldenOutput(values, values.shape)
+    values, shape = _array_of(entry["values"]), entry["shape"]
+    if math.prod(shape) > _LARGEST_INPUT:
+        raise damaged("golden", f"an output of {list(shape)}")
+    kept = tuple(len(range(size)[part]) for size, part in zip(shape, every_nth(shape), strict=True))
+    if values.shape != kept:
+        raise damaged("golden", f"of an output of {list(shape)} it holds {list(values.shape)} values")
+    return GoldenOutput(values, shape, entry["digest"])
 
 
 def _array_of(text: str) -> np.ndarray:

@@ -60,6 +60,18 @@ class StepsOff:
         return f"{self.differing:,} of {self.compared:,} output codes differ{by if self.differing else ''}"
 
 
+def on_their_grids(record: TargetRecord, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Outputs as the integer model writes their codes, whatever way the runtime multiplies by the scale."""
+    found = []
+    for end, output in zip(record.outputs, outputs, strict=True):
+        array = np.asarray(output)
+        if end.scale is not None:
+            scale = np.float32(end.scale)
+            array = np.rint(array / scale).astype(np.float32) * scale
+        found.append(array)
+    return found
+
+
 def _unequal(mine: np.ndarray, other: np.ndarray) -> int:
     """How many floats differ by more than what the order of a product and a sum does to their last bits."""
     if mine.shape != np.shape(other):

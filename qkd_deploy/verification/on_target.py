@@ -14,7 +14,7 @@ from qkd_deploy.errors import UserError
 from qkd_deploy.export.targets.child import TargetProcess
 from qkd_deploy.export.targets.file import TargetFile, outputs_of
 from qkd_deploy.export.targets.record import TargetRecord
-from qkd_deploy.export.targets.steps import StepsOff
+from qkd_deploy.export.targets.steps import StepsOff, on_their_grids
 from qkd_deploy.export.targets.target import Target
 from qkd_deploy.runtimes.cpu import cpu_capabilities
 from qkd_deploy.runtimes.runtime import RuntimeFault
@@ -153,7 +153,14 @@ def _golden(subject: Subject, running: TargetProcess) -> Level:
     if golden is None or not golden.outputs:
         return Level("golden", "skipped", ("the file holds no golden outputs",))
     off = StepsOff(subject.record)
-    off.add(golden.outputs, running.run(golden.inputs))
+    got = on_their_grids(subject.record, running.run(golden.inputs))
+    parts = [recorded.part_of(array) for recorded, array in zip(golden.outputs, got, strict=True)]
+    off.add([recorded.values for recorded in golden.outputs], parts)
+    ends = zip(subject.record.outputs, golden.outputs, got, strict=True)
+    elsewhere = [end.name for end, known, array in ends if end.scale is not None and not known.holds(array)]
+    if elsewhere and not off.differing and not subject.record.tolerance:
+        told = f"{subject.target.title} gives other codes in {elsewhere[0]} than recorded, where only a digest is"
+        return Level("golden", "failed", (told,))
     return _judged("golden", off, subject, f"on {len(golden.inputs[0])} golden inputs")
 
 

@@ -80,14 +80,6 @@ def test_both_files_say_that_they_belong_together(model: PreparedModel, tmp_path
         read_metadata(decode.model)
 
 
-def test_maps_whose_codes_are_recorded_are_not_recorded_again(model: PreparedModel, tmp_path: Path) -> None:
-    """They would be most of the file; that all codes are recorded, and hold the file to them, does not change."""
-    for tail, outputs in (("separate", 0), ("none", 0), ("inside", 3)):
-        qkd.export_onnx(model, tmp_path / "m.onnx", tail=tail)
-        golden = read_metadata(onnx.load(tmp_path / "m.onnx")).golden
-        assert golden is not None and len(golden.outputs) == outputs and set(MAPS) <= golden.codes.keys()
-
-
 def test_inside_is_one_file_with_the_outputs_of_the_network(model: PreparedModel, tmp_path: Path) -> None:
     report = qkd.export_onnx(model, tmp_path / "m.onnx", tail="inside")
     assert report.decode is None and [file.name for file in tmp_path.iterdir()] == ["m.onnx"]

@@ -17,6 +17,7 @@ from qkd_deploy.export.metadata import (
     PREFIX,
     Golden,
     GoldenInput,
+    GoldenOutput,
     LayerRecord,
     Metadata,
     TensorRecord,
@@ -25,6 +26,7 @@ from qkd_deploy.export.metadata import (
     read_metadata,
     write_metadata,
 )
+from qkd_deploy.export.metadata.golden import encode_array
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -42,7 +44,9 @@ METADATA = Metadata(
     placement="integer",
     tensors=(TensorRecord("x", "x.quantized", "backbone.stem", 8, float(np.float32(0.37)), 128, 0, 255),),
     layers=(LayerRecord("head.hidden", "head", "Gemm", 4, 4, 8, "QGemm"),),
-    golden=Golden((GoldenInput((2, 2), 0, 15, 8, 0.25),), {"x": "0123456789abcdef"}, (np.zeros((2, 2)),)),
+    golden=Golden(
+        (GoldenInput((2, 2), 0, 15, 8, 0.25),), {"x": "0123456789abcdef"}, (GoldenOutput.of(np.zeros((2, 2))),)
+    ),
     normalization={"mean": 128, "std": 64},
     classes=("zero", "één"),
     checkpoint_sha256="ab" * 32,
@@ -61,8 +65,8 @@ def test_metadata_survives_a_round_trip_through_the_serialized_file() -> None:
     assert read.golden is not None
     assert METADATA.golden is not None
     assert read.golden.recipes == METADATA.golden.recipes
-    np.testing.assert_array_equal(read.golden.outputs[0], METADATA.golden.outputs[0])
-    assert read.golden.outputs[0].dtype == METADATA.golden.outputs[0].dtype
+    np.testing.assert_array_equal(read.golden.outputs[0].values, METADATA.golden.outputs[0].values)
+    assert read.golden.outputs[0].values.dtype == METADATA.golden.outputs[0].values.dtype
     assert read.golden.codes == METADATA.golden.codes
     assert dataclasses.replace(read, golden=None) == dataclasses.replace(METADATA, golden=None)
 
@@ -223,6 +227,10 @@ def test_fields_of_records_have_their_types(field: str, value: object) -> None:
         read_metadata(model)
 
 
+def zeros(*shape: int) -> str:
+    return encode_array(np.zeros(shape))
+
+
 def npy(header: str) -> str:
     """The base64 text of an array that is only a header."""
     return base64.b64encode(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()).decode()
@@ -244,6 +252,10 @@ def npy(header: str) -> str:
         ("outputs", [npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }")]),
         ("outputs", [npy("[" * 200)]),
         ("outputs", [5]),
+        ("outputs", [{"shape": [2, 3, 90, 90], "digest": "ab", "values": "no base64"}]),
+        ("outputs", [{"shape": [2, 3, 90, 90], "digest": "ab", "values": zeros(2, 3, 30, 30)}]),
+        ("outputs", [{"shape": [2, 3, 2**15, 2**15], "digest": "ab", "values": zeros(2, 3, 26, 26)}]),
+        ("outputs", [{"shape": [2, 3], "digest": "", "values": zeros(2, 3)}]),
     ],
 )
 def test_golden_recipes_and_outputs_are_bounded(field: str, value: object) -> None:

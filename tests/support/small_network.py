@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from graph_builder import GraphBuilder
 
-from qkd_deploy.export.metadata import Golden, GoldenInput, array_digest
+from qkd_deploy.export.metadata import Golden, GoldenInput, GoldenOutput, array_digest
 from qkd_deploy.verification.reference.model import ReferenceModel
 
 CLASSES = 5
@@ -36,7 +36,7 @@ def small_network(
     result = ReferenceModel(graph.build(metadata=False)).run({"x": recipe.array()})
     names = {record.value: record.name for record in graph.tensors}
     codes = {names[value]: array_digest(array) for value, array in result.codes.items() if value in names}
-    return graph.build(Golden((recipe,), codes, tuple(result.outputs.values())))
+    return graph.build(Golden((recipe,), codes, tuple(map(GoldenOutput.of, result.outputs.values()))))
 
 
 def _graph(quantize_residual: bool, activation: str | None, seed: int) -> GraphBuilder:

@@ -13,7 +13,7 @@ from mutations import copy_of, set_constant
 from torch import Tensor, nn
 
 from qkd_deploy import initialize, prepare
-from qkd_deploy.export.metadata import Golden, array_digest, read_metadata
+from qkd_deploy.export.metadata import Golden, GoldenOutput, array_digest, read_metadata
 from qkd_deploy.export.onnx_export import build_model
 from qkd_deploy.verification.checks.golden import golden_differences
 from qkd_deploy.verification.compare import output_difference
@@ -81,22 +81,22 @@ def recorded_elsewhere(subject: ModelUnderTest, seed: int, steps: float) -> Gold
     run = subject.reference.run(feeds_of(subject), moved=(np.random.default_rng(seed), steps))
     codes = subject.by_tensor(run.codes)
     digests = {name: array_digest(codes[name]) if name in codes else known for name, known in golden.codes.items()}
-    return replace(golden, codes=digests, outputs=tuple(run.outputs.values()))
+    return replace(golden, codes=digests, outputs=tuple(map(GoldenOutput.of, run.outputs.values())))
 
 
 def recorded_here(subject: ModelUnderTest) -> Golden:
     """Golden results as a file has them that was written where it is verified: no rounding falls otherwise."""
     outputs, codes = subject.session().run(feeds_of(subject))
     digests = {name: array_digest(array) for name, array in subject.by_tensor(codes).items()}
-    return replace(golden_of(subject), codes=digests, outputs=tuple(outputs.values()))
+    return replace(golden_of(subject), codes=digests, outputs=tuple(map(GoldenOutput.of, outputs.values())))
 
 
 def test_roundings_that_fall_otherwise_are_no_differences(model: onnx.ModelProto) -> None:
     subject = ModelUnderTest(model, read_metadata(model))
-    farthest = 0.0
+    farthest, whole = 0.0, golden_of(subject).outputs[0].values
     for seed in range(3):
         elsewhere = recorded_elsewhere(subject, seed, 2e-4)
-        farthest = max(farthest, output_difference(elsewhere.outputs[0], golden_of(subject).outputs[0]))
+        farthest = max(farthest, output_difference(elsewhere.outputs[0].values, GoldenOutput.of(whole).values))
         assert golden_differences(subject, elsewhere) == []
     assert golden_differences(subject, golden_of(subject)) == []
     if "ConvTranspose" in {node.op_type for node in model.graph.node}:
@@ -125,7 +125,8 @@ def test_changed_constants_are_found_behind_float_operators(model: onnx.ModelPro
         name = one_step(changed, np.random.default_rng(seed))
         subject = ModelUnderTest(changed, metadata)
         outputs, _ = subject.session().run(feeds_of(subject))
-        if output_difference(next(iter(outputs.values())), golden.outputs[0]) > 1e-4:
+        (output,), (recorded,) = outputs.values(), golden.outputs
+        if output_difference(recorded.part_of(output), recorded.values) > 1e-4:
             assert golden_differences(subject, golden), name
             found += 1
     assert found
@@ -135,9 +136,10 @@ def test_outputs_that_no_flip_explains_are_found(model: onnx.ModelProto) -> None
     """A whole channel that moves a little, and one place that moves far, beside flips that are allowed."""
     subject = ModelUnderTest(model, read_metadata(model))
     elsewhere = recorded_elsewhere(subject, 0, 2e-4)
-    (output,) = elsewhere.outputs
+    output = elsewhere.outputs[0].values
     channel, place = output.copy(), output.copy()
     channel[:, 0] += 0.004 * np.abs(output).max()
     place.flat[7] += 0.5 * np.abs(output).max()
     for altered in (channel, place):
-        assert golden_differences(subject, replace(elsewhere, outputs=(altered,)))
+        recorded = replace(elsewhere.outputs[0], values=altered)
+        assert golden_differences(subject, replace(elsewhere, outputs=(recorded,)))

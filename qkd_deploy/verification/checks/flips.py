@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qkd_deploy.export.metadata import GoldenOutput
 from qkd_deploy.verification.reference.model import ReferenceModel
 from qkd_deploy.verification.reference.rounding import FLOAT_ERROR
 
@@ -34,21 +35,22 @@ class FlipBound:
     outputs: Mapping[str, np.ndarray]
     moved: tuple[Mapping[str, np.ndarray], ...]
 
-    def allows(self, name: str, found: np.ndarray, recorded: np.ndarray, tolerance: float) -> bool:
+    def allows(self, name: str, found: np.ndarray, recorded: GoldenOutput, tolerance: float) -> bool:
         """Say if flips explain that ``found`` is not ``recorded``.
 
         Args:
             name: of the output.
             found: its values now.
-            recorded: its values when the file was written.
+            recorded: its values when the file was written, or some of them.
             tolerance: share of the largest value by which no difference counts.
         """
-        if found.shape != recorded.shape or not np.isfinite(recorded).all():
+        values = recorded.values
+        if found.shape != recorded.shape or not np.isfinite(values).all():
             return False
-        least = tolerance * float(np.abs(recorded).max())
-        runs = [np.abs(run[name] - self.outputs[name]) for run in self.moved]
+        least = tolerance * float(np.abs(values).max())
+        runs = [np.abs(recorded.part_of(run[name] - self.outputs[name])) for run in self.moved]
         largest = max(float(run.max()) for run in runs)
-        difference = np.abs(found - recorded)
+        difference = np.abs(recorded.part_of(found) - values)
         if largest <= least or not float(difference.max()) <= _MARGIN * largest:
             return False
         changed = list(zip(*(list(_changed(run, least)) for run in runs), strict=True))
