@@ -25,7 +25,9 @@ Function = Callable[[Drawing, Node, ir.Value, float, float], ir.Value]
 _ROUNDING = 2.0**-21
 """What float32 arithmetic may be off by, relative to the largest result."""
 _EXACT, _SIGMOID, _GELU = 0.0, 1e-6, 4e-6
-"""What the plugin's approximations may be off by: three to five times what was measured over all of float32."""
+"""What the plugin's approximations may be off by: two to five times what was measured over all of float32."""
+_GELU_OF_SMALL = 1e-6
+"""What a GELU may be off by, relative to its operand."""
 _LARGEST_EXPONENT = 80.0
 """Beyond it, the exponential of a float32 is no float32."""
 
@@ -90,6 +92,11 @@ def all_codes(grid: QuantParams) -> Doubles:
     return np.arange(grid.lo, grid.hi + 1, dtype=np.float64)
 
 
+def largest(grid: QuantParams) -> float:
+    """The largest magnitude on a grid, in real units."""
+    return float(grid.scale) * max(-grid.lo, grid.hi)
+
+
 def codes_of_all(draw: Drawing, node: Node) -> Doubles:
     """The frozen model's codes of a function of one tensor, for all codes of that."""
     source = draw.grids[node.inputs[0]]
@@ -129,12 +136,23 @@ def _leaky(draw: Drawing, node: Node, value: ir.Value, scale: float, step: float
 
 def logistic(draw: Drawing, node: Node, value: ir.Value, scale: float, step: float) -> ir.Value:
     """A sigmoid by way of its exponential: faster where other operations stand around it."""
-    grid = draw.grids[node.inputs[0]]
-    if scale * max(-grid.lo, grid.hi) > _LARGEST_EXPONENT:
+    if largest(draw.grids[node.inputs[0]]) > _LARGEST_EXPONENT:
         return SIGMOID[0](draw, node, value, scale, step)
     below = draw.do(node, "Exp", [draw.times(node, value, -scale)])
     below = draw.do(node, "Add", [below, draw.sketch.number(1.0)])
     return draw.do(node, "Div", [draw.sketch.number(1 / step), below])
+
+
+def draw_requantize(draw: Drawing, node: Node) -> ir.Value:
+    """Put a tensor on another grid; in front of a transposition, which the plugin makes part of a product behind it."""
+    moved = draw.frozen.graph.node(node.inputs[0])
+    before = moved.inputs[0] if moved.kind == "transpose" else ""
+    if before not in draw.grids or node.quantizer is None:
+        return _REQUANTIZE(draw, node)
+    transposed, draw.values[moved.name] = draw.values[moved.name], draw.values[before]
+    value = _REQUANTIZE(draw, node)
+    draw.values[moved.name] = transposed
+    return draw.do(node, "Transpose", [value], perm=list(moved.kwargs["dims"]))
 
 
 def draw_lookup(draw: Drawing, node: Node) -> ir.Value:
@@ -142,9 +160,10 @@ def draw_lookup(draw: Drawing, node: Node) -> ir.Value:
     if node.quantizer is None or node.inputs[0] not in draw.grids:
         return draw_float(draw, node)
     approximate = _gelu_form(draw, node)
-    if approximate is not None:
-        return function_of_codes(_scaled("Gelu", approximate=approximate), _GELU)(draw, node)
-    return table(draw, node)
+    if approximate is None:
+        return table(draw, node)
+    error = min(_GELU, _GELU_OF_SMALL * largest(draw.grids[node.inputs[0]]))
+    return function_of_codes(_scaled("Gelu", approximate=approximate), error)(draw, node)
 
 
 def _gelu_form(draw: Drawing, node: Node) -> str | None:
@@ -160,8 +179,10 @@ def _gelu_form(draw: Drawing, node: Node) -> str | None:
 SIGMOID = _scaled("Sigmoid"), _SIGMOID
 HARD_SIGMOID = _scaled("HardSigmoid", alpha=1 / 6, beta=0.5), _SIGMOID
 
+_REQUANTIZE = function_of_codes(_same, _EXACT)
+
 DRAWERS = {
-    "requantize": function_of_codes(_same, _EXACT),
+    "requantize": draw_requantize,
     "clip": function_of_codes(_same, _EXACT),
     "leaky_relu": function_of_codes(_leaky, _EXACT),
     "sigmoid": function_of_codes(*SIGMOID),

@@ -1,4 +1,4 @@
-"""Tensors times a function of themselves, in OpenVINO: every code, whatever its scale, and no table."""
+"""Functions of single elements in OpenVINO: every code, whatever its scale, and no table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GAINS = (0.02, 1.0, 4.0, 300.0)
 """From where a sigmoid is a line to where its exponential is no float32."""
 
 
-class Gates(nn.Module):
+class Functions(nn.Module):
     """Functions of the same numbers in several scales."""
 
     def __init__(self, function: type[nn.Module]) -> None:
@@ -37,12 +37,22 @@ class Gates(nn.Module):
         return tuple(last(self.function(first(x))) for first, last in zip(self.first, self.last, strict=True))
 
 
-@pytest.mark.parametrize("function", [nn.SiLU, nn.Hardswish])
-@pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
-def test_gates_give_every_code_without_a_table(function: type[nn.Module], bits: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("function", "bits"),
+    [
+        (nn.SiLU, "w8a8"),
+        (nn.SiLU, "w4a4"),
+        (nn.Hardswish, "w8a8"),
+        (nn.Hardswish, "w4a4"),
+        (nn.GELU, "w8a8"),
+        (nn.Sigmoid, "w8a8"),
+        (nn.Tanh, "w8a8"),
+    ],
+)
+def test_functions_give_every_code_without_a_table(function: type[nn.Module], bits: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = noise(2, 1, 32, 32)
-    prepared = prepare(Gates(function), bits, (images[:1],))
+    prepared = prepare(Functions(function), bits, (images[:1],))
     initialize(prepared, images)
     frozen = freeze(prepared)
     path = tmp_path / f"model{TARGET.suffix}"
@@ -52,4 +62,32 @@ def test_gates_give_every_code_without_a_table(function: type[nn.Module], bits: 
         np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=1e-6 * float(expected.abs().max()))
     operators = {node.op_type for node in onnx.load(path).graph.node}
     assert "Gather" not in operators
-    assert "Exp" in operators or function is nn.Hardswish
+    assert ("Exp" in operators) == (function is nn.SiLU)
+
+
+class Products(nn.Module):
+    """Every token with every other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        return y @ y.transpose(1, 2)
+
+
+def test_a_transposition_stands_in_front_of_its_product(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(4, 32, 16)
+    prepared = prepare(Products(), "w8a8", (tokens[:1],))
+    initialize(prepared, tokens)
+    frozen = freeze(prepared)
+    assert any(node.kind == "requantize" for node in frozen.graph.nodes)
+    path = tmp_path / f"model{TARGET.suffix}"
+    path.write_bytes(TARGET.build(frozen, Form(), ""))
+    graph = onnx.load(path).graph
+    (transposed,) = (node.output[0] for node in graph.node if node.op_type == "Transpose")
+    assert {node.op_type for node in graph.node if transposed in node.input} == {"MatMul"}
+    got = TARGET.load(path, 1).run([tokens[:1].numpy()])[0]
+    np.testing.assert_allclose(got, frozen(tokens[:1]).numpy(), rtol=0, atol=1e-6 * float(np.abs(got).max()))
