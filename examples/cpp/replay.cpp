@@ -4,151 +4,77 @@
 //   replay BUNDLE PIXELS          takes an image as raw bytes, row by row, in the size that the model takes: its label
 //
 // Exit code 2: something is missing, or of another form.
-#include <algorithm>
-#include <cstdint>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <functional>
 #include <numeric>
-#include <sstream>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
-#include <onnxruntime_cxx_api.h>
-
+#include "model.h"
+#if __has_include("preprocess.cpp")
 #include "preprocess.cpp"  // of the bundle
-
-namespace fs = std::filesystem;
-
-std::vector<char> read(const fs::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw std::runtime_error("cannot read " + path.string());
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// An array as NumPy's format 1.0 holds it: a line about type and shape, then the bytes.
-struct Array {
-    std::string type;
-    std::vector<std::int64_t> shape;
-    std::vector<char> bytes;
-
-    explicit Array(const fs::path& path) : bytes(read(path)) {
-        if (bytes.size() < 10 || std::memcmp(bytes.data(), "\x93NUMPY\x01", 7) != 0)
-            throw std::runtime_error(path.string() + " is no array");
-        const std::size_t end = 10 + static_cast<std::uint8_t>(bytes[8]) + 256 * static_cast<std::uint8_t>(bytes[9]);
-        const std::string header(bytes.begin() + 10, bytes.begin() + std::min(end, bytes.size()));
-        type = header.substr(header.find("'descr': '") + 10, 3);
-        std::stringstream sizes(header.substr(header.find('(') + 1));
-        for (std::int64_t size = 0; sizes >> size; sizes.ignore()) shape.push_back(size);  // ignores a comma, or ")"
-        bytes.erase(bytes.begin(), bytes.begin() + std::min(end, bytes.size()));
-    }
-
-    Ort::Value tensor(const Ort::MemoryInfo& memory) {
-        const auto kind = type == "|u1"   ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
-                          : type == "<f4" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
-                                          : throw std::runtime_error("no images: inputs of type " + type);
-        return Ort::Value::CreateTensor(memory, bytes.data(), bytes.size(), shape.data(), shape.size(), kind);
-    }
-};
-
-class Model {
-public:
-    explicit Model(const fs::path& path) : session_(environment_, path.c_str(), options()) {
-        Ort::AllocatorWithDefaultOptions allocator;
-        for (std::size_t i = 0; i < session_.GetInputCount(); ++i)
-            inputs_.emplace_back(session_.GetInputNameAllocated(i, allocator).get());
-        for (std::size_t i = 0; i < session_.GetOutputCount(); ++i)
-            outputs_.emplace_back(session_.GetOutputNameAllocated(i, allocator).get());
-    }
-
-    std::vector<Ort::Value> run(const std::vector<Ort::Value>& inputs) {
-        const auto in = pointers(inputs_), out = pointers(outputs_);
-        return session_.Run({}, in.data(), inputs.data(), inputs.size(), out.data(), out.size());
-    }
-
-    std::vector<std::int64_t> shape() {
-        auto sizes = session_.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
-        sizes.at(0) = 1;
-        return sizes;
-    }
-
-private:
-    static Ort::SessionOptions options() {
-        Ort::SessionOptions made;
-        made.SetIntraOpNumThreads(1);
-        return made;
-    }
-
-    static std::vector<const char*> pointers(const std::vector<std::string>& names) {
-        std::vector<const char*> found;
-        for (const auto& name : names) found.push_back(name.c_str());
-        return found;
-    }
-
-    Ort::Env environment_{ORT_LOGGING_LEVEL_ERROR};
-    Ort::Session session_;
-    std::vector<std::string> inputs_, outputs_;
-};
+#define TAKES_IMAGES
+#endif
 
 // Outputs are codes times a scale, so that equal codes are equal floats.
-bool replay(Model& model, const fs::path& folder, const Ort::MemoryInfo& memory) {
-    std::vector<Array> arrays;
-    std::vector<Ort::Value> inputs;
+bool replay(Model& model, const fs::path& folder) {
+    std::vector<Array> inputs, expected;
     for (int i = 0; fs::exists(folder / ("input_" + std::to_string(i) + ".npy")); ++i)
-        arrays.emplace_back(folder / ("input_" + std::to_string(i) + ".npy"));
-    for (auto& array : arrays) inputs.push_back(array.tensor(memory));
-    const auto outputs = model.run(inputs);
+        inputs.emplace_back(folder / ("input_" + std::to_string(i) + ".npy"));
+    for (int i = 0; fs::exists(folder / ("output_" + std::to_string(i) + ".npy")); ++i)
+        expected.emplace_back(folder / ("output_" + std::to_string(i) + ".npy"));
     std::size_t compared = 0, differing = 0;
-    for (std::size_t i = 0; i < outputs.size(); ++i) {
-        const Array expected(folder / ("output_" + std::to_string(i) + ".npy"));
-        const std::size_t count = outputs[i].GetTensorTypeAndShapeInfo().GetElementCount();
-        if (expected.type != "<f4" || expected.bytes.size() != 4 * count) throw std::runtime_error("other outputs");
-        const auto* mine = reinterpret_cast<const float*>(expected.bytes.data());
-        const auto* other = outputs[i].GetTensorData<float>();
-        for (std::size_t k = 0; k < count; ++k) differing += mine[k] != other[k];
-        compared += count;
+    for (std::int64_t place = 0; place < inputs.at(0).shape.at(0); ++place) {
+        std::vector<Array> sample;
+        for (const auto& array : inputs) sample.push_back(array.sample(place));
+        const auto outputs = model.run(sample);
+        if (outputs.size() != expected.size()) throw std::runtime_error("the model gives other outputs");
+        for (std::size_t i = 0; i < outputs.size(); ++i) {
+            const Array wanted = expected[i].sample(place);
+            if (wanted.type != "<f4" || wanted.bytes.size() != outputs[i].size() * sizeof(float))
+                throw std::runtime_error("the model gives outputs of another size");
+            const auto* values = reinterpret_cast<const float*>(wanted.bytes.data());
+            for (std::size_t k = 0; k < outputs[i].size(); ++k) differing += values[k] != outputs[i][k];
+            compared += outputs[i].size();
+        }
     }
     std::printf("golden    %s: %zu of %zu outputs differ\n", folder.filename().c_str(), differing, compared);
     return differing == 0;
 }
 
-std::string label(Model& model, const fs::path& bundle, const fs::path& image, const Ort::MemoryInfo& memory) {
-    const auto shape = model.shape();
+#ifdef TAKES_IMAGES
+std::string label(Model& model, const fs::path& bundle, const fs::path& image) {
     const auto pixels = read(image);
-    const std::size_t size = std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+    Array array;
+    array.shape = model.shape();
+    const auto size = std::accumulate(array.shape.begin(), array.shape.end(), std::size_t{1}, std::multiplies<>());
     if (pixels.size() != size) throw std::runtime_error(image.string() + " is of another size");
-    auto input = preprocess(reinterpret_cast<const std::uint8_t*>(pixels.data()));
-    std::vector<Ort::Value> inputs;
-    inputs.push_back(Ort::Value::CreateTensor(memory, input.data(), input.size(), shape.data(), shape.size()));
-    const auto outputs = model.run(inputs);
-    const float* scores = outputs[0].GetTensorData<float>();
-    const std::size_t count = outputs[0].GetTensorTypeAndShapeInfo().GetElementCount();
+    const auto input = preprocess(reinterpret_cast<const std::uint8_t*>(pixels.data()));
+    array.type = sizeof input[0] == 1 ? "|u1" : "<f4";
+    array.bytes.resize(input.size() * sizeof input[0]);
+    std::memcpy(array.bytes.data(), input.data(), array.bytes.size());
+    const auto scores = model.run({array}).at(0);
     std::ifstream labels(bundle / "labels.txt");
     std::string name;
-    for (auto best = std::max_element(scores, scores + count) - scores; best >= 0; --best) std::getline(labels, name);
+    for (auto best = std::max_element(scores.begin(), scores.end()) - scores.begin(); best >= 0; --best)
+        std::getline(labels, name);
     return name;
 }
+#endif
 
 int main(int count, char** arguments) try {
     if (count < 2) throw std::runtime_error("give the folder of a bundle");
     const fs::path bundle = arguments[1];
-    fs::path file;
-    for (const auto& entry : fs::directory_iterator(bundle)) {
-        const auto name = entry.path().filename().string();
-        if (entry.path().extension() == ".onnx" && name.find(".decode.") == std::string::npos) file = entry.path();
-    }
-    Model model(file);
-    const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
+    const auto model = load(bundle);
     if (count > 2) {
-        std::printf("%s\n", label(model, bundle, arguments[2], memory).c_str());
+#ifdef TAKES_IMAGES
+        std::printf("%s\n", label(*model, bundle, arguments[2]).c_str());
         return 0;
+#else
+        throw std::runtime_error("the model takes no images");
+#endif
     }
     bool passed = true;
     for (const auto& entry : fs::directory_iterator(bundle / "golden"))
-        passed = replay(model, entry.path(), memory) && passed;
+        passed = replay(*model, entry.path()) && passed;
     std::puts(passed ? "PASS" : "FAIL");
     return passed ? 0 : 1;
 } catch (const std::exception& error) {
