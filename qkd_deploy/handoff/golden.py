@@ -15,17 +15,22 @@ from qkd_deploy.verification.source import from_dataset
 
 Runs = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 """From a batch of inputs to the outputs."""
+Decodes = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+"""From the outputs of the model to what the file that decodes makes of them."""
 
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Some inputs, in the network's order, and the outputs that belong to them."""
+    """Some inputs, in the network's order, the outputs that belong to them, and what these are decoded to."""
 
     inputs: tuple[np.ndarray, ...]
     outputs: tuple[np.ndarray, ...]
+    decoded: tuple[np.ndarray, ...] = ()
 
 
-def golden_sets(product: Product, run: Runs, data: ImageDataset | None, images: int) -> dict[str, GoldenSet]:
+def golden_sets(
+    product: Product, run: Runs, data: ImageDataset | None, images: int, decode: Decodes | None = None
+) -> dict[str, GoldenSet]:
     """The golden sets of a bundle by name.
 
     Args:
@@ -33,6 +38,7 @@ def golden_sets(product: Product, run: Runs, data: ImageDataset | None, images: 
         run: computes its outputs.
         data: the first images of its held-out part become a set, too.
         images: how many.
+        decode: decodes the outputs, where another file does.
 
     Raises:
         UserError: as ``from_dataset``.
@@ -40,12 +46,12 @@ def golden_sets(product: Product, run: Runs, data: ImageDataset | None, images: 
     sets = {}
     golden = product.metadata.golden
     if golden is not None:
-        sets["noise"] = GoldenSet(golden.inputs, _outputs(run, golden.inputs))
+        sets["noise"] = _golden_set(golden.inputs, run, decode)
     if data is not None:
         source = from_dataset(product.stub, product.metadata, data, "test", images)
         batches = [[batch.feeds[end.name] for end in product.inputs] for batch in source.batches(images)]
         inputs = tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-        sets["images"] = GoldenSet(inputs, _outputs(run, inputs))
+        sets["images"] = _golden_set(inputs, run, decode)
     return sets
 
 
@@ -57,6 +63,8 @@ def golden_files(sets: Mapping[str, GoldenSet], outputs: Sequence[End]) -> Itera
         for place, (array, end) in enumerate(zip(golden.outputs, outputs, strict=True)):
             yield f"golden/{name}/output_{place}.npy", _npy(array)
             yield f"golden/{name}/codes_{place}.npy", _npy(codes_of(array, end.scale))
+        for place, array in enumerate(golden.decoded):
+            yield f"golden/{name}/decoded_{place}.npy", _npy(array)
 
 
 def codes_of(values: np.ndarray, scale: float | None) -> np.ndarray:
@@ -66,8 +74,9 @@ def codes_of(values: np.ndarray, scale: float | None) -> np.ndarray:
     return np.asarray(np.rint(values.astype(np.float64) / scale).astype(np.int32))
 
 
-def _outputs(run: Runs, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    return tuple(map(np.asarray, run(inputs)))
+def _golden_set(inputs: Sequence[np.ndarray], run: Runs, decode: Decodes | None) -> GoldenSet:
+    outputs = tuple(map(np.asarray, run(inputs)))
+    return GoldenSet(tuple(inputs), outputs, () if decode is None else tuple(map(np.asarray, decode(outputs))))
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.handoff.golden import GoldenSet
 from qkd_deploy.handoff.product import Product
+from qkd_deploy.verification.checks.decode import TOLERANCE
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 _FORMAT = "qkd-deploy bundle 1"
@@ -32,8 +34,12 @@ class Manifest:
     files: Mapping[str, str]
 
 
-def manifest_of(product: Product, files: Mapping[str, bytes], golden: Iterable[str]) -> bytes:
+def manifest_of(product: Product, files: Mapping[str, bytes], golden: Mapping[str, GoldenSet]) -> bytes:
     """Write the manifest of the files of a bundle."""
+    decode = None
+    if product.decode is not None:
+        count = max((len(one.decoded) for one in golden.values()), default=0)
+        decode = {"file": product.decode[0], "outputs": count, "tolerance": TOLERANCE}
     content: dict[str, Any] = {
         "format": _FORMAT,
         "model": product.name,
@@ -42,6 +48,7 @@ def manifest_of(product: Product, files: Mapping[str, bytes], golden: Iterable[s
         "tolerance": product.tolerance,
         "inputs": [{"name": end.name, "dtype": end.dtype} for end in product.inputs],
         "outputs": [{"name": end.name, "dtype": end.dtype, "scale": end.scale} for end in product.outputs],
+        "decode": decode,
         "golden": list(golden),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
     }

@@ -18,7 +18,7 @@ _SNIPPETS = ("preprocess.py", "preprocess.cpp", "Preprocess.kt", "Preprocess.swi
 
 def preprocessing_of(product: Product) -> dict[str, Any]:
     """Describe the inputs of a file as plain data."""
-    ends = [{"name": end.name, "dtype": end.dtype, "shape": list(end.shape)} for end in product.inputs]
+    ends = [{"name": end.name, "dtype": end.dtype, "shape": product.sizes(end)} for end in product.inputs]
     description: dict[str, Any] = {"model": product.name, "inputs": ends}
     if not takes_images(product):
         return description

@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.decode import decode_path
 from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.export.settings import ORT
 from qkd_deploy.export.targets.ort import CHECK_SESSION
@@ -55,6 +56,11 @@ class Product:
         """Of one sample of the first input; sizes that are open are those of the golden images."""
         golden = self.metadata.golden
         return self.inputs[0].shape[1:] if golden is None else golden.recipes[0].shape[1:]
+
+    def sizes(self, end: End) -> list[int | str]:
+        """Of an input or output as people read them, with "N" for any number of samples."""
+        batch, *others = end.shape
+        return [batch or self.batch or "N", *(size or "any" for size in others)]
 
 
 def product_of(subject: OnnxFile | Subject) -> Product:
@@ -119,7 +125,8 @@ def _scales(model: onnx.ModelProto) -> Iterator[float | None]:
 def _decode(path: Path, metadata: Metadata) -> tuple[str, bytes] | None:
     if metadata.decode is None or not metadata.decode.file:
         return None
-    file = path.with_name(metadata.decode.file)
+    own = decode_path(path)
+    file = own if own.exists() else path.with_name(metadata.decode.file)
     try:
         return file.name, file.read_bytes()
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,8 @@ def hand_over(
         report = verify_deployed(subject, checkpoint=checkpoint, model=model, data=data, limit=limit)
     if not report.passed:
         return HandedOver(output, {}, report)
-    golden = golden_sets(product, lambda inputs: _outputs(subject, product, inputs), data, images)
+    decode = partial(_decoded, product.title, *product.decode) if product.decode is not None else None
+    golden = golden_sets(product, partial(_outputs, subject, product), data, images, decode)
     files = bundle_files(product, report, golden, licence=licence, key=key)
     write_bundle(files, output)
     return HandedOver(output, {name: len(content) for name, content in files.items()}, report)
@@ -114,12 +116,27 @@ def _outputs(subject: OnnxFile | Subject, product: Product, inputs: Sequence[np.
     """What a device has to compute: the integer model's outputs, or those of the runtime that was compared with it."""
     try:
         if isinstance(subject, OnnxFile):
-            session = OnnxRuntime().session(subject.data, precise=True)
-            feeds = {end.name: array for end, array in zip(product.inputs, inputs, strict=True)}
-            return [*session.run(feeds).values()]
+            return _in_onnx_runtime(subject.data, inputs)
         if subject.expected is not None:
             return outputs_of(subject.expected.frozen, subject.record, inputs)
         with TargetProcess(subject.target, subject.path) as running:
             return running.run(inputs)
     except RuntimeFault as error:
-        raise UserError(f"{product.title} cannot run {product.name} ({error}); export it again") from error
+        raise _cannot_run(product.title, product.name, error) from error
+
+
+def _decoded(title: str, name: str, content: bytes, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What the file that decodes makes of the model's outputs."""
+    try:
+        return _in_onnx_runtime(content, outputs)
+    except RuntimeFault as error:
+        raise _cannot_run(title, name, error) from error
+
+
+def _cannot_run(title: str, name: str, error: RuntimeFault) -> UserError:
+    return UserError(f"{title} cannot run {name} ({error}); export it again")
+
+
+def _in_onnx_runtime(model: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    session = OnnxRuntime().session(model, precise=True)
+    return [*session.run({end.name: array for end, array in zip(session.inputs, inputs, strict=True)}).values()]

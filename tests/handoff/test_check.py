@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -10,15 +9,13 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from bundle_checks import Check, one_line, program_of, rehash
 from mutations import set_constant
-
-Check = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -28,16 +25,7 @@ def bundle(handed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
-    """Runs the bundle's program in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments: object, program: Path = bundle / "check.py") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(program), *map(str, arguments), "--runs", "2"])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(program), run_name="__main__")
-        printed = capsys.readouterr()
-        return int(str(ended.value.code)), printed.out, printed.err
-
-    return call
+    return program_of(bundle, monkeypatch, capsys)
 
 
 def bare(folder: Path) -> dict[str, str]:
@@ -63,17 +51,6 @@ def flip_a_weight(file: Path) -> None:
 
     set_constant(model, weights[-1], flipped)
     file.write_bytes(model.SerializeToString())
-
-
-def rehash(bundle: Path) -> None:
-    """Let the manifest name the digests of what is there, as somebody would who changed the model."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"] = {n: hashlib.sha256((bundle / n).read_bytes()).hexdigest() for n in manifest["files"]}
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
-
-
-def one_line(text: str, *said: str) -> None:
-    assert text.startswith("error: ") and text.count("\n") == 1 and all(words in text for words in said), text
 
 
 def test_a_bare_environment_suffices(bundle: Path, tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_ways import command
-
 from changed_weight import change_a_weight
+from command_ways import command
 
 SOURCES = Path(__file__).parents[2] / "examples/cpp"
 COMPILER = shutil.which("g++")

@@ -29,6 +29,7 @@ def test_a_file_is_exported_verified_and_handed_over(
     data = f"--dataset digits --limit 6 --images 4 --checkpoint {handed / 'model.pt'}"
     done = command(f"handoff {file} --target {target} --out bundle {data}", tmp_path)
     assert done.code == 0 and done.out.startswith("VERIFIED"), done.err
+    assert str(handed) not in (tmp_path / "bundle/MODEL_CARD.md").read_text()
     assert command("verify bundle", tmp_path).code == 0
     program = str(tmp_path / "bundle/check.py")
     monkeypatch.setattr(sys, "argv", [program, "--runs", "1"])
