@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NEWEST = ""
-_ARM_WHEELS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
+ARM_WHEELS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
 _ARM_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 # What processor detection reads in place of this machine's; which instructions there are, the kernel interface says.
 _ARM_CPUINFO = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd03\n"
@@ -132,7 +132,7 @@ def _install(runtime: str, target: Path, arm_root: Path | None) -> None:
     call = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), "--only-binary=:all:"]
     if arm_root is not None:
         version = (arm_root / "usr/bin/python3").readlink().name.removeprefix("python")
-        call += ["--python-version", version, *(f"--platform={tag}" for tag in _ARM_WHEELS)]
+        call += ["--python-version", version, *(f"--platform={tag}" for tag in ARM_WHEELS)]
     _run([*call, f"onnxruntime=={runtime}" if runtime else "onnxruntime", "numpy"])
 
 
