@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 
 def change_a_weight(file: Path) -> None:
-    """Change the largest weight of the last layer with integer weights, in ``.onnx`` and ``.tflite`` files."""
+    """Change the largest weight of the last layer, in ``.onnx`` and ``.tflite`` files."""
     {".onnx": _in_onnx, ".tflite": _in_tflite}[file.suffix](file)
 
 
@@ -26,8 +26,11 @@ def _in_tflite(file: Path) -> None:
 
     content = file.read_bytes()
     interpreter = Interpreter(model_content=content)
-    operator = [op for op in interpreter._get_ops_details() if op["op_name"] == "CONV_2D"][-1]
-    before = interpreter.get_tensor(operator["inputs"][1])
+    operators = interpreter._get_ops_details()
+    made = {int(op["outputs"][0]): int(op["inputs"][0]) for op in operators if op["op_name"] == "DEQUANTIZE"}
+    layer = [op for op in operators if op["op_name"] in ("CONV_2D", "FULLY_CONNECTED")][-1]
+    weights = int(layer["inputs"][1])
+    before = interpreter.get_tensor(made.get(weights, weights))
     assert content.count(before.tobytes()) == 1
     file.write_bytes(content.replace(before.tobytes(), _changed(before).tobytes()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from command_ways import command
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -22,6 +23,7 @@ from qkd_deploy.workflows.export import export_checkpoint
 def handed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.pt, model.onnx, pixels.onnx (which takes them raw), keys, and the signed bundle/."""
     folder = tmp_path_factory.mktemp("handed")
+    torch.manual_seed(0)  # a weight whose sign is changed must matter
     network = create_model("plaincnn", num_classes=10, in_channels=1).eval()
     deployed = deploy(network, (noise(8, 1, 8, 8),), normalization="centered")
     saved = Checkpoint(

@@ -1,4 +1,4 @@
-"""What others start: every exit code of ``check.py`` as the system sees it, and a foreign target through all commands."""
+"""What others start: the exit codes of ``check.py`` as the system sees them, and a foreign target in all commands."""
 
 from __future__ import annotations
 
