@@ -21,7 +21,7 @@ import exactness_environments
 from handoff import NAMES
 
 _HEADERS = ("libonnxruntime-dev",)
-_SWIFT = ("swiftlang", "libc6-dev", "libstdc++-14-dev", "coreutils", "dash")
+_SWIFT = ("swiftlang", "base-files", "coreutils", "libc6-dev", "libstdc++-14-dev")
 _SOURCE = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n"
 
 
