@@ -47,6 +47,9 @@ def _values(cell: Mapping[str, Any], reasons: dict[str, int]) -> Iterator[str]:
     yield _kernels(cell["kernels"])
     yield f"{cell['bytes'] / 1e6:.2f}"
     yield f"{cell['size_of_fp32']:.2f}x"
+    if "speed" not in cell:
+        yield "simulated"
+        return
     speed = cell["speed"]
     own, theirs = cell["runtime"], speed["fp32_runtime"]
     yield f"{speed['ratio']:.2f}x" + ("" if own == theirs else f" (fp32 in {theirs})")

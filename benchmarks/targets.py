@@ -45,7 +45,7 @@ from qkd_deploy.export.targets.file import export_for, scales_of
 from qkd_deploy.export.targets.record import TargetRecord, ends_of, read_record
 from qkd_deploy.export.targets.registry import target_named, target_names
 from qkd_deploy.export.targets.steps import StepsOff
-from qkd_deploy.export.targets.target import TargetKernel
+from qkd_deploy.export.targets.target import Simulated, TargetKernel
 from qkd_deploy.graph.prepared import PreparedModel
 from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.runtimes.runtime import RuntimeFault
@@ -100,9 +100,16 @@ def cell(integer: Integer, target: str, folder: Path, options: argparse.Namespac
     try:
         found = _on_onnx_runtime(integer, folder) if target == ORT else _elsewhere(integer, target, folder)
         file = found.pop("file")
+        if target != ORT and isinstance(target_named(target), Simulated):  # its times are not a device's
+            return {**found, **_size(integer, file)}
         return {**(known if options.speeds else found), **_speed(integer, file, options.rounds)}
     except (UserError, RuntimeFault) as error:
         return {"refused": str(error)}
+
+
+def _size(integer: Integer, file: Path) -> dict[str, Any]:
+    """The size of a file, also over that of the network in float."""
+    return {"bytes": file.stat().st_size, "size_of_fp32": file.stat().st_size / integer.rival.ByteSize()}
 
 
 def _speed(integer: Integer, file: Path, rounds: int) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class Qnn:
     name, title, extra = "qnn", "QNN (HTP)", "qnn"
     modules: tuple[str, ...] = ("onnxruntime", "onnxruntime_qnn")
     suffix, batch = ".qnn.onnx", 1
+    simulates = "Snapdragon 8 Gen 3"
     check_session = _CHECK_SESSION
 
     def tolerance(self, frozen: FrozenModel) -> int:

@@ -127,6 +127,17 @@ class TakesOnnx(Protocol):
 
 
 @runtime_checkable
+class Simulated(Protocol):
+    """A target whose runtime here is a simulator, so that its times say nothing about a device.
+
+    Attributes:
+        simulates: what it stands for.
+    """
+
+    simulates: str
+
+
+@runtime_checkable
 class Replayed(Protocol):
     """A target whose files ``check.py`` of a bundle can load on a device, where this package is not.
 
