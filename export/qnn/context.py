@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from qkd_deploy.export.context import EmitContext, stored_range
+from qkd_deploy.export.context import EmitContext, NamedParams
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.quantized import QuantParams
 
 Steps = tuple[ir.Value, ir.Value]
 """Scale and zero point."""
@@ -41,6 +39,11 @@ class PairedContext(EmitContext):
         codes = self.builder.add("QuantizeLinear", [value, *steps], f"{name}.quantized", node=name)
         return self.builder.add("DequantizeLinear", [codes, *steps], f"{name}.dequantized", node=name)
 
+    def on_own_grid(self, node: Node, value: ir.Value) -> ir.Value:
+        """Make the codes of a node with a quantizer; returns the dequantized value."""
+        self.grids[node.name] = NamedParams(node.name, self.params(node))
+        return self.pair(node.name, value, self.steps_of(node.name))
+
     def move(
         self, node: Node, operator: str, rest: Sequence[ir.Value | None], *, zero_last: bool = False, **attributes: Any
     ) -> ir.Value:
@@ -54,24 +57,3 @@ class PairedContext(EmitContext):
         if operand in self.wide:
             self.wide[node.name] = self.wide[operand]
         return self.pair(f"{node.name}.moved", value, self.steps_of(operand))
-
-    def quantize(
-        self,
-        node: Node,
-        params: QuantParams,
-        value: ir.Value,
-        *,
-        made: QuantParams | None = None,
-        scale: ir.Value | None = None,
-    ) -> ir.Value:
-        """Append QuantizeLinear and, where codes do not take all of a byte, a Clip on what they stand for."""
-        name, b, steps = node.name, self.builder, self.scale_and_zero_point(node.name, params)
-        codes = b.add("QuantizeLinear", [value, *steps], f"{name}.quantized", node=name)
-        lo, hi = stored_range(params)
-        if hi == 255 and (lo == 0 or params.bounded_below):
-            return codes
-        whole = b.add("DequantizeLinear", [codes, *steps], f"{name}.unclipped", node=name)
-        ends = (("lowest", params.lo), ("highest", params.hi))
-        limits = [b.scalar(f"{name}.{key}", end * float(params.scale), np.float32) for key, end in ends]
-        clipped = b.add("Clip", [whole, *limits], f"{name}.clipped", node=name)
-        return b.add("QuantizeLinear", [clipped, *steps], f"{name}.codes", node=name)

@@ -64,8 +64,7 @@ def emit_global_avg_pool(ctx: PairedContext, node: Node) -> ir.Value:
         image = b.add("Reshape", [image, shape], f"{name}.image", node=f"{name}.image")
         image = ctx.pair(f"{name}.image", image, ctx.steps_of(operand))
     value = b.add("GlobalAveragePool", [image], f"{name}.float", node=name)
-    ctx.grids[name] = NamedParams(name, ctx.params(node))
-    value = ctx.pair(name, value, ctx.steps_of(name))
+    value = ctx.on_own_grid(node, value)
     if len(sizes) != 1:
         return value
     back = b.integers(f"{name}.shape", node.open_shape)
@@ -73,15 +72,36 @@ def emit_global_avg_pool(ctx: PairedContext, node: Node) -> ir.Value:
     return ctx.pair(f"{name}.rows", rows, ctx.steps_of(name))
 
 
+def emit_concat(ctx: PairedContext, node: Node) -> ir.Value:
+    """Concatenate operands, those on other grids brought to that of the result by a product first.
+
+    Without it, the HTP makes the codes of a layer on the grid of the result at once, and nothing cuts them at the ends
+    of their own.
+    """
+    name, b, own, operands = node.name, ctx.builder, ctx.params(node), []
+    for number, operand in enumerate(node.inputs):
+        value, known = ctx.values[operand], ctx.grids.get(operand)
+        if known is not None and float(known.params.scale) != float(own.scale):
+            product = b.add(
+                "Mul", [value, _number(ctx, f"{name}.{number}", 1.0)], f"{name}.operand_{number}", node=name
+            )
+            value = ctx.pair(f"{name}.operand_{number}", product, ctx.scale_and_zero_point(name, own))
+        operands.append(value)
+    return b.add("Concat", operands, f"{name}.float", node=name, attributes={"axis": node.kwargs["dim"]})
+
+
+def _number(ctx: PairedContext, name: str, value: float) -> ir.Value:
+    """A positive number as the code 1."""
+    b = ctx.builder
+    scale = b.scalar(f"{name}.factor", value, np.float32)
+    operands = [b.scalar(f"{name}.one", 1, np.uint8), scale, b.scalar(f"{name}.factor_zero_point", 0, np.uint8)]
+    return b.add("DequantizeLinear", operands, f"{name}.number", node=f"{name}.one")
+
+
 def emit_rescale(ctx: PairedContext, node: Node) -> ir.Value:
-    """Multiply by a number, on whose grid it is the code 1."""
-    name, b = node.name, ctx.builder
-    scale = b.scalar(f"{name}.factor", node.kwargs["factor"], np.float32)
-    steps = (scale, b.scalar(f"{name}.factor_zero_point", 0, np.uint8))
-    factor = b.add(
-        "DequantizeLinear", [b.scalar(f"{name}.one", 1, np.uint8), *steps], f"{name}.number", node=f"{name}.one"
-    )
-    value = b.add("Mul", [ctx.values[node.inputs[0]], factor], f"{name}.float", node=name)
+    """Multiply by a number."""
+    name, operands = node.name, [ctx.values[node.inputs[0]], _number(ctx, node.name, node.kwargs["factor"])]
+    value = ctx.builder.add("Mul", operands, f"{name}.float", node=name)
     ctx.grids[name] = NamedParams(name, ctx.frozen.grid(module_key(name)))
     return ctx.pair(name, value, ctx.steps_of(name))
 
@@ -110,16 +130,14 @@ def _convolved(
 ) -> ir.Value:
     """A convolution of codes, and the codes that it makes; returns the dequantized value."""
     name, integer, finer = node.name, node.quantizer is not None, 0
-    if integer:
-        ctx.grids[name] = NamedParams(name, ctx.params(node))
-    else:
+    if not integer:
         finer = _free_bits(ctx, node)
         image = ctx.pair(f"{name}.wide", image, _widened(ctx, node, finer))
         ctx.wide[name] = _wide_steps(ctx, node, codes)
     operands = [image, *weight_and_bias(ctx, node, codes, finer=finer)]
     value = ctx.builder.add("Conv", operands, f"{name}.float", node=name, attributes=attributes)
     record_layer(ctx, node, "Conv", integer=integer)
-    return ctx.pair(name, value, ctx.steps_of(name))
+    return ctx.on_own_grid(node, value) if integer else ctx.pair(name, value, ctx.wide[name])
 
 
 def _free_bits(ctx: PairedContext, node: Node) -> int:
@@ -167,8 +185,8 @@ PAIRED = {
     "conv": _written(emit_conv, quantizes=True),
     "linear": _written(emit_linear, quantizes=True),
     "mul": plain("Mul"),
-    "matmul": plain("MatMul"),
     "global_avg_pool": _written(emit_global_avg_pool, quantizes=True),
+    "concat": _written(emit_concat),
     "rescale": _written(emit_rescale),
     "border": _written(emit_border),
     "tanh": plain("Tanh"),

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
 
 _KEY = f"{PREFIX}target"
-_LEAST_BITS = 7
-"""Of activations: they have eight, but for operands of products, which have one less."""
 _TOLERANCE = 8
+_LARGEST = 255
+"""Code of a byte."""
 _CONTEXT = ".qnn.ctx.onnx"
 _TAKEN = frozenset(
-    {"input", "constant", "scalar", "conv", "linear", "add", "mul", "matmul", "rescale", "requantize", "clip"}
+    {"input", "constant", "scalar", "conv", "linear", "add", "mul", "rescale", "requantize", "clip"}
     | {"concat", "max_pool", "avg_pool", "uneven_avg_pool", "global_avg_pool", "resize", "bilinear", "amax", "amin"}
     | {
         "sigmoid",
@@ -157,25 +157,29 @@ class _Session:
 
 
 def _require_taken(frozen: FrozenModel) -> None:
-    """Refuse activations below 8 bits and kinds of nodes without a form, by the name of the first.
+    """Refuse codes that do not take all of a byte and kinds of nodes without a form, by the name of the first.
 
     Raises:
         UserError: there is one.
     """
+    from qkd_deploy.export.context import stored_range
     from qkd_deploy.graph.ops import operator_of
 
     for node in frozen.graph.nodes:
         label = node.label or node.name
-        bits = _LEAST_BITS if node.quantizer is None else frozen.grid(node.quantizer).bits
-        if bits < _LEAST_BITS:
-            raise UserError(
-                f"{label} has activations of {bits} bits, of which the HTP's rounding changes too many; quantize to "
-                "w8a8 or w4a8, or choose another target"
-            )
         if node.kind not in _TAKEN or (node.is_layer and node.source is None):
             raise UserError(
                 f"{label} ({operator_of(node).docs}) has no form for QNN; choose another target, or replace the "
                 "operation"
+            )
+        if node.quantizer is None:
+            continue
+        grid = frozen.grid(node.quantizer)
+        lo, hi = stored_range(grid)
+        if hi < _LARGEST or (lo > 0 and not grid.bounded_below):
+            raise UserError(
+                f"{label} has activations of {grid.bits} bits, and the HTP cuts codes at the ends of a byte alone; "
+                "quantize to w8a8 or w4a8, or choose another target"
             )
 
 

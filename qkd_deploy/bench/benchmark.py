@@ -73,6 +73,7 @@ def bench(
         macs=macs,
         overhead=_overhead(files[INTEGER], taken),
         layers=layer_times(_kernels(files[INTEGER], taken)),
+        simulates=files[INTEGER].simulates,
     )
 
 

@@ -17,7 +17,7 @@ from qkd_deploy.export.metadata import Metadata, read_metadata
 from qkd_deploy.export.settings import ORT
 from qkd_deploy.export.targets.record import End, read_record
 from qkd_deploy.export.targets.registry import require_installed, target_named, target_of
-from qkd_deploy.export.targets.target import TakesOnnx
+from qkd_deploy.export.targets.target import Simulated, TakesOnnx
 from qkd_deploy.gate.onnx_file import LARGEST_FILE, read_exported, read_onnx
 from qkd_deploy.runtimes.limited_run import limited_run
 from qkd_deploy.runtimes.ort import OnnxRuntime
@@ -49,6 +49,14 @@ class Contestant:
     model: onnx.ModelProto | None = None
     trusted: bool = False
     metadata: Metadata | None = None
+
+    @property
+    def simulates(self) -> str:
+        """The device that the runtime simulates; "" for one that computes itself."""
+        if self.runtime == ORT:
+            return ""
+        target = target_named(self.runtime)
+        return target.simulates if isinstance(target, Simulated) else ""
 
     @property
     def macs(self) -> int | None:

@@ -78,6 +78,7 @@ class BenchReport:
         macs: multiplications and additions for one image; None where they could not be counted.
         overhead: what a run's operators cost before they compute anything; None in runtimes that do not tell operators.
         layers: slowest first; empty in runtimes that do not say.
+        simulates: the device that the runtime simulates, whose times these are not; "" for one that computes itself.
     """
 
     path: str
@@ -93,6 +94,7 @@ class BenchReport:
     macs: int | None
     overhead: Overhead | None
     layers: tuple[LayerTime, ...]
+    simulates: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for machines; ``too_small`` is included."""
@@ -108,6 +110,8 @@ class BenchReport:
     def sentences(self) -> Iterator[str]:
         """Say what was found: ratios first, then how far the machine's peak is, and what operators cost."""
         own = self.models[INTEGER]
+        if self.simulates:
+            yield f"{own.runtime} simulates {self.simulates} here: no time, memory or ratio is the device's"
         for name, ratio in self.ratios.items():
             yield self._compared(name, ratio)
         if self.ratios and (self.waited or 0.0) > CROWDED:
@@ -115,7 +119,7 @@ class BenchReport:
                 f"other processes had the CPU for {100 * (self.waited or 0.0):.0f} % of the time: the ratios are those "
                 "of the time in which each file really ran"
             )
-        if own.operations_per_second is not None and own.peak_share is not None:
+        if own.operations_per_second is not None and own.peak_share is not None and not self.simulates:
             yield (
                 f"{own.operations_per_second / 1e9:,.1f} GOPS, {100 * own.peak_share:.1f} % of the "
                 f"{self.int8_peak / 1e9:,.0f} GOPS of this machine's int8 kernels on {self.threads} thread(s)"

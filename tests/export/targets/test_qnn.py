@@ -10,11 +10,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from deployment import noise, settle
+from command_ways import command
+from deployment import deploy, noise, settle
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qkd_deploy import freeze, initialize, prepare
+from qkd_deploy import create_model, freeze, initialize, prepare
+from qkd_deploy.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.targets.file import export_for
@@ -108,7 +111,7 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "borders and parts": lambda p, s: functional.pad(s[:, :, 2:], (1, 1, 1, 1), mode="reflect"),
     "orders": lambda p, s: s.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2).flip(3),
     "extremes": lambda p, s: s.amax((2, 3), keepdim=True).expand(-1, -1, 4, 4),
-    "products of matrices": lambda p, s: p @ s,
+    "means of rows": lambda p, s: p * s.flatten(2).transpose(1, 2).mean(1)[:, :, None, None],
     "softmax": lambda p, s: s.softmax(-1),
 }
 
@@ -140,6 +143,19 @@ def test_a_large_bias_of_a_head_is_not_lost(tmp_path: Path) -> None:
     frozen = frozen_of(network)
     images = on_grid(frozen)
     assert np.abs(outputs(loaded(frozen, tmp_path), images) - frozen(images).numpy()).max() < 0.01
+
+
+def test_what_saturates_in_front_of_a_join_stays_saturated(tmp_path: Path) -> None:
+    """The HTP would make the codes of a layer on the grid of the joined tensor, which reaches further."""
+    torch.manual_seed(0)
+    network = Between(lambda p, s: torch.cat([p, s], 1)[:, 4:12])
+    with torch.no_grad():
+        network.first.weight.mul_(8)
+        prepared = prepared_of(network)
+        prepared.network.get_submodule("second").bias.add_(4)
+    frozen = freeze(prepared)
+    images = on_grid(frozen)
+    assert steps_off(frozen, outputs(loaded(frozen, tmp_path), images), images).worst <= 3
 
 
 def test_packed_weights_compute_the_same_and_take_less(tmp_path: Path) -> None:
@@ -185,6 +201,25 @@ def test_export_runs_the_file_and_compiles_it_ahead(tmp_path: Path) -> None:
     images = on_grid(freeze(prepared))
     sessions = [TARGET.load(path, 1) for path in (report.path, report.beside[0])]
     np.testing.assert_array_equal(*(outputs(session, images) for session in sessions))
+
+
+def test_the_commands_say_how_many_classes_stay_the_same_and_whose_times_those_are(tmp_path: Path) -> None:
+    deployed = deploy(create_model("plaincnn", 10, 1).eval(), (noise(8, 1, 8, 8),), "w4a8", normalization="centered")
+    saved = Checkpoint(
+        state_dict=dict(deployed.prepared.state_dict()),
+        model=ModelRecord("plaincnn", 10, 1, [1, 8, 8]),
+        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", [*"0123456789"], CENTERED.as_entry()),
+        training=TrainingRecord("qat", 1, 0, 50.0, 8),
+        quantization=deployed.prepared.settings,
+    )
+    save_checkpoint(tmp_path / "model.pt", saved)
+    done = command("export model.pt --target qnn --weights packed", tmp_path)
+    assert done.code == 0 and "on golden inputs, 2 of 2 classes the same" in done.out, done
+    done = command("verify model.qnn.onnx --checkpoint model.pt --dataset digits --limit 8", tmp_path)
+    assert done.code == 0 and "classes agree on" in done.out and "8 allowed" in done.out, done
+    assert done.out.splitlines()[-1].startswith("VERIFIED")
+    done = command("bench model.qnn.onnx --rounds 1", tmp_path)
+    assert done.code == 0 and "simulates Snapdragon 8 Gen 3 here: no time, memory or ratio is the device's" in done.out
 
 
 def test_a_bundle_loads_the_file_as_the_target_does(tmp_path: Path) -> None:

@@ -44,3 +44,14 @@ def test_what_is_no_number_or_has_another_shape_is_as_far_off_as_can_be() -> Non
         assert (off.worst, off.differing) == (MOST, 2)
         assert compared(broken, broken, scale).differing == 0
         assert compared(CODES, CODES[:2], scale).differing == 12
+
+
+def test_classes_that_stay_the_same_are_counted() -> None:
+    other = CODES.copy()
+    other[0, 0] = 9  # the first of three samples is another class
+    off = compared(CODES, other, 1.0)
+    off.add([CODES], [CODES])
+    assert (off.classified, off.agreeing) == (6, 5) and off.agreement == 100 * 5 / 6
+    maps = StepsOff(off.record)
+    maps.add([CODES[None]], [CODES[None]])
+    assert maps.classified == 0 and maps.agreement is None
