@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from qkd_deploy.export.context import EmitContext, NamedParams
+from qkd_deploy.export.context import EmitContext, NamedParams, stored_range
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.quantized import QuantParams
 
 Steps = tuple[ir.Value, ir.Value]
 """Scale and zero point."""
@@ -42,7 +44,30 @@ class PairedContext(EmitContext):
     def on_own_grid(self, node: Node, value: ir.Value) -> ir.Value:
         """Make the codes of a node with a quantizer; returns the dequantized value."""
         self.grids[node.name] = NamedParams(node.name, self.params(node))
-        return self.pair(node.name, value, self.steps_of(node.name))
+        return self.dequantize(node, self.params(node), self.quantize(node, self.params(node), value))
+
+    def quantize(
+        self,
+        node: Node,
+        params: QuantParams,
+        value: ir.Value,
+        *,
+        made: QuantParams | None = None,
+        scale: ir.Value | None = None,
+    ) -> ir.Value:
+        """Append QuantizeLinear and, where codes do not take all of a byte, Min or Max: the HTP drops Clips."""
+        name, b, steps = node.name, self.builder, self.scale_and_zero_point(node.name, params)
+        codes = b.add("QuantizeLinear", [value, *steps], f"{name}.quantized", node=name)
+        for operator, end, needed in _cuts(params):
+            if needed:
+                key = f"{name}.{operator.lower()}"
+                whole = b.add("DequantizeLinear", [codes, *steps], f"{key}.operand", node=key)
+                limit = b.add(
+                    "DequantizeLinear", [b.scalar(f"{key}.code", end, np.uint8), *steps], f"{key}.limit", node=key
+                )
+                cut = b.add(operator, [whole, limit], f"{key}.float", node=name)
+                codes = b.add("QuantizeLinear", [cut, *steps], f"{key}.codes", node=key)
+        return codes
 
     def move(
         self, node: Node, operator: str, rest: Sequence[ir.Value | None], *, zero_last: bool = False, **attributes: Any
@@ -57,3 +82,9 @@ class PairedContext(EmitContext):
         if operand in self.wide:
             self.wide[node.name] = self.wide[operand]
         return self.pair(f"{node.name}.moved", value, self.steps_of(operand))
+
+
+def _cuts(params: QuantParams) -> tuple[tuple[str, int, bool], ...]:
+    """The operators that cut codes at the ends of their range, the ends, and whether a byte's own are not these."""
+    lo, hi = stored_range(params)
+    return ("Min", hi, hi < 255), ("Max", lo, lo > 0 and not params.bounded_below)

@@ -98,6 +98,12 @@ def _number(ctx: PairedContext, name: str, value: float) -> ir.Value:
     return b.add("DequantizeLinear", operands, f"{name}.number", node=f"{name}.one")
 
 
+def emit_requantize(ctx: PairedContext, node: Node) -> ir.Value:
+    """Put codes on another grid by a product with one: sums with zero were seen to give other codes."""
+    operands = [ctx.values[node.inputs[0]], _number(ctx, node.name, 1.0)]
+    return ctx.builder.add("Mul", operands, f"{node.name}.float", node=node.name)
+
+
 def emit_rescale(ctx: PairedContext, node: Node) -> ir.Value:
     """Multiply by a number."""
     name, operands = node.name, [ctx.values[node.inputs[0]], _number(ctx, node.name, node.kwargs["factor"])]
@@ -185,8 +191,11 @@ PAIRED = {
     "conv": _written(emit_conv, quantizes=True),
     "linear": _written(emit_linear, quantizes=True),
     "mul": plain("Mul"),
+    "matmul": plain("MatMul"),
     "global_avg_pool": _written(emit_global_avg_pool, quantizes=True),
     "concat": _written(emit_concat),
+    "requantize": _written(emit_requantize),
+    "clip": _written(emit_requantize),
     "rescale": _written(emit_rescale),
     "border": _written(emit_border),
     "tanh": plain("Tanh"),

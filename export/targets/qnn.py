@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 _KEY = f"{PREFIX}target"
 _TOLERANCE = 8
-_LARGEST = 255
-"""Code of a byte."""
+_LEAST_BITS = 7
+"""Of activations: they have eight, but for operands of products, which have one less."""
 _CONTEXT = ".qnn.ctx.onnx"
 _TAKEN = frozenset(
-    {"input", "constant", "scalar", "conv", "linear", "add", "mul", "rescale", "requantize", "clip"}
+    {"input", "constant", "scalar", "conv", "linear", "add", "mul", "matmul", "rescale", "requantize", "clip"}
     | {"concat", "max_pool", "avg_pool", "uneven_avg_pool", "global_avg_pool", "resize", "bilinear", "amax", "amin"}
     | {
         "sigmoid",
@@ -157,12 +157,11 @@ class _Session:
 
 
 def _require_taken(frozen: FrozenModel) -> None:
-    """Refuse codes that do not take all of a byte and kinds of nodes without a form, by the name of the first.
+    """Refuse activations below 8 bits and kinds of nodes without a form, by the name of the first.
 
     Raises:
         UserError: there is one.
     """
-    from qkd_deploy.export.context import stored_range
     from qkd_deploy.graph.ops import operator_of
 
     for node in frozen.graph.nodes:
@@ -174,12 +173,11 @@ def _require_taken(frozen: FrozenModel) -> None:
             )
         if node.quantizer is None:
             continue
-        grid = frozen.grid(node.quantizer)
-        lo, hi = stored_range(grid)
-        if hi < _LARGEST or (lo > 0 and not grid.bounded_below):
+        bits = frozen.grid(node.quantizer).bits
+        if bits < _LEAST_BITS:
             raise UserError(
-                f"{label} has activations of {grid.bits} bits, and the HTP cuts codes at the ends of a byte alone; "
-                "quantize to w8a8 or w4a8, or choose another target"
+                f"{label} has activations of {bits} bits, a step of which is {255 // (2**bits - 1)} of a byte's, and "
+                "the HTP is off by steps; quantize to w8a8 or w4a8, or choose another target"
             )
 
 

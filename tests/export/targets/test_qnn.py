@@ -112,6 +112,11 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "orders": lambda p, s: s.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2).flip(3),
     "extremes": lambda p, s: s.amax((2, 3), keepdim=True).expand(-1, -1, 4, 4),
     "means of rows": lambda p, s: p * s.flatten(2).transpose(1, 2).mean(1)[:, :, None, None],
+    "products of matrices": lambda p, s: p @ s,
+    "grids for products alone": lambda p, s: s @ p + p,
+    "clips": lambda p, s: (
+        functional.hardtanh(functional.max_pool2d(s, 2)) + functional.relu6(functional.max_pool2d(s, 2))
+    ),
     "softmax": lambda p, s: s.softmax(-1),
 }
 
@@ -145,10 +150,18 @@ def test_a_large_bias_of_a_head_is_not_lost(tmp_path: Path) -> None:
     assert np.abs(outputs(loaded(frozen, tmp_path), images) - frozen(images).numpy()).max() < 0.01
 
 
-def test_what_saturates_in_front_of_a_join_stays_saturated(tmp_path: Path) -> None:
-    """The HTP would make the codes of a layer on the grid of the joined tensor, which reaches further."""
+SATURATED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "joined": lambda p, s: torch.cat([p, s], 1)[:, 4:12],
+    "multiplied": lambda p, s: p @ s,
+    "added": lambda p, s: p + s,
+}
+
+
+@pytest.mark.parametrize("name", SATURATED)
+def test_what_saturates_stays_saturated(name: str, tmp_path: Path) -> None:
+    """The HTP makes a layer's codes on the grid of the joined tensor, which reaches further, and drops clips behind."""
     torch.manual_seed(0)
-    network = Between(lambda p, s: torch.cat([p, s], 1)[:, 4:12])
+    network = Between(SATURATED[name])
     with torch.no_grad():
         network.first.weight.mul_(8)
         prepared = prepared_of(network)
