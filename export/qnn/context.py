@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qkd_deploy.export.context import EmitContext, NamedParams, stored_range
+from qkd_deploy.export.context import EmitContext, NamedParams
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.quantized import QuantParams
 
 Steps = tuple[ir.Value, ir.Value]
 """Scale and zero point."""
+_LARGEST = 255
+"""Code of a byte."""
 
 
 @dataclass
@@ -56,18 +58,25 @@ class PairedContext(EmitContext):
         scale: ir.Value | None = None,
     ) -> ir.Value:
         """Append QuantizeLinear and, where codes do not take all of a byte, Min or Max: the HTP drops Clips."""
-        name, b, steps = node.name, self.builder, self.scale_and_zero_point(node.name, params)
-        codes = b.add("QuantizeLinear", [value, *steps], f"{name}.quantized", node=name)
-        for operator, end, needed in _cuts(params):
-            if needed:
+        name, steps = node.name, self.scale_and_zero_point(node.name, params)
+        codes = self.builder.add("QuantizeLinear", [value, *steps], f"{name}.quantized", node=name)
+        read = self.builder.add("DequantizeLinear", [codes, *steps], f"{name}.read", node=name)
+        last = self.cut(name, read, steps, params, (params.lo, params.hi)).producer()
+        assert last is not None and last.inputs[0] is not None
+        return last.inputs[0]
+
+    def cut(self, name: str, value: ir.Value, steps: Steps, params: QuantParams, ends: tuple[int, int]) -> ir.Value:
+        """Cut a tensor at two centered codes, where a byte does not end there; the HTP drops a Clip in places."""
+        b, zero = self.builder, params.zero_point
+        lowest = params.lo if params.bounded_below else -zero
+        needed = {"Max": ends[0] > lowest, "Min": ends[1] + zero < _LARGEST}
+        for (operator, is_needed), end in zip(needed.items(), ends, strict=True):
+            if is_needed:
                 key = f"{name}.{operator.lower()}"
-                whole = b.add("DequantizeLinear", [codes, *steps], f"{key}.operand", node=key)
-                limit = b.add(
-                    "DequantizeLinear", [b.scalar(f"{key}.code", end, np.uint8), *steps], f"{key}.limit", node=key
-                )
-                cut = b.add(operator, [whole, limit], f"{key}.float", node=name)
-                codes = b.add("QuantizeLinear", [cut, *steps], f"{key}.codes", node=key)
-        return codes
+                limit = [b.scalar(f"{key}.code", end + zero, np.uint8), *steps]
+                operands = [value, b.add("DequantizeLinear", limit, f"{key}.limit", node=key)]
+                value = self.pair(key, b.add(operator, operands, f"{key}.float", node=name), steps)
+        return value
 
     def move(
         self, node: Node, operator: str, rest: Sequence[ir.Value | None], *, zero_last: bool = False, **attributes: Any
@@ -82,9 +91,3 @@ class PairedContext(EmitContext):
         if operand in self.wide:
             self.wide[node.name] = self.wide[operand]
         return self.pair(f"{node.name}.moved", value, self.steps_of(operand))
-
-
-def _cuts(params: QuantParams) -> tuple[tuple[str, int, bool], ...]:
-    """The operators that cut codes at the ends of their range, the ends, and whether a byte's own are not these."""
-    lo, hi = stored_range(params)
-    return ("Min", hi, hi < 255), ("Max", lo, lo > 0 and not params.bounded_below)

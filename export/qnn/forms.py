@@ -7,6 +7,7 @@ a layer's result stays in float, its codes are of 16 bits, in steps fine enough 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -99,9 +100,18 @@ def _number(ctx: PairedContext, name: str, value: float) -> ir.Value:
 
 
 def emit_requantize(ctx: PairedContext, node: Node) -> ir.Value:
-    """Put codes on another grid by a product with one: sums with zero were seen to give other codes."""
-    operands = [ctx.values[node.inputs[0]], _number(ctx, node.name, 1.0)]
-    return ctx.builder.add("Mul", operands, f"{node.name}.float", node=node.name)
+    """Put codes on another grid by a product with one, cut before: sums with zero were seen to give other codes.
+
+    The HTP lets a sum behind read the product, which nothing cuts at the ends of the other grid then.
+    """
+    operand, own = node.inputs[0], ctx.params(node)
+    value = ctx.values[operand]
+    if operand in ctx.grids:
+        grid = ctx.grids[operand].params
+        ratio = float(own.scale) / float(grid.scale)
+        lo, hi = max(math.floor(own.lo * ratio), grid.lo), min(math.ceil(own.hi * ratio), grid.hi)
+        value = ctx.cut(f"{node.name}.cut", value, ctx.scale_and_zero_point(*ctx.grids[operand]), grid, (lo, hi))
+    return ctx.builder.add("Mul", [value, _number(ctx, node.name, 1.0)], f"{node.name}.float", node=node.name)
 
 
 def emit_rescale(ctx: PairedContext, node: Node) -> ir.Value:
