@@ -104,13 +104,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
-        if target.exists():
-            os.replace(target.resolve(), old)
+        place = target.resolve()
         try:
-            os.replace(temporary, target.resolve())
-        except OSError:
-            if old.exists():
-                os.replace(old, target.resolve())
+            if target.exists():
+                os.replace(place, old)
+            os.replace(temporary, place)
+        except BaseException:  # an interruption between the two, too
+            if old.exists() and not place.exists():
+                os.replace(old, place)
             raise
         made = []
     except OSError as error:

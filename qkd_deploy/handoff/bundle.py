@@ -13,7 +13,7 @@ from qkd_deploy.handoff.golden import GoldenSet, golden_files
 from qkd_deploy.handoff.manifest import MANIFEST, SIGNATURE, is_bundle, manifest_of, read_manifest, strangers
 from qkd_deploy.handoff.preprocessing import preprocessing_files
 from qkd_deploy.handoff.product import Product
-from qkd_deploy.handoff.signature import signature
+from qkd_deploy.handoff.signature import PrivateKey
 from qkd_deploy.handoff.templates import rendered
 from qkd_deploy.verification.report import VerificationReport
 
@@ -23,8 +23,9 @@ def bundle_files(
     report: VerificationReport,
     golden: Mapping[str, GoldenSet],
     *,
+    further: Mapping[str, bytes] | None = None,
     licence: str = "",
-    key: Path | None = None,
+    key: PrivateKey | None = None,
 ) -> dict[str, bytes]:
     """Every file of a bundle by its name.
 
@@ -32,18 +33,19 @@ def bundle_files(
         product: what is handed over.
         report: of its verification, which it passed.
         golden: inputs and outputs that devices replay.
+        further: files that lie beside the model, by name.
         licence: for the card.
-        key: a private key that signs; None leaves the bundle unsigned.
+        key: signs; None leaves the bundle unsigned.
 
     Raises:
-        UserError: as ``signature``, or there is nothing to replay.
+        UserError: there is nothing to replay.
     """
     if not golden:
         raise UserError(
             f"{product.name} holds no golden inputs that a device could replay; give images, --dataset NAME "
             "(data= in Python)"
         )
-    files = {product.name: product.content}
+    files = {product.name: product.content, **(further or {})}
     if product.decode is not None:
         files |= [product.decode]
     if product.metadata.classes is not None:
@@ -51,10 +53,12 @@ def bundle_files(
     files |= preprocessing_files(product)
     files |= golden_files(golden, product.outputs)
     files["check.py"] = check_script(product).encode()
-    files["MODEL_CARD.md"] = model_card(product, report, golden, licence, files=files, signed=key is not None)
+    files["MODEL_CARD.md"] = model_card(
+        product, report, golden, licence, files=files, further=[*(further or {})], signed=key is not None
+    )
     files[MANIFEST] = manifest_of(product, files, golden)
     if key is not None:
-        files[SIGNATURE] = signature(key, files[MANIFEST])
+        files[SIGNATURE] = key.signature(files[MANIFEST])
     return files
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qkd_deploy import __version__
@@ -38,6 +38,7 @@ def model_card(
     licence: str,
     *,
     files: Mapping[str, bytes],
+    further: Sequence[str] = (),
     signed: bool,
 ) -> bytes:
     """Write the card as Markdown."""
@@ -45,6 +46,7 @@ def model_card(
     listed = [(product.name, f"the model, for {product.title}")]
     if product.decode is not None:
         listed.append((product.decode[0], "computes in float what decodes the model's outputs"))
+    listed += [(name, f"for whoever builds or starts {product.title}") for name in further]
     listed += [(name, what) for name, what in _FILES.items() if any(file.startswith(name) for file in there)]
     if product.decode is not None:
         listed = [(n, f"{what}, and what they are decoded to" if n == "golden/" else what) for n, what in listed]
@@ -92,7 +94,7 @@ def _rows(
     yield "steps that outputs may be off", str(product.tolerance)
     yield "runtime that it was verified in", ", ".join(f"{name} {text}" for name, text in report.versions.items())
     for side, seconds in report.latency_seconds.items():
-        yield f"latency where it was verified, {side}", f"{1000 * seconds:.3f} ms an image on one thread"
+        yield f"latency where it was verified, {side}", f"{1000 * seconds:.3f} ms a sample on one thread"
     cpu = [name if value is True else str(value) for name, value in report.cpu.items() if value is not False]
     yield "CPU that it was verified on", ", ".join(cpu)
 

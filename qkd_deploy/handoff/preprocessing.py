@@ -24,6 +24,8 @@ def preprocessing_of(product: Product) -> dict[str, Any]:
         return description
     channels, height, width = product.shape
     description |= {"layout": "NCHW", "channels": _COLOURS[channels], "height": height, "width": width}
+    if channels == 1:
+        description["grey"] = "(19595 red + 38470 green + 7471 blue + 32768) >> 16"
     known = dict(product.metadata.preprocessing or {})
     fit, crop = known.get("fit") or "crop", known.get("crop_pct") or 0.0
     description |= {"fit": fit, "interpolation": f"{known.get('interpolation') or 'bilinear'}, with antialiasing"}

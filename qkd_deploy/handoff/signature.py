@@ -15,8 +15,19 @@ _MAKE = "make one with `openssl genpkey -algorithm ed25519 -out key.pem`"
 _PUBLIC = "take it from the private key with `openssl pkey -in key.pem -pubout -out public.pem`"
 
 
-def signature(key: Path, data: bytes) -> bytes:
-    """Sign a manifest with the private key in a PEM file.
+class PrivateKey:
+    """Signs manifests."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    def signature(self, data: bytes) -> bytes:
+        """Sign a manifest; as the text of a file."""
+        return base64.b64encode(self._key.sign(data)) + b"\n"
+
+
+def read_private_key(key: Path) -> PrivateKey:
+    """Read the private key in a PEM file.
 
     Raises:
         UserError: there is no such key, or it needs a pass phrase, or `cryptography` is not installed.
@@ -33,7 +44,7 @@ def signature(key: Path, data: bytes) -> bytes:
         private = None
     if not isinstance(private, Ed25519PrivateKey):
         raise UserError(f"{key} is no private key of ed25519 in PEM form; {_MAKE}")
-    return base64.b64encode(private.sign(data)) + b"\n"
+    return PrivateKey(private)
 
 
 def is_signed(bundle: Path, manifest: Manifest, key: Path) -> bool:

@@ -20,6 +20,7 @@ from qkd_deploy.handoff.golden import golden_sets
 from qkd_deploy.handoff.manifest import is_bundle, read_manifest
 from qkd_deploy.handoff.product import Product, product_of
 from qkd_deploy.handoff.received import received
+from qkd_deploy.handoff.signature import read_private_key
 from qkd_deploy.runtimes.ort import OnnxRuntime
 from qkd_deploy.runtimes.runtime import RuntimeFault
 from qkd_deploy.verification.findings import Level
@@ -64,12 +65,14 @@ def hand_over(
         checkpoint: what the file was exported from; the model is VERIFIED with it, and CONSISTENT without.
         model: the network, where it is the user's own (see ``rebuild``).
         licence: of the model, for its card.
-        key: private key that signs the bundle; None leaves it unsigned.
+        key: PEM file of the private key that signs the bundle; None leaves it unsigned.
 
     Raises:
-        UserError: as ``verify_deployed`` and ``verify_on_target``, ``bundle_files`` and ``write_bundle``.
+        UserError: as ``verify_deployed`` and ``verify_on_target``, ``read_private_key``, ``bundle_files`` and
+            ``write_bundle``.
     """
     require_place(output)
+    signer = None if key is None else read_private_key(key)
     product = product_of(subject)
     if isinstance(subject, Subject) and checkpoint is not None:
         subject = beside_checkpoint(subject, checkpoint, model)
@@ -81,7 +84,7 @@ def hand_over(
         return HandedOver(output, {}, report)
     decode = partial(_decoded, product.title, *product.decode) if product.decode is not None else None
     golden = golden_sets(product, partial(_outputs, subject, product), data, images, decode)
-    files = bundle_files(product, report, golden, licence=licence, key=key)
+    files = bundle_files(product, report, golden, further=_further(subject), licence=licence, key=signer)
     write_bundle(files, output)
     return HandedOver(output, {name: len(content) for name, content in files.items()}, report)
 
@@ -110,6 +113,14 @@ def opened_bundle(path: Path, key: Path | None = None) -> OpenedBundle | None:
         return None
     manifest = read_manifest(path)
     return OpenedBundle(path / manifest.model, received(path, manifest, key))
+
+
+def _further(subject: OnnxFile | Subject) -> dict[str, bytes]:
+    """What ``export`` writes beside files of the target, by name."""
+    if isinstance(subject, OnnxFile):
+        return {}
+    name = subject.path.name.removesuffix(subject.target.suffix)
+    return {name + end: data for end, data in subject.target.beside(subject.content).items()}
 
 
 def _outputs(subject: OnnxFile | Subject, product: Product, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

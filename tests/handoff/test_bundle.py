@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -128,18 +129,31 @@ def test_other_places_are_refused(folder: Path) -> None:
     assert handoff(folder, "model.onnx --out another").code == 0
 
 
-def test_a_bundle_that_cannot_be_finished_leaves_the_earlier_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["a file", "the second move"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_bundle_that_cannot_be_finished_leaves_the_earlier_one(
+    error: BaseException, where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {name: (folder / "bundle" / name).read_bytes() for name in files_in(folder / "bundle")}
-    wrote = Path.write_bytes
+    wrote, moved = Path.write_bytes, os.replace
 
     def full(path: Path, data: bytes) -> int:
         if path.name == "labels.txt":
-            raise OSError(28, "No space left on device")
+            raise error
         return wrote(path, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        hand_over(read_exported(folder / "model.onnx"), folder / "bundle")
+    def stopped(source: Path, target: Path) -> None:
+        if source.suffix == ".tmp":
+            raise error
+        moved(source, target)
+
+    with monkeypatch.context() as patch:
+        if where == "a file":
+            patch.setattr(Path, "write_bytes", full)
+        else:
+            patch.setattr(os, "replace", stopped)
+        with pytest.raises((UserError, KeyboardInterrupt)):
+            hand_over(read_exported(folder / "model.onnx"), folder / "bundle")
     assert {name: (folder / "bundle" / name).read_bytes() for name in files_in(folder / "bundle")} == before
     assert not [path for path in folder.iterdir() if path.suffix in (".tmp", ".old")]
 

@@ -105,6 +105,26 @@ def test_foreign_bundles_get_one_line(bundle: Path, check: Check, tmp_path: Path
     one_line(err, "manifest.json: No such file")
 
 
+def test_damaged_bundles_get_one_line(bundle: Path, check: Check) -> None:
+    """Exit code 1 is for a model that computes something else."""
+    array, manifest = bundle / "golden/noise/input_0.npy", bundle / "manifest.json"
+    content, text = array.read_bytes(), manifest.read_text()
+    for damaged in (b"", content[:40], content[:-4]):
+        array.write_bytes(damaged)
+        code, _, err = check()
+        assert code == 2
+        one_line(err, "the arrays golden/noise/input_*.npy cannot be read")
+    array.write_bytes(content)
+    for old, new in (('"batch": null', '"batch": "many"'), ('"tolerance": 0', '"tolerance": null')):
+        assert old in text
+        manifest.write_text(text.replace(old, new))
+        code, _, err = check()
+        assert code == 2
+        one_line(err, "nothing could be checked: ")
+    manifest.write_text(text)
+    assert check()[0] == 0
+
+
 def test_names_that_lead_out_of_the_bundle_are_refused(bundle: Path, check: Check) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"]["../model.pt"] = "0" * 64

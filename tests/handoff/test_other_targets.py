@@ -30,6 +30,10 @@ def test_a_file_is_exported_verified_and_handed_over(
     done = command(f"handoff {file} --target {target} --out bundle {data}", tmp_path)
     assert done.code == 0 and done.out.startswith("VERIFIED"), done.err
     assert str(handed) not in (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    further = {path.name for path in tmp_path.glob("m.*")} - {file.name}
+    assert bool(further) == (target == "ort-mobile")
+    for name in further:
+        assert (tmp_path / "bundle" / name).read_bytes() == (tmp_path / name).read_bytes()
     assert command("verify bundle", tmp_path).code == 0
     program = str(tmp_path / "bundle/check.py")
     monkeypatch.setattr(sys, "argv", [program, "--runs", "1"])

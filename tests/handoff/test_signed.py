@@ -75,6 +75,12 @@ def test_keys_that_are_none_are_named(folder: Path) -> None:
     assert verify(folder, "new --key own.pem").code == 0
 
 
+def test_a_key_is_read_before_anything_is_verified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("qkd_deploy.workflows.handoff.verify_deployed", None)
+        assert command("handoff model.onnx --out new --sign own.pem", folder).code == 2
+
+
 def test_keys_are_for_bundles(folder: Path) -> None:
     done = verify(folder, "model.onnx --key own.pem")
     assert done.code == 2 and "model.onnx is no bundle, and only bundles are signed; leave --key out" in done.err
