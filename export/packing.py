@@ -51,12 +51,7 @@ def emit_weight_codes(
     bits = container_bits(layer.weight_bits, weights)
     if bits == 8:
         return builder.constant(f"{name}.weight", codes, owner=owner)
-    base = codes // layer.upscale
-    if base.max(initial=0) >= 2 ** (bits - 1):
-        raise UserError(
-            f"{name} has codes beyond its packed type: a negative gamma flipped the sign of full-range weights; "
-            "prepare with --weight-range safe or export with --weights int8 (weight_range=, weights= in Python)"
-        )
+    base = codes_before_upscaling(name, codes, layer, bits)
     dtype, numpy_type = _TYPES[bits]
     builder.opset = max(builder.opset, PACKED_OPSETS[bits])
     packed = builder.constant(f"{name}.weight_packed", base.astype(numpy_type), dtype, owner=owner)
@@ -67,3 +62,20 @@ def emit_weight_codes(
         return unpacked
     factor = builder.scalar(f"{name}.weight_upscale", layer.upscale, np.int8)
     return builder.add("Mul", [unpacked, factor], f"{name}.weight_int8", node=f"{name}.weight")
+
+
+def codes_before_upscaling(
+    name: str, codes: npt.NDArray[np.int8], layer: IntegerLayer, bits: int
+) -> npt.NDArray[np.int8]:
+    """The codes of a layer as a packed type of so many bits holds them.
+
+    Raises:
+        UserError: full-range codes whose sign a batch norm flipped do not fit the packed type.
+    """
+    base: npt.NDArray[np.int8] = codes // layer.upscale
+    if base.max(initial=0) >= 2 ** (bits - 1):
+        raise UserError(
+            f"{name} has codes beyond its packed type: a negative gamma flipped the sign of full-range weights; "
+            "prepare with --weight-range safe or export with --weights int8 (weight_range=, weights= in Python)"
+        )
+    return base

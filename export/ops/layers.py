@@ -22,7 +22,6 @@ from qkd_deploy.export.graph_builder import GraphBuilder
 from qkd_deploy.export.metadata import LayerRecord
 from qkd_deploy.export.packing import emit_weight_codes
 from qkd_deploy.export.tokens import POINTWISE, image_of_tokens, tokens_of_image
-from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.layers import layer_of, paddings
 
@@ -38,7 +37,7 @@ def emit_conv(ctx: EmitContext, node: Node) -> ir.Value:
     if integer:
         wide = align_input_channels(ctx.builder, node.name, operand, ctx.shape(node.inputs[0]), codes, attributes)
         operand, codes, attributes = wide.operand, wide.weight, wide.attributes
-    operands = [operand, *weight_and_bias(ctx, node, codes)]
+    operands = [operand, *_weight_and_bias(ctx, node, codes)]
     value = ctx.builder.add("Conv", operands, f"{node.name}.float", node=node.name, attributes=attributes)
     record_layer(ctx, node, "Conv", integer=integer)
     return value
@@ -49,7 +48,7 @@ def emit_linear(ctx: EmitContext, node: Node) -> ir.Value:
     if node.is_on_tokens:
         return _emit_on_tokens(ctx, node)
     codes = weight_codes(ctx, node)
-    operands = [ctx.values[node.inputs[0]], *weight_and_bias(ctx, node, codes)]
+    operands = [ctx.values[node.inputs[0]], *_weight_and_bias(ctx, node, codes)]
     value = _gemm(ctx.builder, node, codes.shape[1], operands)
     record_layer(ctx, node, "Gemm", integer=node.source is not None)
     return value if node.quantizer is None else ctx.quantized(node, value)
@@ -58,7 +57,7 @@ def emit_linear(ctx: EmitContext, node: Node) -> ir.Value:
 def _emit_on_tokens(ctx: EmitContext, node: Node) -> ir.Value:
     """A linear layer as a 1x1 convolution over an image of its tokens; returns the dequantized tokens."""
     params, image, codes = ctx.params(node), image_of_tokens(ctx, node), weight_codes(ctx, node)
-    operands = [image, *weight_and_bias(ctx, node, codes.reshape(*codes.shape, 1, 1))]
+    operands = [image, *_weight_and_bias(ctx, node, codes.reshape(*codes.shape, 1, 1))]
     value = ctx.builder.add("Conv", operands, f"{node.name}.float", node=node.name, attributes=POINTWISE)
     record_layer(ctx, node, "Conv", integer=True)
     return ctx.record(node, params, tokens_of_image(ctx, node, ctx.quantize(node, params, value)))
@@ -70,18 +69,15 @@ def weight_codes(ctx: EmitContext, node: Node) -> npt.NDArray[np.int8]:
     return codes
 
 
-def weight_and_bias(
-    ctx: EmitContext, node: Node, codes: npt.NDArray[np.int8], *, finer: int = 0
-) -> tuple[ir.Value, ir.Value]:
-    """The weight in real units, from codes in the shape that the operator takes, and the bias.
+def _weight_and_bias(ctx: EmitContext, node: Node, codes: npt.NDArray[np.int8]) -> tuple[ir.Value, ir.Value]:
+    return emit_weight(ctx, node, codes), emit_bias(ctx, node)
 
-    ``finer``: bits by which steps of the operand, and with them those of the bias, are finer than the layer's.
-    """
-    layer = ctx.frozen.layer(node)
-    owner = _owner(ctx, node)
+
+def emit_weight(ctx: EmitContext, node: Node, codes: npt.NDArray[np.int8]) -> ir.Value:
+    """The weight of a layer in real units, from codes in the shape that the operator takes."""
+    layer, owner = ctx.frozen.layer(node), _owner(ctx, node)
     stored = emit_weight_codes(ctx.builder, node.name, codes, layer, ctx.weights, owner)
-    weight = dequantize_weight(ctx.builder, node.name, stored, layer.scale.cpu().numpy(), owner)
-    return weight, _bias(ctx, node, layer, finer)
+    return dequantize_weight(ctx.builder, node.name, stored, layer.scale.cpu().numpy(), owner)
 
 
 def _owner(ctx: EmitContext, node: Node) -> Hashable:
@@ -102,9 +98,10 @@ def dequantize_weight(
     return builder.add("DequantizeLinear", [codes, *constants], output, node=f"{name}.weight", attributes={"axis": 0})
 
 
-def _bias(ctx: EmitContext, node: Node, layer: IntegerLayer, finer: int) -> ir.Value:
-    """int32 on the grid ``f32(s_x * s_w)``; float where the input is float."""
-    name, b, values = node.name, ctx.builder, layer.bias.cpu().numpy()
+def emit_bias(ctx: EmitContext, node: Node, *, finer: int = 0) -> ir.Value:
+    """int32 on the grid ``f32(s_x * s_w)``, finer by so many bits; float where the input is float."""
+    name, b, layer = node.name, ctx.builder, ctx.frozen.layer(node)
+    values = layer.bias.cpu().numpy()
     values = values << finer if finer else values
     codes = b.constant(f"{name}.bias", values)
     if node.source is None:

@@ -10,19 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.emitter import Emitter, plain
+from qkd_deploy.export.graph_builder import PACKED_OPSETS
 from qkd_deploy.export.ops import EMITTERS
-from qkd_deploy.export.ops.layers import conv_attributes, record_layer, weight_and_bias, weight_codes
+from qkd_deploy.export.ops.layers import conv_attributes, emit_bias, emit_weight, record_layer, weight_codes
 from qkd_deploy.export.ops.pooling import smooth_resize
+from qkd_deploy.export.packing import codes_before_upscaling
 from qkd_deploy.export.qnn import grids
 from qkd_deploy.export.qnn.context import PairedContext, Steps
 from qkd_deploy.export.tokens import POINTWISE
 from qkd_deploy.graph.ir import Node
 
+_PACKED_BITS = 4
 _MIDDLE = 2**15
 """Zero point of codes of 16 bits."""
 
@@ -80,10 +84,26 @@ def _convolved(
         finer = _free_bits(ctx, node)
         image = ctx.pair(f"{name}.wide", image, _widened(ctx, node, finer))
         ctx.wide[name] = _wide_steps(ctx, node, codes)
-    operands = [image, *weight_and_bias(ctx, node, codes, finer=finer)]
+    packed = ctx.weights == "packed" and ctx.frozen.layer(node).weight_bits <= _PACKED_BITS
+    weight = _packed(ctx, node, codes) if packed else emit_weight(ctx, node, codes)
+    operands = [image, weight, emit_bias(ctx, node, finer=finer)]
     value = ctx.builder.add("Conv", operands, f"{name}.float", node=name, attributes=attributes)
     record_layer(ctx, node, "Conv", integer=integer)
     return ctx.on_own_grid(node, value) if integer else ctx.pair(name, value, ctx.wide[name])
+
+
+def _packed(ctx: PairedContext, node: Node, codes: np.ndarray) -> ir.Value:
+    """Weights as INT4, which the HTP reads as it is: on the steps of the codes before they are upscaled."""
+    name, b, layer = node.name, ctx.builder, ctx.frozen.layer(node)
+    base = codes_before_upscaling(name, codes, layer, _PACKED_BITS).astype(ml_dtypes.int4)
+    scale = layer.scale.cpu().numpy() * np.float32(layer.upscale)
+    b.opset = max(b.opset, PACKED_OPSETS[_PACKED_BITS])
+    operands = [
+        b.constant(f"{name}.weight_int4", base, ir.DataType.INT4),
+        b.constant(f"{name}.weight_step", scale),
+        b.constant(f"{name}.weight_int4_zero_point", np.zeros(len(scale), ml_dtypes.int4), ir.DataType.INT4),
+    ]
+    return b.add("DequantizeLinear", operands, f"{name}.weight_int4_dequantized", node=name, attributes={"axis": 0})
 
 
 def _free_bits(ctx: PairedContext, node: Node) -> int:
