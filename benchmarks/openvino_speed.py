@@ -3,8 +3,8 @@
     python benchmarks/openvino_speed.py --models resnet18,mobilenetv2 --bits w8a8 --json docs/results/openvino.json
 
 All contestants of a network run in one process, one thread, batch 1, in turns and in random order; ratios are medians
-over the turns. Weights are random (with settled batch norms): speed depends on shapes. NNCF is optional (pip install
-nncf); without it its column stays out.
+over the turns, by the clock of the process, which stops while others run. Weights are random (batch norms are settled):
+speed depends on shapes. NNCF is optional (pip install nncf); without it its column stays out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -86,7 +87,8 @@ def measure(name: str, bits: str, rounds: int, size: int) -> dict[str, Any]:
             contestants["NNCF in OpenVINO"] = compiled(rival)
     (expected,) = (tensor.numpy() for tensor in flat_tensors(frozen(images[:1])))
     off = float(np.abs(next(iter(ours(image).values())) - expected).max() / np.abs(expected).max() * 255)
-    samples = interleaved({key: partial(run, image) for key, run in contestants.items()}, rounds)
+    runs = {key: partial(run, image) for key, run in contestants.items()}
+    samples = interleaved(runs, rounds, clock=time.process_time)
     base = samples["fp32 in ONNX Runtime"]
     ratios = {key: round(float(np.median(base / values)), 3) for key, values in samples.items()}
     latencies = {key: round(float(np.median(values)) * 1e3, 3) for key, values in samples.items()}

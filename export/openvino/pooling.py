@@ -15,7 +15,7 @@ def draw_global_avg_pool(draw: Drawing, node: Node) -> ir.Value:
     """Add up the codes of every channel, exactly, and multiply the sum once."""
     operand = node.inputs[0]
     if node.quantizer is None or operand not in draw.grids:
-        value = draw.do(node, "GlobalAveragePool", [draw.real(node, operand)])
+        value = draw.do(node, "GlobalAveragePool", [_floats(draw, node)])
         return on_grid(draw, node, value)
     sizes = draw.frozen.graph.node(operand).sizes
     count = np.float32(np.prod(sizes[2:]))
@@ -30,7 +30,7 @@ def draw_avg_pool(draw: Drawing, node: Node) -> ir.Value:
     operand, kernel, options = node.inputs[0], node.kwargs["kernel_size"], node.kwargs
     windows = {"kernel_shape": list(kernel), "strides": list(options["stride"]), "pads": list(options["padding"]) * 2}
     if node.quantizer is None or operand not in draw.grids:
-        value = draw.do(node, "AveragePool", [draw.real(node, operand)], **windows, count_include_pad=1)
+        value = draw.do(node, "AveragePool", [_floats(draw, node)], **windows, count_include_pad=1)
         return on_grid(draw, node, value)
     channels = node.sizes[1]
     scale = np.float32(draw.scales(node)[0]) * np.float32(pool_weight_scale(kernel))
@@ -50,7 +50,15 @@ def draw_uneven_avg_pool(draw: Drawing, node: Node) -> ir.Value:
         "ceil_mode": int(options["ceil_mode"]),
         "count_include_pad": 0,
     }
-    return on_grid(draw, node, draw.do(node, "AveragePool", [draw.real(node, node.inputs[0])], **windows))
+    return on_grid(draw, node, draw.do(node, "AveragePool", [_floats(draw, node)], **windows))
+
+
+def _floats(draw: Drawing, node: Node) -> ir.Value:
+    """The operand in real units; an operation that changes no code keeps the plugin from averaging bytes to bytes."""
+    operand = node.inputs[0]
+    if operand not in draw.grids:
+        return draw.values[operand]
+    return draw.times(node, draw.do(node, "Round", [draw.values[operand]]), draw.scales(node)[0])
 
 
 DRAWERS = {

@@ -1,4 +1,4 @@
-"""Functions of single elements in OpenVINO: every code, whatever its scale, and no table."""
+"""Functions of single elements in OpenVINO: every code, whatever its scale, and a table only where nothing else is."""
 
 from __future__ import annotations
 
@@ -47,9 +47,11 @@ class Functions(nn.Module):
         (nn.GELU, "w8a8"),
         (nn.Sigmoid, "w8a8"),
         (nn.Tanh, "w8a8"),
+        (nn.LeakyReLU, "w8a8"),
+        (nn.ELU, "w8a8"),
     ],
 )
-def test_functions_give_every_code_without_a_table(function: type[nn.Module], bits: str, tmp_path: Path) -> None:
+def test_functions_give_every_code(function: type[nn.Module], bits: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = noise(2, 1, 32, 32)
     prepared = prepare(Functions(function), bits, (images[:1],))
@@ -61,7 +63,7 @@ def test_functions_give_every_code_without_a_table(function: type[nn.Module], bi
     for expected, got in zip(frozen(ramp), TARGET.load(path, 1).run([ramp.numpy()]), strict=True):
         np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=1e-6 * float(expected.abs().max()))
     operators = {node.op_type for node in onnx.load(path).graph.node}
-    assert "Gather" not in operators
+    assert ("Gather" in operators) == (function is nn.ELU), "a table where an operator would do, or none"
     assert ("Exp" in operators) == (function is nn.SiLU)
 
 
@@ -91,3 +93,18 @@ def test_a_transposition_stands_in_front_of_its_product(tmp_path: Path) -> None:
     assert {node.op_type for node in graph.node if transposed in node.input} == {"MatMul"}
     got = TARGET.load(path, 1).run([tokens[:1].numpy()])[0]
     np.testing.assert_allclose(got, frozen(tokens[:1]).numpy(), rtol=0, atol=1e-6 * float(np.abs(got).max()))
+
+
+@pytest.mark.parametrize("counts_borders", [True, False])
+def test_averages_give_every_code(counts_borders: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = noise(2, 3, 32, 32)
+    pool = nn.AvgPool2d(3, 2, 1, count_include_pad=counts_borders)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), pool, nn.Conv2d(8, 8, 1))
+    prepared = prepare(network, "w8a8", (images[:1],))
+    initialize(prepared, images)
+    frozen = freeze(prepared)
+    path = tmp_path / f"model{TARGET.suffix}"
+    path.write_bytes(TARGET.build(frozen, Form(), ""))
+    got = TARGET.load(path, 1).run([images[:1].numpy()])[0]
+    np.testing.assert_allclose(got, frozen(images[:1]).numpy(), rtol=0, atol=1e-6 * float(np.abs(got).max()))
