@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -96,5 +97,5 @@ def command(
         return 1
     size = sum(done.files.values())
     echo(f"wrote {out}: {len(done.files)} files, {size / 1000:,.1f} kB{', signed' if sign is not None else ''}")
-    echo(f"next: on the device, python3 {out / 'check.py'}")
+    echo(f"next: on the device, {shlex.join(['python3', str(out / 'check.py')])}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qkd_deploy.handoff.manifest import Manifest, differences
+from qkd_deploy.handoff.manifest import SIGNATURE, Manifest, differences
 from qkd_deploy.handoff.signature import is_signed
 from qkd_deploy.verification.findings import Level
 
@@ -21,7 +21,8 @@ def received(bundle: Path, manifest: Manifest, key: Path | None) -> Level:
         UserError: as ``is_signed``.
     """
     if key is not None and not is_signed(bundle, manifest, key):
-        return Level("bundle", "failed", (f"it is not signed by the owner of {key}",))
+        by = f" by the owner of {key}" if (bundle / SIGNATURE).exists() else ""
+        return Level("bundle", "failed", (f"it is not signed{by}",))
     found = differences(bundle, manifest)
     signed = "" if key is None else f", signed by the owner of {key}"
     told = f"{len(manifest.files)} files as they were packed{signed}"

@@ -169,7 +169,8 @@ class VerificationReport:
             _print_some(console, "Warning", list(map(str, self.wasted_codes)))
         if self.saturation is not None and self.saturation.prediction:
             console.print(Text(f"Saturation: {self.saturation.prediction}"), soft_wrap=True)
-        console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB{self._speed()}"))
+        if self.cpu:  # else nothing ran, as of a bundle of another signer
+            console.print(Text(f"{self._machine()}; file {self.file_bytes / 1000:,.1f} kB{self._speed()}"))
         console.print(Text(self.verdict, style=_VERDICT_COLOURS[self.proven]), soft_wrap=True)
 
     def _speed(self) -> str:
@@ -187,7 +188,7 @@ class VerificationReport:
 
     def _machine(self) -> str:
         features = [name for name, present in self.cpu.items() if present is True]
-        known = self.cpu.get("model", self.cpu.get("architecture", "unknown processor"))
+        known = self.cpu.get("model", self.cpu.get("architecture"))
         return f"{known}: {', '.join(features) or 'no known integer instructions'}"
 
 

@@ -41,6 +41,9 @@ def test_another_signer_fails(folder: Path) -> None:
     (folder / "bundle/manifest.json").write_text(manifest.replace('"tolerance": 0', '"tolerance": 9'))
     done = verify(folder, "bundle --key own.pem")
     assert done.code == 1 and "it is not signed by the owner of own.pem" in done.out
+    assert " kB" not in done.out  # nothing is said of a file that was not read
+    (folder / "bundle/manifest.sig").unlink()
+    assert "FAILED bundle: bundle: it is not signed\n" in verify(folder, "bundle --key own.pem").out
 
 
 def test_other_content_fails(folder: Path) -> None:
