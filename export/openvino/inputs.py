@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import frexp
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from qkd_deploy.export.openvino.context import Drawing
+from qkd_deploy.export.openvino.exact import divided
 from qkd_deploy.graph.ir import Node, Ref, substitute
 from qkd_deploy.graph.ops.constants import pixel_map
 from qkd_deploy.graph.quantized import QuantizedTensor
@@ -40,26 +39,6 @@ def _pixels(draw: Drawing, node: Node, value: ir.Value) -> ir.Value:
         return value
     offset, gain = (numbers.view(-1, 1, 1).cpu().numpy() for numbers in (found.offset, found.gain))
     return draw.do(node, "Div", [draw.do(node, "Sub", [value, draw.sketch.array(offset)]), draw.sketch.array(gain)])
-
-
-def divided(draw: Drawing, node: Node, value: ir.Value, divisor: float) -> ir.Value:
-    """``value / divisor`` as rounded once, near every tie.
-
-    OpenVINO multiplies by the reciprocal, which rounds twice. The remainder beside the nearest tie is exact where the
-    divisor is split into two numbers of 12 bits, and corrects the quotient.
-    """
-    inverse = draw.sketch.number(1 / divisor)
-    quotient = draw.do(node, "Mul", [value, inverse])
-    mantissa, _ = frexp(divisor)
-    if mantissa == 0.5:  # a power of two
-        return quotient
-    single = np.float32(divisor)
-    head = (single.view(np.int32) & np.int32(-(2**12))).view(np.float32)
-    tie = draw.do(node, "Add", [draw.do(node, "Floor", [quotient]), draw.sketch.number(0.5)])
-    rest = value
-    for part in (head, single - head):
-        rest = draw.do(node, "Sub", [rest, draw.do(node, "Mul", [tie, draw.sketch.number(float(part))])])
-    return draw.do(node, "Add", [tie, draw.do(node, "Mul", [rest, draw.sketch.number(1 / divisor)])])
 
 
 def evaluate_constant(draw: Drawing, node: Node) -> None:

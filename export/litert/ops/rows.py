@@ -9,7 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 from qkd_deploy.export.litert.context import LiteContext, Value, unsupported
 from qkd_deploy.export.litert.floats import dequantized, from_steps, in_steps, quantized, reduced, step, with_number
 from qkd_deploy.export.litert.ops.movement import sliced
-from qkd_deploy.export.litert.pairs import FloatPair, Floats, root_over, scaled_variance
+from qkd_deploy.export.litert.pairs import Floats
+from qkd_deploy.graph.exact.pairs import deviation
 from qkd_deploy.graph.exact.rows import (
     ALL_ZERO,
     FLOAT32_ROW,
@@ -48,14 +49,6 @@ def emit_layer_norm(ctx: LiteContext, node: Node) -> Value:
         if ref is not None:
             y = with_number(ctx, name, code, y, real(ctx.constants[ref.name]).detach().cpu().numpy())
     return quantized(ctx, name, y, ctx.params(node))
-
-
-def deviation(do: Floats, total: int, squares: int, length: int, eps: float) -> int:
-    """``sqrt((n * squares - total^2) / n^2 + eps)``, as ``sqrt(n * squares - total^2 + eps * n^2) / n``."""
-    spread, stabilised = scaled_variance(do, total, squares, length), eps * float(length) ** 2
-    whole = do.sum(spread.high, do.constant(spread.high, stabilised))
-    rest = do.with_number("ADD", spread.low, stabilised - float(np.float32(stabilised)))
-    return root_over(do, FloatPair(whole.high, do.of("ADD", whole.low, rest)), length)
 
 
 def emit_exponential(ctx: LiteContext, node: Node) -> Value:

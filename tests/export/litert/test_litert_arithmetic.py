@@ -15,9 +15,9 @@ from qkd_deploy.export.litert.additions import exact_label, fixed_point_sum
 from qkd_deploy.export.litert.context import LiteContext
 from qkd_deploy.export.litert.flatbuffer import FlatGraph
 from qkd_deploy.export.litert.grid import Grid, fitted, made_grid, true_grid
-from qkd_deploy.export.litert.ops.rows import deviation
 from qkd_deploy.export.litert.pairs import Floats
 from qkd_deploy.graph.exact.add_scale import CodeRange, portable_add_scale
+from qkd_deploy.graph.exact.pairs import deviation
 from qkd_deploy.graph.quantized import QuantParams
 
 BYTES = np.arange(-128, 128)
