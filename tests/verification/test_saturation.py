@@ -159,8 +159,8 @@ def test_only_a_file_alone_is_told_of_the_comparison_with_fp32() -> None:
     """A checkpoint whose network has no form in float has been given already."""
     latency = {"integer": 0.001}
     alone, given = (
-        VerificationReport("m.onnx", latency_seconds=latency),
-        VerificationReport("m.onnx", "m.pt", latency_seconds=latency),
+        VerificationReport("m.onnx", latency_seconds=latency, cpu={"architecture": "x86_64"}),
+        VerificationReport("m.onnx", "m.pt", latency_seconds=latency, cpu={"architecture": "x86_64"}),
     )
     assert "1.00 ms an image (one thread; --checkpoint compares with fp32)" in " ".join(printed(alone).split())
     assert "1.00 ms an image (one thread)" in " ".join(printed(given).split())
