@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from qkd_deploy.errors import UserError
 from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.openvino.sketch import LEVELS, Sketch
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
+from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.quantized import QuantParams
 
 
@@ -118,3 +120,11 @@ def lowest_of(grid: QuantParams) -> int:
     if grid.lo >= 0:
         return 0
     return -LEVELS // 2 if grid.hi < LEVELS // 2 else -grid.zero_point
+
+
+def without_form(node: Node, why: str = "") -> UserError:
+    """The error about a node that OpenVINO does not compute exactly; ``why`` begins with a colon."""
+    return UserError(
+        f"{node.name} ({operator_of(node).docs}) has no form for OpenVINO{why}; choose another target, or replace the "
+        "operation"
+    )

@@ -8,14 +8,22 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qkd_deploy.errors import UserError
 from qkd_deploy.export.emit import output_names
-from qkd_deploy.export.openvino import elementwise, float_ops, functions, inputs, layers, movement, pooling, tokens
-from qkd_deploy.export.openvino.context import Drawing
+from qkd_deploy.export.openvino import (
+    elementwise,
+    float_ops,
+    functions,
+    inputs,
+    layers,
+    movement,
+    pooling,
+    tokens,
+    upsampling,
+)
+from qkd_deploy.export.openvino.context import Drawing, without_form
 from qkd_deploy.export.ops import NOT_WRITTEN
 from qkd_deploy.graph.integer.model import FrozenModel
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops import operator_of
 
 DRAWERS: dict[str, Callable[[Drawing, Node], ir.Value]] = {
     "conv": layers.draw_layer,
@@ -27,6 +35,7 @@ DRAWERS: dict[str, Callable[[Drawing, Node], ir.Value]] = {
     **movement.DRAWERS,
     **pooling.DRAWERS,
     **tokens.DRAWERS,
+    **upsampling.DRAWERS,
 }
 
 
@@ -58,10 +67,7 @@ def draw_model(frozen: FrozenModel, *, input_type: str = "float32") -> onnx.Mode
 
 def _drawn(draw: Drawing, node: Node) -> ir.Value:
     if node.kind not in DRAWERS:
-        raise UserError(
-            f"{node.name} ({operator_of(node).docs}) has no form for OpenVINO; choose another target, or replace the "
-            "operation"
-        )
+        raise without_form(node)
     value = DRAWERS[node.kind](draw, node)
     if node.quantizer is not None or node.clip is None or node.name in draw.grids:
         return value

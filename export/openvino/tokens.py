@@ -6,8 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from qkd_deploy.errors import UserError
-from qkd_deploy.export.openvino.context import Drawing
+from qkd_deploy.export.openvino.context import Drawing, without_form
 from qkd_deploy.export.openvino.exact import Floats, divided
 from qkd_deploy.export.openvino.float_ops import on_grid
 from qkd_deploy.graph.exact.pairs import deviation
@@ -21,7 +20,6 @@ from qkd_deploy.graph.exact.rows import (
     whole_steps,
 )
 from qkd_deploy.graph.ir import Node
-from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.quantized import real
 
 
@@ -74,10 +72,7 @@ def draw_layer_norm(draw: Drawing, node: Node) -> ir.Value:
     if operand not in draw.grids or node.quantizer is None:
         return _float_norm(draw, node, gain, offset)
     if length > FLOAT32_ROW:
-        raise UserError(
-            f"{node.name} ({operator_of(node).docs}) has no exact form for OpenVINO: its rows are longer than "
-            f"{FLOAT32_ROW}; choose another target, or replace the operation"
-        )
+        raise without_form(node, f": its rows are longer than {FLOAT32_ROW}")
     do = Floats(draw, node)
     y = _normalised(draw, node, do)
     if gain is not None:
