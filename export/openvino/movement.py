@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from qkd_deploy.export.openvino.context import Drawing
+from qkd_deploy.export.openvino.context import Drawing, lowest_of
 from qkd_deploy.graph.ir import Node, Ref
 
 Mover = Callable[[Drawing, Node, ir.Value], ir.Value]
@@ -55,7 +55,11 @@ def _border(draw: Drawing, node: Node, value: ir.Value) -> ir.Value:
     column = draw.sketch.array(fills.reshape(-1, *[1] * (len(node.sizes) - 2)).astype(np.float32))
     pads = draw.sketch.shape(np.array(node.kwargs["amounts"], np.int64).T.reshape(-1).tolist())
     padded = draw.do(node, "Pad", [draw.do(node, "Sub", [value, column]), pads])
-    return draw.do(node, "Add", [padded, column])
+    bordered = draw.do(node, "Add", [padded, column])
+    if node.inputs[0] not in draw.grids:
+        return bordered
+    # the layer behind is an integer kernel where its operand has been rounded, and adds in float elsewhere
+    return draw.sketch.fake_quantize(node.name, bordered, lowest_of(draw.grids[node.inputs[0]]))
 
 
 def _roll(draw: Drawing, node: Node, value: ir.Value) -> ir.Value:

@@ -59,10 +59,10 @@ def tokens() -> nn.Module:
     return VisionTransformer(5, 3, image_size=32, patch_size=8, depth=2)
 
 
-def frozen_of(network: nn.Module, bits: str, size: int = 32) -> FrozenModel:
+def frozen_of(network: nn.Module, bits: str, size: int = 32, **options: str) -> FrozenModel:
     """The integer model of a network with settled batch norms, its steps set on noise."""
     images = noise(4, 3, size, size)
-    prepared = prepare(settle(network), bits, (images[:1],))
+    prepared = prepare(settle(network), bits, (images[:1],), **options)
     initialize(prepared, images)
     return freeze(prepared)
 
@@ -82,12 +82,13 @@ def steps_off(frozen: FrozenModel, got: np.ndarray, images: torch.Tensor) -> flo
         *((tokens, "w8a8"), (tokens, "w4a8"), (tokens, "w4a4")),
     ],
 )
+@pytest.mark.parametrize("normalization", ["centered", "imagenet"])  # the latter needs borders that are no zeros
 def test_no_code_differs_and_convolutions_are_integer(
-    network: str | Callable[[], nn.Module], bits: str, tmp_path: Path
+    network: str | Callable[[], nn.Module], bits: str, normalization: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     made = create_model(network, 5) if isinstance(network, str) else network()
-    frozen = frozen_of(made, bits)
+    frozen = frozen_of(made, bits, normalization=normalization)
     path = tmp_path / f"model{TARGET.suffix}"
     path.write_bytes(TARGET.build(frozen, Form(), "record"))
     images = noise(4, 3, 32, 32, seed=1)
