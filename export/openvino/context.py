@@ -99,7 +99,7 @@ class Drawing:
     def _is_only_summed(self, node: Node) -> bool:
         """Say if sums alone read a layer: the plugin leaves out the rounding of a FakeQuantize between both."""
         readers = self.frozen.graph.users(node.name)
-        return node.kind == "conv" and bool(readers) and all(reader.kind == "add" for reader in readers)
+        return node.kind in ("conv", "linear") and bool(readers) and all(reader.kind == "add" for reader in readers)
 
     def float_view(self, node: Node) -> EmitContext:
         """What the emitters of float operations take, with this node's operands in real units."""
