@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from pretrained_networks import NETWORKS
 from torch import Tensor, nn
+from training_peers import brevitas_layer
 
 from qkd_deploy.atomic import atomic_write
 from qkd_deploy.data import normalize
@@ -40,8 +41,8 @@ class Block(nn.Module):
 
     def __init__(self, own: Any, bits: int, out_bits: int) -> None:
         super().__init__()
-        self.conv1, self.bn1, self.relu1 = _conv(own.conv1, bits), own.bn1, qnn.QuantReLU(bit_width=bits)
-        self.conv2, self.bn2 = _conv(own.conv2, bits), own.bn2
+        self.conv1, self.bn1, self.relu1 = _layer(own.conv1, bits), own.bn1, qnn.QuantReLU(bit_width=bits)
+        self.conv2, self.bn2 = _layer(own.conv2, bits), own.bn2
         self.input = qnn.QuantIdentity(bit_width=bits)
         self.operand = qnn.QuantIdentity(bit_width=_WIDE)
         self.relu2, self._new = qnn.QuantReLU(bit_width=out_bits), own._new
@@ -59,15 +60,11 @@ class Quantized(nn.Module):
     def __init__(self, own: Any, bits: int) -> None:
         super().__init__()
         self.image = qnn.QuantIdentity(bit_width=_WIDE)
-        self.conv1, self.bn1, self.relu = _conv(own.conv1, _WIDE), own.bn1, qnn.QuantReLU(bit_width=_WIDE)
+        self.conv1, self.bn1, self.relu = _layer(own.conv1, _WIDE), own.bn1, qnn.QuantReLU(bit_width=_WIDE)
         blocks = [*own.layer1, *own.layer2, *own.layer3]
         self.blocks = nn.Sequential(*(Block(block, bits, _WIDE) for block in blocks))
         self.pooled = qnn.QuantIdentity(bit_width=_WIDE)
-        last = own.linear
-        self.linear = qnn.QuantLinear(
-            last.in_features, last.out_features, True, weight_quant=Int8WeightPerChannelFloat, weight_bit_width=_WIDE
-        )
-        self.linear.load_state_dict(last.state_dict(), strict=False)
+        self.linear = _layer(own.linear, _WIDE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits of normalised images."""
@@ -75,19 +72,8 @@ class Quantized(nn.Module):
         return self.linear(torch.flatten(self.pooled(F.adaptive_avg_pool2d(x, 1)), 1))  # type: ignore[no-any-return]
 
 
-def _conv(own: nn.Conv2d, bits: int) -> nn.Module:
-    made = qnn.QuantConv2d(
-        own.in_channels,
-        own.out_channels,
-        own.kernel_size,
-        own.stride,
-        own.padding,
-        bias=False,
-        weight_quant=Int8WeightPerChannelFloat,
-        weight_bit_width=bits,
-    )
-    made.load_state_dict(own.state_dict(), strict=False)
-    return made  # type: ignore[no-any-return]
+def _layer(own: nn.Module, bits: int) -> nn.Module:
+    return brevitas_layer(own, bits, weight_quant=Int8WeightPerChannelFloat)
 
 
 def train(network: nn.Module, options: argparse.Namespace) -> None:

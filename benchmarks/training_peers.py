@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,30 +151,37 @@ def _kit_of(quantizer: Callable[[int, bool], nn.Module]) -> Kit:
     )
 
 
+def brevitas_layer(own: nn.Module, bits: int, **options: Any) -> nn.Module:
+    """Brevitas' form of a convolution or a linear layer, with its weights; ``options`` as Brevitas takes them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from brevitas import nn as brevitas  # an optional dependency
+
+    if isinstance(own, nn.Linear):
+        made = brevitas.QuantLinear(own.in_features, own.out_features, bias=True, weight_bit_width=bits, **options)
+    else:
+        assert isinstance(own, nn.Conv2d)
+        made = brevitas.QuantConv2d(
+            own.in_channels,
+            own.out_channels,
+            own.kernel_size,
+            own.stride,
+            own.padding,
+            bias=False,
+            weight_bit_width=bits,
+            **options,
+        )
+    made.load_state_dict(own.state_dict(), strict=False)
+    return made  # type: ignore[no-any-return]
+
+
 def _brevitas_kit() -> Kit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from brevitas import nn as brevitas  # an optional dependency
 
-    def layer(own: nn.Module, bits: int) -> nn.Module:
-        if isinstance(own, nn.Linear):
-            made = brevitas.QuantLinear(own.in_features, own.out_features, bias=True, weight_bit_width=bits)
-        else:
-            assert isinstance(own, nn.Conv2d)
-            made = brevitas.QuantConv2d(
-                own.in_channels,
-                own.out_channels,
-                own.kernel_size,
-                own.stride,
-                own.padding,
-                bias=False,
-                weight_bit_width=bits,
-            )
-        made.load_state_dict(own.state_dict(), strict=False)
-        return made  # type: ignore[no-any-return]
-
     return Kit(
-        layer=layer,
+        layer=brevitas_layer,
         relu=lambda bits: brevitas.QuantReLU(bit_width=bits),
         signed=lambda bits: brevitas.QuantIdentity(bit_width=bits),
     )

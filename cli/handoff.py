@@ -8,15 +8,7 @@ from typing import Any
 
 import click
 
-from qkd_deploy.cli.options import (
-    IMAGE_OPTIONS,
-    GroupedCommand,
-    in_words,
-    named,
-    option,
-    options_of,
-    require_checkpoint_of,
-)
+from qkd_deploy.cli.options import GroupedCommand, image_options, named, option, require_checkpoint_of
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import TargetName
 from qkd_deploy.settings import LARGEST
@@ -40,11 +32,7 @@ from qkd_deploy.training.groups import DataSource
 @option("--model", help="Your own network, `package.module:factory`, where the checkpoint holds one.")
 @option("--licence", usual="not stated", help="The model's licence, for its card.")
 @option("--sign", type=Path, metavar="KEY.PEM", help="Sign the bundle with this private key of ed25519.")
-@options_of(
-    DataSource,
-    only=IMAGE_OPTIONS,
-    usual=lambda declared: "" if declared.name == "dataset" else in_words(declared.default),
-)
+@image_options(DataSource)
 @option(
     "--images", type=click.IntRange(1, 1000), group="data", default=8, help="Held-out images that become golden inputs."
 )

@@ -20,7 +20,7 @@ _VALUES: dict[Any, Any] = {
     Arguments: Argument(),
 }
 _PAIRS = (Pair, Argument)
-IMAGE_OPTIONS = (
+_IMAGES = (
     "dataset",
     "task",
     "data_dir",
@@ -154,6 +154,13 @@ def options_of(
         return command
 
     return decorate
+
+
+def image_options(settings: type[Settings]) -> Callable[[Decorated], Decorated]:
+    """Give a command about a file the options of a data set, which it needs none of; ``settings`` declares them."""
+    return options_of(
+        settings, only=_IMAGES, usual=lambda declared: "" if declared.name == "dataset" else in_words(declared.default)
+    )
 
 
 def _spelling(declared: Declaration) -> str:

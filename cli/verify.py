@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qkd_deploy.atomic import atomic_write, is_same_file
-from qkd_deploy.cli.options import (
-    IMAGE_OPTIONS,
-    GroupedCommand,
-    in_words,
-    named,
-    option,
-    options_of,
-    require_checkpoint_of,
-)
+from qkd_deploy.cli.options import GroupedCommand, image_options, named, option, require_checkpoint_of
 from qkd_deploy.cli.printing import echo
 from qkd_deploy.cli.values import Choice, Points, TargetName
 from qkd_deploy.settings import LARGEST, declarations
@@ -31,11 +23,7 @@ _TOLERANCE, _REQUIRE_INTEGER, _STRICT_CODES = declarations(VerifyOptions)
 
 @click.command(cls=GroupedCommand)
 @click.argument("file", type=Path, metavar="MODEL.ONNX")
-@options_of(
-    DataSource,
-    only=IMAGE_OPTIONS,
-    usual=lambda declared: "" if declared.name == "dataset" else in_words(declared.default),
-)
+@image_options(DataSource)
 @option("--split", type=Choice(["test", "train"]), group="data", usual="test", help="Part of the data set.")
 @option(
     "--inputs",

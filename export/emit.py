@@ -19,7 +19,7 @@ from qkd_deploy.export.context import EmitContext
 from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.export.metadata import LayerRecord, TensorRecord
 from qkd_deploy.export.ops import EMITTERS, NOT_WRITTEN
-from qkd_deploy.export.ops.constants import emit_constant, evaluate_constant
+from qkd_deploy.export.ops.constants import emit_constant
 from qkd_deploy.export.ops.float_ops import emit_results
 from qkd_deploy.gate.names import BATCH
 from qkd_deploy.graph.integer.model import FrozenModel
@@ -64,7 +64,7 @@ def emit(
         if node.kind in NOT_WRITTEN:
             continue
         if node.name in constants:
-            evaluate_constant(ctx, node)
+            ctx.constants[node.name] = frozen.evaluate_constant(node, ctx.constants)
         if node.shape is None:
             emit_results(ctx, node)
         else:

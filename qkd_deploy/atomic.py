@@ -44,24 +44,38 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     target = path_to_write(path)
     if target.exists() and not target.is_file():  # renaming would replace a device by a file
         raise UserError(f"cannot write {target}: it is {'a folder' if target.is_dir() else 'no file'}; name a file")
-    made = [folder for folder in target.parents if not folder.exists()]
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with _writing(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Where the block fails, remove the folders that it made above ``target``, and say what the system said.
+
+    Raises:
+        UserError: instead of an OSError.
+    """
+    made = [folder for folder in target.parents if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        made = []
-    except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}; choose another path or free some space"
-        ) from error
-    finally:
+        yield
+    except BaseException as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"cannot write {target}: {error.strerror or error}; choose another path or free some space"
+            ) from error
+        raise
 
 
 @contextmanager
@@ -94,33 +108,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         UserError: the folder cannot be written to, or the disk is full.
     """
     target = path_to_write(path)
-    made = [folder for folder in target.parents if not folder.exists()]
     mark = secrets.token_hex(4)
     temporary, old = (Path(f"{target.resolve()}.{mark}.{kind}") for kind in ("tmp", "old"))
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-        place = target.resolve()
+    with _writing(target):
         try:
-            if target.exists():
-                os.replace(place, old)
-            os.replace(temporary, place)
-        except BaseException:  # an interruption between the two, too
-            if old.exists() and not place.exists():
-                os.replace(old, place)
-            raise
-        made = []
-    except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}; choose another path or free some space"
-        ) from error
-    finally:
-        for folder in (temporary, old):
-            shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for folder in made:
-                folder.rmdir()
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as opened:
+                        os.fsync(opened.fileno())
+            _put_in_place(temporary, target, old)
+        finally:
+            for folder in (temporary, old):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, target: Path, old: Path) -> None:
+    """Move a folder to where another one may be, which is back in its place where that fails."""
+    place = target.resolve()
+    try:
+        if target.exists():
+            os.replace(place, old)
+        os.replace(folder, place)
+    except BaseException:  # an interruption between the two, too
+        if old.exists() and not place.exists():
+            os.replace(old, place)
+        raise

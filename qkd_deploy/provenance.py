@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -32,14 +33,17 @@ def provenance(command: str) -> dict[str, Any]:
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """Read the CPU's model name and which of the instruction sets that matter it has (on Linux)."""
     info = _first_entries(cpuinfo)
-    flags = cpu_flags(cpuinfo)
+    flags = _flags(info)
     name = info.get("model name") or platform.processor() or UNKNOWN
     return {"model": name, "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else UNKNOWN}
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """Read all that the CPU says that it can do (on Linux; empty elsewhere)."""
-    info = _first_entries(cpuinfo)
+    return _flags(_first_entries(cpuinfo))
+
+
+def _flags(info: Mapping[str, str]) -> frozenset[str]:
     return frozenset(info.get("flags", info.get("Features", "")).split())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from qkd_deploy.export.litert.context import LiteContext, Value, unsupported
@@ -12,7 +10,7 @@ from qkd_deploy.export.litert.ops import EMITTERS
 from qkd_deploy.export.litert.ops.ends import emit_constant, output
 from qkd_deploy.graph.contract.operator import Operands
 from qkd_deploy.graph.integer.model import FrozenModel
-from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.ops.constants import SCALAR
 
@@ -35,21 +33,12 @@ def emit_tflite(frozen: FrozenModel, *, input_type: str = "float32", record: str
         if node.kind == SCALAR.name:
             continue
         if node.name in constants:
-            _evaluate(ctx, node)
+            ctx.constants[node.name] = frozen.evaluate_constant(node, ctx.constants)
             if node.shape is not None:
                 ctx.values[node.name] = emit_constant(ctx, node)
         else:
             ctx.values[node.name] = _emitted(ctx, node)
     return ctx.file.content(ctx.inputs, [output(ctx, name) for name in graph.outputs()], record, key)
-
-
-def _evaluate(ctx: LiteContext, node: Node) -> None:
-    """Compute a node that does not depend on the input here and now, whatever its kind."""
-
-    def value(ref: Ref) -> Any:
-        return ctx.constants[ref.name]
-
-    ctx.constants[node.name] = ctx.frozen.evaluate(node, *substitute((node.args, node.kwargs), value))
 
 
 def _emitted(ctx: LiteContext, node: Node) -> Value:

@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from qkd_deploy.export.litert.context import LiteContext, Value
 from qkd_deploy.export.litert.grid import LEAST, MOST, Grid, true_grid
 from qkd_deploy.export.litert.kernels import relabelled
+from qkd_deploy.graph.exact.pairs import is_power_of_two
 from qkd_deploy.graph.quantized import QuantParams
 
 _OPTIONS: dict[str, Any] = {
@@ -47,11 +48,6 @@ def reduced(ctx: LiteContext, name: str, code: str, index: int) -> int:
     axes = ctx.file.constant("axes", np.array([len(shape) - 1], np.int32))
     ctx.file.operator(code, [index, axes], [made], options)
     return made
-
-
-def is_power_of_two(scale: float) -> bool:
-    """True for scales by which floats are multiplied and divided without rounding."""
-    return bool(np.frexp(np.float32(scale))[0] == 0.5)
 
 
 def dequantized(ctx: LiteContext, index: int, grid: Grid) -> int:

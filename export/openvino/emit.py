@@ -55,7 +55,7 @@ def draw_model(frozen: FrozenModel, *, input_type: str = "float32") -> onnx.Mode
         if node.kind in NOT_WRITTEN:
             continue
         if node.name in constants:
-            inputs.evaluate_constant(draw, node)
+            draw.constants[node.name] = frozen.evaluate_constant(node, draw.constants)
         if node.shape is None:
             float_ops.draw_results(draw, node)
         elif node.name in constants:

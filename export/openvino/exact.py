@@ -7,17 +7,14 @@ error.
 
 from __future__ import annotations
 
-from math import frexp
-
 import numpy as np
 import onnx_ir as ir
 
 from qkd_deploy.export.openvino.context import Drawing
-from qkd_deploy.graph.exact.pairs import FloatMath, FloatPair
+from qkd_deploy.graph.exact.pairs import FloatMath, FloatPair, is_power_of_two
 from qkd_deploy.graph.ir import Node
 
 _LEAST = float(np.finfo(np.float32).min)
-_HALF_OF_ONE = 0.5
 
 
 class Floats(FloatMath[ir.Value]):
@@ -88,11 +85,6 @@ def divided(draw: Drawing, node: Node, value: ir.Value, divisor: float) -> ir.Va
     for part in number_halves(divisor):
         rest = do.of("Add", rest, do.with_number("Mul", tie, -part))
     return do.of("Add", tie, do.with_number("Mul", rest, 1 / divisor))
-
-
-def is_power_of_two(divisor: float) -> bool:
-    """Say if nothing is rounded where it divides."""
-    return frexp(float(np.float32(divisor)))[0] == _HALF_OF_ONE
 
 
 def number_halves(number: float) -> tuple[float, float]:

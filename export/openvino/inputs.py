@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx_ir as ir
 import torch
 
 from qkd_deploy.export.openvino.context import Drawing
 from qkd_deploy.export.openvino.exact import divided
-from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.constants import pixel_map
 from qkd_deploy.graph.quantized import QuantizedTensor
 
@@ -41,17 +39,8 @@ def _pixels(draw: Drawing, node: Node, value: ir.Value) -> ir.Value:
     return draw.do(node, "Div", [draw.do(node, "Sub", [value, draw.sketch.array(offset)]), draw.sketch.array(gain)])
 
 
-def evaluate_constant(draw: Drawing, node: Node) -> None:
-    """Compute a node that does not depend on the input here and now, whatever its kind."""
-
-    def value(ref: Ref) -> Any:
-        return draw.constants[ref.name]
-
-    draw.constants[node.name] = draw.frozen.evaluate(node, *substitute((node.args, node.kwargs), value))
-
-
 def draw_constant(draw: Drawing, node: Node) -> ir.Value:
-    """Store the tensor that ``evaluate_constant`` has computed."""
+    """Store a tensor that does not depend on the input."""
     made = draw.constants[node.name]
     if not isinstance(made, QuantizedTensor):
         return draw.sketch.array(made.detach().cpu().numpy())

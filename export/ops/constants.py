@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx_ir as ir
 import torch
 
 from qkd_deploy.export.context import EmitContext, NamedParams
 from qkd_deploy.export.emitter import Emitter
 from qkd_deploy.gate.names import BATCH
-from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.constants import pixel_map
 from qkd_deploy.graph.quantized import QuantizedTensor
 
@@ -46,17 +44,8 @@ def _pixels(ctx: EmitContext, node: Node, value: ir.Value) -> ir.Value:
     return value
 
 
-def evaluate_constant(ctx: EmitContext, node: Node) -> None:
-    """Compute a node that does not depend on the input here and now, whatever its kind."""
-
-    def value(ref: Ref) -> Any:
-        return ctx.constants[ref.name]
-
-    ctx.constants[node.name] = ctx.frozen.evaluate(node, *substitute((node.args, node.kwargs), value))
-
-
 def emit_constant(ctx: EmitContext, node: Node) -> ir.Value:
-    """Store the tensor that ``evaluate_constant`` has computed."""
+    """Store a tensor that does not depend on the input."""
     made = ctx.constants[node.name]
     if not isinstance(made, QuantizedTensor):
         return ctx.builder.constant(f"{node.name}.value", made.detach().cpu().numpy())

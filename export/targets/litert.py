@@ -12,13 +12,12 @@ from flatbuffers import encode, number_types, packer
 from flatbuffers.table import Table
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.targets.onnx_file import RECORD
 from qkd_deploy.export.targets.target import Form, TargetKernel
-from qkd_deploy.gate.names import PREFIX
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
 
-_KEY = f"{PREFIX}target"
 _MARK = b"TFL3"
 """At offset 4 of files of the format, as flatbuffers have it."""
 _BUFFERS, _METADATA = 4, 6
@@ -84,7 +83,7 @@ class LiteRt:
             )
         from qkd_deploy.export.litert.emit import emit_tflite  # a session needs no torch
 
-        return emit_tflite(frozen, input_type=form.input, record=record, key=_KEY)
+        return emit_tflite(frozen, input_type=form.input, record=record, key=RECORD)
 
     def beside(self, content: bytes) -> dict[str, bytes]:
         """Nothing."""
@@ -93,7 +92,7 @@ class LiteRt:
     def record(self, content: bytes) -> str | None:
         """Read the record from the metadata of the flatbuffer."""
         try:
-            return _metadata(content).get(_KEY)
+            return _metadata(content).get(RECORD)
         except Exception:  # noqa: BLE001  # offsets of another or a damaged file lead anywhere
             return None
 

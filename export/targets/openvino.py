@@ -15,13 +15,12 @@ import numpy as np
 import onnx
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.targets.onnx_file import record_in, serialized, with_record
 from qkd_deploy.export.targets.target import Form, TargetKernel
-from qkd_deploy.gate.names import PREFIX
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
 
-_KEY = f"{PREFIX}target"
 _WIDE = 8
 """Bits at which results may be off by the tolerance."""
 _TOLERANCE = 2
@@ -75,9 +74,7 @@ class OpenVino:
             raise UserError("OpenVINO takes no packed weights; use --weights int8 (weights='int8' in Python)")
         from qkd_deploy.export.openvino.emit import draw_model  # a session needs no torch
 
-        model = draw_model(frozen, input_type=form.input)
-        onnx.helper.set_model_props(model, {_KEY: record})
-        return bytes(model.SerializeToString(deterministic=True))
+        return serialized(with_record(draw_model(frozen, input_type=form.input), record))
 
     def beside(self, content: bytes) -> dict[str, bytes]:
         """Nothing."""
@@ -85,11 +82,7 @@ class OpenVino:
 
     def record(self, content: bytes) -> str | None:
         """Read the record from the metadata of the ONNX model."""
-        try:
-            model = onnx.ModelProto.FromString(content)
-        except Exception:  # noqa: BLE001  # whatever protobuf raises for a file of another kind
-            return None
-        return {entry.key: entry.value for entry in model.metadata_props}.get(_KEY)
+        return record_in(content)
 
     def meaning(self, content: bytes) -> bytes:
         """All bytes."""
@@ -97,7 +90,7 @@ class OpenVino:
 
     def from_onnx(self, model: onnx.ModelProto) -> bytes:
         """OpenVINO reads ONNX as it is."""
-        return bytes(model.SerializeToString(deterministic=True))
+        return serialized(model)
 
     def load(self, path: Path, threads: int) -> _Session:
         """Compile the model for the CPU, in float32 between integer kernels."""

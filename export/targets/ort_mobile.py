@@ -21,15 +21,14 @@ import numpy as np
 import onnx
 
 from qkd_deploy.errors import UserError
+from qkd_deploy.export.targets.onnx_file import RECORD, with_record
 from qkd_deploy.export.targets.ort import CHECK_SESSION
 from qkd_deploy.export.targets.target import Form, TargetKernel
-from qkd_deploy.gate.names import PREFIX
 from qkd_deploy.runtimes.profile import NodeTime, Profiled, profiled
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
 
-_KEY = f"{PREFIX}target"
 _LAYOUTS = ("NchwcTransformer",)
 """Optimizers whose results hold on some x86 CPUs alone."""
 _MARK = b"ORTM"
@@ -67,8 +66,7 @@ class OrtMobile:
         from qkd_deploy.export.emit import emit  # a session needs no torch
 
         model = emit(frozen, weights=form.weights, input_type=form.input).model
-        onnx.helper.set_model_props(model, {_KEY: record})
-        return _optimized(model, without=_LAYOUTS)
+        return _optimized(with_record(model, record), without=_LAYOUTS)
 
     def from_onnx(self, model: onnx.ModelProto) -> bytes:
         """Optimize any ONNX model for this machine's CPU, also by layouts of it alone, and keep what that gave."""
@@ -92,7 +90,7 @@ class OrtMobile:
         try:
             model = _root(content).Model()
             entries = [model.MetadataProps(i) for i in range(model.MetadataPropsLength())]
-            return {entry.Key().decode(): entry.Value().decode() for entry in entries}.get(_KEY)
+            return {entry.Key().decode(): entry.Value().decode() for entry in entries}.get(RECORD)
         except Exception:  # noqa: BLE001  # offsets of another or a damaged file lead anywhere
             return None
 

@@ -16,21 +16,39 @@ import onnx
 
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.qnn.session import accounts_in, kernels_in, refused_nodes, session_of
+from qkd_deploy.export.targets.onnx_file import record_in, serialized, with_record
 from qkd_deploy.export.targets.target import Form, TargetKernel
-from qkd_deploy.gate.names import BATCH, PREFIX
+from qkd_deploy.gate.names import BATCH
 
 if TYPE_CHECKING:
     from qkd_deploy.graph.integer.model import FrozenModel
 
-_KEY = f"{PREFIX}target"
 _TOLERANCE = 8
 _LEAST_BITS = 7
 """Of activations: they have eight, but for operands of products, which have one less."""
 _CONTEXT = ".qnn.ctx.onnx"
 _TAKEN = frozenset(
-    {"input", "constant", "scalar", "conv", "linear", "add", "mul", "matmul", "rescale", "requantize", "clip"}
-    | {"concat", "max_pool", "avg_pool", "uneven_avg_pool", "global_avg_pool", "resize", "bilinear", "amax", "amin"}
-    | {
+    [
+        "input",
+        "constant",
+        "scalar",
+        "conv",
+        "linear",
+        "add",
+        "mul",
+        "matmul",
+        "rescale",
+        "requantize",
+        "clip",
+        "concat",
+        "max_pool",
+        "avg_pool",
+        "uneven_avg_pool",
+        "global_avg_pool",
+        "resize",
+        "bilinear",
+        "amax",
+        "amin",
         "sigmoid",
         "tanh",
         "hard_sigmoid",
@@ -42,8 +60,9 @@ _TAKEN = frozenset(
         "pad",
         "border",
         "slice",
-    }
-    | {"slice", "index", "expand"}
+        "index",
+        "expand",
+    ]
 )
 """Kinds of nodes that have a form, each of which the simulator has run."""
 
@@ -98,8 +117,7 @@ class Qnn:
 
         _require_taken(frozen)
         model = emit(frozen, weights=form.weights, input_type=form.input, context=PairedContext, emitters=PAIRED).model
-        onnx.helper.set_model_props(model, {_KEY: record})
-        return self.from_onnx(model)
+        return self.from_onnx(with_record(model, record))
 
     def beside(self, content: bytes) -> dict[str, bytes]:
         """The context binary, which a device loads without compiling."""
@@ -109,11 +127,7 @@ class Qnn:
 
     def record(self, content: bytes) -> str | None:
         """Read the record from the metadata of the ONNX model."""
-        try:
-            model = onnx.ModelProto.FromString(content)
-        except Exception:  # noqa: BLE001  # whatever protobuf raises for a file of another kind
-            return None
-        return {entry.key: entry.value for entry in model.metadata_props}.get(_KEY)
+        return record_in(content)
 
     def meaning(self, content: bytes) -> bytes:
         """All bytes."""
@@ -127,7 +141,7 @@ class Qnn:
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param == BATCH:
                     dim.dim_value = 1
-        return bytes(single.SerializeToString(deterministic=True))
+        return serialized(single)
 
     def load(self, path: Path, threads: int) -> _Session:
         """Compile all of the model for the HTP."""

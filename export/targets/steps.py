@@ -62,14 +62,16 @@ class StepsOff:
 
 def on_their_grids(record: TargetRecord, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Outputs as the integer model writes their codes, whatever way the runtime multiplies by the scale."""
-    found = []
-    for end, output in zip(record.outputs, outputs, strict=True):
-        array = np.asarray(output)
-        if end.scale is not None:
-            scale = np.float32(end.scale)
-            array = np.rint(array / scale).astype(np.float32) * scale
-        found.append(array)
-    return found
+    pairs = [(np.asarray(output), end.scale) for end, output in zip(record.outputs, outputs, strict=True)]
+    return [
+        array if scale is None else whole_steps(array, scale).astype(np.float32) * np.float32(scale)
+        for array, scale in pairs
+    ]
+
+
+def whole_steps(values: np.ndarray, scale: float) -> np.ndarray:
+    """Values of an output in steps of its grid from where zero is, as float64."""
+    return np.asarray(np.rint(values.astype(np.float64) / scale))
 
 
 def _unequal(mine: np.ndarray, other: np.ndarray) -> int:

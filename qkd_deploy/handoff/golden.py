@@ -10,6 +10,7 @@ import numpy as np
 
 from qkd_deploy.data.dataset import ImageDataset
 from qkd_deploy.export.targets.record import End
+from qkd_deploy.export.targets.steps import whole_steps
 from qkd_deploy.handoff.product import Product
 from qkd_deploy.verification.source import from_dataset
 
@@ -69,9 +70,7 @@ def golden_files(sets: Mapping[str, GoldenSet], outputs: Sequence[End]) -> Itera
 
 def codes_of(values: np.ndarray, scale: float | None) -> np.ndarray:
     """Values of an output in steps of its grid, int32, from where zero is; as they are where they are on no grid."""
-    if scale is None:
-        return values
-    return np.asarray(np.rint(values.astype(np.float64) / scale).astype(np.int32))
+    return values if scale is None else whole_steps(values, scale).astype(np.int32)
 
 
 def _golden_set(inputs: Sequence[np.ndarray], run: Runs, decode: Decodes | None) -> GoldenSet:

@@ -9,13 +9,9 @@ import torch
 from command_ways import command
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from deployment import deploy, noise
+from digits_checkpoint import save_digits
 from fake_target import register
 
-from qkd_deploy import create_model
-from qkd_deploy.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
-from qkd_deploy.pixels.normalization import CENTERED
 from qkd_deploy.workflows.export import export_checkpoint
 
 
@@ -24,16 +20,7 @@ def handed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.pt, model.onnx, pixels.onnx (which takes them raw), keys, and the signed bundle/."""
     folder = tmp_path_factory.mktemp("handed")
     torch.manual_seed(0)  # a weight whose sign is changed must matter
-    network = create_model("plaincnn", num_classes=10, in_channels=1).eval()
-    deployed = deploy(network, (noise(8, 1, 8, 8),), normalization="centered")
-    saved = Checkpoint(
-        state_dict=dict(deployed.prepared.state_dict()),
-        model=ModelRecord("plaincnn", 10, 1, [1, 8, 8]),
-        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", [*"0123456789"], CENTERED.as_entry()),
-        training=TrainingRecord("qat", 1, 0, 50.0, 8),
-        quantization=deployed.prepared.settings,
-    )
-    save_checkpoint(folder / "model.pt", saved)
+    save_digits(folder / "model.pt")
     export_checkpoint(folder / "model.pt", folder / "model.onnx")
     export_checkpoint(folder / "model.pt", folder / "pixels.onnx", input="uint8")
     for name in ("own", "other"):

@@ -12,7 +12,7 @@ from qkd_deploy.export.litert.context import LiteContext, Value, unsupported
 from qkd_deploy.export.litert.floats import dequantized, quantized, step
 from qkd_deploy.export.litert.grid import Grid, true_grid
 from qkd_deploy.export.litert.tables import Table, all_codes, as_line, gathered, table_of
-from qkd_deploy.graph.ir import Node, Ref, substitute
+from qkd_deploy.graph.ir import Node
 from qkd_deploy.graph.ops.activations import slope_of
 
 _MARGIN = 1e-3
@@ -51,13 +51,8 @@ def emit_leaky_relu(ctx: LiteContext, node: Node) -> Value:
 
 def _results(ctx: LiteContext, node: Node, x: Grid) -> Table:
     """What the integer model gives for every code."""
-    codes = all_codes(x)
-    operand = node.inputs[0]
-
-    def value(ref: Ref) -> object:
-        return codes if ref.name == operand else ctx.constants[ref.name]
-
-    return table_of(x, ctx.frozen.evaluate(node, *substitute((node.args, node.kwargs), value)))
+    known = {**ctx.constants, node.inputs[0]: all_codes(x)}
+    return table_of(x, ctx.frozen.evaluate_constant(node, known))
 
 
 def _line(x: Grid, table: Table) -> tuple[float, int]:

@@ -55,12 +55,7 @@ def emit_max_pool(ctx: LiteContext, node: Node) -> Value:
         raise unsupported(node, "its windows have holes")
     geometry, window = _geometry(node), _two(options["kernel_size"], 1)
     sizes = _two(ctx.sizes(node)[2:], 1)
-    pads = [
-        (pad, max((out - 1) * stride + size - given - pad, 0))
-        for (pad, _), out, stride, size, given in zip(
-            geometry.pads, sizes, geometry.strides, window, ctx.file.shapes[image][1:3], strict=True
-        )
-    ]
+    pads = _pads(geometry, sizes, window, ctx.file.shapes[image][1:3])
     if any(map(any, pads)):
         image = _with_least(ctx, node, image, pads, grid)
     pool = schema.Pool2DOptionsT()
@@ -70,6 +65,14 @@ def emit_max_pool(ctx: LiteContext, node: Node) -> Value:
     made = ctx.file.tensor(node.name, shape) if grid is None else ctx.codes(node.name, shape, grid)
     ctx.file.operator("MAX_POOL_2D", [image], [made], pool)
     return Value(_in_rank(ctx, node, made, grid), grid, last=True)
+
+
+def _pads(
+    geometry: Geometry, sizes: Sequence[int], window: Sequence[int], given: Sequence[int]
+) -> list[tuple[int, int]]:
+    """What windows reach beyond an image, in front and behind."""
+    spatial = zip(geometry.pads, sizes, geometry.strides, window, given, strict=True)
+    return [(pad, max((out - 1) * stride + size - n - pad, 0)) for (pad, _), out, stride, size, n in spatial]
 
 
 def _with_least(ctx: LiteContext, node: Node, image: int, pads: list[tuple[int, int]], grid: Grid | None) -> int:
@@ -92,8 +95,7 @@ def emit_uneven_avg_pool(ctx: LiteContext, node: Node) -> Value:
     source, params, name = ctx.known_grid(node.inputs[0], node), ctx.params(node), node.name
     image, window, geometry = ctx.image(node.inputs[0]), _two(node.kwargs["kernel_size"], 1), _geometry(node)
     given, sizes = ctx.file.shapes[image][1:3], _two(ctx.sizes(node)[2:], 1)
-    spatial = list(zip(geometry.pads, sizes, geometry.strides, window, given, strict=True))
-    pads = [(pad, max((out - 1) * stride + size - n - pad, 0)) for (pad, _), out, stride, size, n in spatial]
+    pads = _pads(geometry, sizes, window, given)
     index = padded(ctx, dequantized(ctx, image, source), ((0, 0), *pads, (0, 0)), None)
     ones, total, count = np.pad(np.ones(given, np.float32), pads), None, np.zeros(sizes, np.float32)
     for at in np.ndindex(*window):

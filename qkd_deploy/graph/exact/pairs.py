@@ -19,6 +19,7 @@ FloatPair: TypeAlias = tuple[T, T]
 
 _SPLITTER = 4097.0
 """2^12 + 1: cuts 24 bits into twice 12."""
+_HALF_OF_ONE = 0.5
 _ROW, _COLUMN = 4096.0, 512.0
 
 
@@ -96,3 +97,8 @@ def _root_over(do: FloatMath[T], x: FloatPair[T], length: int) -> T:
     left = do.of("Sub", root, do.with_number("Mul", high, length))
     left = do.of("Add", do.of("Sub", left, do.with_number("Mul", low, length)), rest)
     return do.of("Add", quotient, do.with_number("Div", left, length))
+
+
+def is_power_of_two(number: float) -> bool:
+    """Say if floats are multiplied and divided by it without rounding."""
+    return bool(np.frexp(np.float32(number))[0] == _HALF_OF_ONE)

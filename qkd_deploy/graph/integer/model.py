@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 from qkd_deploy.graph.input_sizes import fits
 from qkd_deploy.graph.integer.layer import IntegerLayer
 from qkd_deploy.graph.interpreter import RunNode, run
-from qkd_deploy.graph.ir import Graph, Node
+from qkd_deploy.graph.ir import Graph, Node, substitute
 from qkd_deploy.graph.module_keys import module_key
 from qkd_deploy.graph.ops import operator_of
 from qkd_deploy.graph.quantized import QuantizedTensor, QuantParams, real
@@ -119,3 +119,7 @@ class FrozenModel(nn.Module):
             return value
         grid = self.grid(node.quantizer)
         return QuantizedTensor(grid.quantize(value.float()), grid)
+
+    def evaluate_constant(self, node: Node, known: Mapping[str, Any]) -> Any:
+        """Compute a node whose operands are all known, by name, whatever its kind."""
+        return self.evaluate(node, *substitute((node.args, node.kwargs), lambda ref: known[ref.name]))

@@ -11,13 +11,12 @@ import onnx
 import pytest
 import torch
 from command_ways import command
-from deployment import deploy, noise, settle
+from deployment import noise, settle
+from digits_checkpoint import save_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qkd_deploy import create_model, freeze, initialize, prepare
-from qkd_deploy.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from qkd_deploy.checkpoints.records import DatasetRecord, ModelRecord, TrainingRecord
+from qkd_deploy import freeze, initialize, prepare
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.float_model import build_float_model
 from qkd_deploy.export.targets.file import export_for
@@ -220,15 +219,7 @@ def test_export_runs_the_file_and_compiles_it_ahead(tmp_path: Path) -> None:
 
 
 def test_the_commands_say_how_many_classes_stay_the_same_and_whose_times_those_are(tmp_path: Path) -> None:
-    deployed = deploy(create_model("plaincnn", 10, 1).eval(), (noise(8, 1, 8, 8),), "w4a8", normalization="centered")
-    saved = Checkpoint(
-        state_dict=dict(deployed.prepared.state_dict()),
-        model=ModelRecord("plaincnn", 10, 1, [1, 8, 8]),
-        dataset=DatasetRecord("digits", "digits", "0123456789abcdef", [*"0123456789"], CENTERED.as_entry()),
-        training=TrainingRecord("qat", 1, 0, 50.0, 8),
-        quantization=deployed.prepared.settings,
-    )
-    save_checkpoint(tmp_path / "model.pt", saved)
+    save_digits(tmp_path / "model.pt", "w4a8")
     done = command("export model.pt --target qnn --weights packed", tmp_path)
     assert done.code == 0 and "on golden inputs, 2 of 2 classes the same" in done.out, done
     done = command("verify model.qnn.onnx --checkpoint model.pt --dataset digits --limit 8", tmp_path)
