@@ -57,7 +57,7 @@ def _usual(declared: Declaration) -> str:
     type=Choice(recipe_names()),
     metavar="NAME",
     group="run",
-    help=f"Settings of a run that docs/results.md reports: {', '.join(recipe_names())}. --config and options given "
+    help=f"Settings of a sweep in benchmarks/: {', '.join(recipe_names())}. --config and options given "
     "here override them.",
 )
 @option("--print-config", is_flag=True, group="run", help="Print all settings as TOML and end.")

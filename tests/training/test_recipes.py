@@ -1,4 +1,4 @@
-"""Recipes are the settings of sweeps that are reported, can be printed, and are overridden by what a user gives."""
+"""Recipes are the settings of sweeps, can be printed, and are overridden by what a user gives."""
 
 from __future__ import annotations
 

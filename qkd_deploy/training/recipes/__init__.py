@@ -1,4 +1,4 @@
-"""Settings of runs that docs/results.md reports, by name: a TOML file each, whose first lines say what was reached."""
+"""Settings of sweeps in benchmarks/, by name: a TOML file each, whose first lines say what it is for."""
 
 from __future__ import annotations
 
