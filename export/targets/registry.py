@@ -49,12 +49,16 @@ def target_named(name: str) -> Target:
 
 def target_of(path: Path, content: bytes) -> tuple[Target, str] | None:
     """Find the target that a file was written for, and what the file says of itself; None for an ONNX file of ours."""
-    for name in target_names()[1:]:
-        target = target_named(name)
-        record = target.record(content) if path.name.endswith(target.suffix) else None
+    for target in targets_by_suffix(path):
+        record = target.record(content)
         if record is not None:
             return target, record
     return None
+
+
+def targets_by_suffix(path: Path) -> list[Target]:
+    """The targets whose files have names like this one."""
+    return [target for target in map(target_named, target_names()[1:]) if path.name.endswith(target.suffix)]
 
 
 def require_installed(target: Target) -> None:

@@ -12,7 +12,7 @@ from qkd_deploy.bits import BitWidths
 from qkd_deploy.errors import UserError
 from qkd_deploy.export.targets.file import TargetReport, build_target_file, export_for
 from qkd_deploy.export.targets.record import read_record
-from qkd_deploy.export.targets.registry import require_installed, target_named, target_of
+from qkd_deploy.export.targets.registry import require_installed, target_named, target_of, targets_by_suffix
 from qkd_deploy.export.targets.target import Target
 from qkd_deploy.gate.onnx_file import LARGEST_FILE
 from qkd_deploy.verification.on_target import Subject, verify_on_target
@@ -72,7 +72,7 @@ def read_subject(path: Path | str, target: str | None = None) -> Subject | None:
         UserError: it cannot be read, or is for another target.
     """
     file = Path(path)
-    content = _content(file)
+    content = _content(file) if targets_by_suffix(file) else None  # others are read by the reader of ONNX files
     found = None if content is None else target_of(file, content)
     if found is None or content is None:
         if target not in (None, "ort"):
